@@ -1,0 +1,73 @@
+# The only way to do anything here. `make help` lists every target.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES := contract operator trainer-image sandbox
+SOURCES := $(PACKAGES:%=%/src) tests bench examples tools
+
+.PHONY: help
+help: ## List every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Create .venv with everything that the other targets need
+
+$(INSTALLED): requirements/constraints.txt requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing packages into $(VENV) (PyTorch is the large one) ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
+	  --requirement requirements/dev.txt $(PACKAGES:%=--editable ./%)
+	@touch $@
+
+.PHONY: demo
+demo: $(INSTALLED) ## Run two SFTJobs from apply to Succeeded: no cluster, no GPU, no kubectl
+	@$(BIN)/python examples/quickstart/demo.py
+
+.PHONY: sandbox
+sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; stays up until Ctrl-C
+	@$(BIN)/python examples/quickstart/stack.py
+
+.PHONY: test
+test: $(INSTALLED) ## Run every test
+	$(BIN)/pytest -n 2 --dist worksteal
+
+.PHONY: test-cluster
+test-cluster: $(INSTALLED) ## Run the cluster tests against a real cluster: KUBECONFIG=... make test-cluster
+	$(BIN)/pytest tests/integration -m cluster
+
+.PHONY: fmt
+fmt: $(INSTALLED) ## Format the code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix --quiet $(SOURCES)
+
+.PHONY: lint
+lint: $(INSTALLED) ## Check style, types, layers and sizes
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/python tools/check_size.py $(PACKAGES:%=%/src) bench examples tools
+	$(BIN)/lint-imports
+	$(BIN)/mypy $(PACKAGES:%=%/src) examples bench tools
+
+.PHONY: generate
+generate: $(INSTALLED) ## Write the generated files: crds/sftjobs.yaml, docs/reference
+	$(BIN)/python -m sftjob_operator.api.crd crds/sftjobs.yaml
+	$(BIN)/python -m sftjob_operator.api.reference docs/reference/sftjob.md
+
+.PHONY: verify
+verify: generate ## Fail if a generated file differs from the committed one
+	git diff --exit-code -- crds/sftjobs.yaml docs/reference/
+
+.PHONY: bench-operator
+bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs
+	$(BIN)/python bench/operator/bench.py
+
+.PHONY: clean
+clean: ## Remove everything that can be made again
+	rm -rf $(VENV) .sandbox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name '*.egg-info' -prune -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""Where things lie on a job's volume. The one definition of these paths for operator, trainer, docs and tests."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+CACHE: Final = "cache"
+"""Hub and library caches."""
+PREPARED: Final = "prepared"
+"""The tokenized data set and its statistics."""
+PREPARED_TRAIN: Final = f"{PREPARED}/train"
+PREPARED_EVALUATION: Final = f"{PREPARED}/evaluation"
+PREPARED_STATS: Final = f"{PREPARED}/stats.json"
+CHECKPOINTS: Final = "checkpoints"
+OUTPUT: Final = "output"
+OUTPUT_MODEL: Final = f"{OUTPUT}/model"
+"""Full fine-tuning: model and tokenizer."""
+OUTPUT_ADAPTER: Final = f"{OUTPUT}/adapter"
+"""LoRA and QLoRA: adapter and tokenizer."""
+LOGS: Final = "logs"
+TRAIN_LOG: Final = f"{LOGS}/train.log"
+METRICS: Final = f"{LOGS}/metrics.jsonl"
+RESULTS: Final = "results"
+EVAL_RESULTS: Final = f"{RESULTS}/eval_results.json"
+RUN_CONFIG: Final = "config.yaml"
+"""The run config with every default resolved, for people."""
+MANIFEST: Final = "sftjob-manifest.json"
+"""Every file of its directory with size and digest; written last, so that its presence says complete."""
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_name(step: int) -> str:
+    """Directory name of the checkpoint taken after `step` optimizer steps (transformers' convention)."""
+    return f"checkpoint-{step}"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """Step of a checkpoint directory, or None for any other name (staging directories among them)."""
+    found = _CHECKPOINT.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+PVC_SCHEME: Final = "pvc://"
+HUB_SCHEME: Final = "hf://"
+
+
+@dataclass(frozen=True)
+class ClaimPath:
+    """A place on a PersistentVolumeClaim of the job's namespace: `pvc://CLAIM/PATH`."""
+
+    claim: str
+    path: str
+
+    @classmethod
+    def parse(cls, uri: str) -> "ClaimPath":
+        """Parse `pvc://CLAIM[/PATH]`.
+
+        Raises:
+            ValueError: not such a URI, or the path climbs out of the claim.
+        """
+        claim, _, path = uri.removeprefix(PVC_SCHEME).partition("/")
+        if not uri.startswith(PVC_SCHEME) or not claim or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"{uri!r} must be pvc://CLAIM/PATH without '..'")
+        return cls(claim, path.strip("/"))
+
+    @property
+    def uri(self) -> str:
+        """The URI form."""
+        return f"{PVC_SCHEME}{self.claim}/{self.path}"

@@ -1,0 +1,88 @@
+"""Names that more than one program uses: the API, labels, environment variables, mounts and file keys.
+
+Every key says who writes it and who reads it. Nothing here may be spelled out anywhere else.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+GROUP: Final = "sftjob.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "SFTJob"
+PLURAL: Final = "sftjobs"
+SINGULAR: Final = "sftjob"
+SHORT_NAME: Final = "sft"
+
+# Labels. Written by the operator on every child; read by its watch selector, by people and by dashboards.
+LABEL_JOB: Final = f"{GROUP}/job"
+"""Name of the SFTJob that a child belongs to."""
+LABEL_STAGE: Final = f"{GROUP}/stage"
+"""Which Stage a Pod runs."""
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+"""Attempt number of a Pod, counted from 1 within its stage."""
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "sftjob-operator"
+
+ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+"""SHA-256 of the run config. Written by the operator on Pods and the ConfigMap; read into status.provenance."""
+
+
+class Stage(StrEnum):
+    """The stages of a job; also the trainer's sub-commands and the values of LABEL_STAGE."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+
+
+CONTAINER: Final = "trainer"
+"""Name of the one container in every Pod of a job, so that `kubectl logs` needs no -c."""
+TRAINER_COMMAND: Final = ("python", "-m", "sftjob_trainer")
+"""How a trainer image is started; the stage is the only argument."""
+
+# Environment of a job's Pods. Written by the operator's render, read by the trainer.
+ENV_RUN_CONFIG: Final = "SFTJOB_RUN_CONFIG"
+"""Path of the run config (JSON)."""
+ENV_VOLUME: Final = "SFTJOB_VOLUME"
+"""Root of the job's volume, laid out as sftjob_contract.layout says."""
+ENV_CLAIMS: Final = "SFTJOB_CLAIMS"
+"""Directory below which each claim named by a pvc:// URI is mounted, read-only, under its own name."""
+ENV_ATTEMPT: Final = "SFTJOB_ATTEMPT"
+"""Attempt number, from 1."""
+ENV_TERMINATION_LOG: Final = "SFTJOB_TERMINATION_LOG"
+"""File that receives the Outcome; the kubelet copies it into the Pod's status."""
+ENV_PROGRESS_URL: Final = "SFTJOB_PROGRESS_URL"
+"""Where to POST Progress. Absent: nothing is reported live."""
+ENV_PROGRESS_CA: Final = "SFTJOB_PROGRESS_CA"
+"""PEM file that verifies the progress endpoint."""
+ENV_PROGRESS_TOKEN: Final = "SFTJOB_PROGRESS_TOKEN"  # noqa: S105 -- the variable's name, not a token
+"""File with the projected ServiceAccount token; re-read before every report since the kubelet rotates it."""
+ENV_HUB_TOKEN: Final = "HF_TOKEN"  # noqa: S105 -- the variable's name, not a token
+"""Hub token from spec.model.tokenSecretRef or spec.dataset.tokenSecretRef; only Prepare Pods have it."""
+
+TOKEN_AUDIENCE: Final = "sftjob-progress"  # noqa: S105 -- an audience, not a token
+"""Audience of the projected token; the operator asks TokenReview for exactly this one."""
+TOKEN_EXPIRATION_SECONDS: Final = 3600
+PROGRESS_BODY_LIMIT_BYTES: Final = 64 * 1024
+"""A larger report is refused with 413."""
+TERMINATION_MESSAGE_LIMIT_BYTES: Final = 4096
+"""The kubelet's own limit for one container."""
+
+# Mounts inside the container.
+MOUNT_VOLUME: Final = "/sftjob"
+MOUNT_CONFIG: Final = "/etc/sftjob"
+MOUNT_TOKEN: Final = "/var/run/secrets/sftjob"  # noqa: S105 -- a directory
+MOUNT_CLAIMS: Final = "/mnt/claims"
+MOUNT_TMP: Final = "/tmp"  # noqa: S108 -- an emptyDir in the container
+MOUNT_SHM: Final = "/dev/shm"  # noqa: S108 -- an emptyDir in the container
+TERMINATION_LOG: Final = "/dev/termination-log"
+
+# Keys of the job's ConfigMap, and so the files below MOUNT_CONFIG.
+CONFIG_KEY: Final = "config.json"
+CA_KEY: Final = "ca.crt"
+TOKEN_KEY: Final = "token"  # noqa: S105 -- a file name
+
+
+def progress_path(namespace: str, name: str) -> str:
+    """Path of the progress endpoint for one job, as `POST`ed by its trainer."""
+    return f"/v1/namespaces/{namespace}/{PLURAL}/{name}/progress"

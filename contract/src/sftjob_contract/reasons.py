@@ -1,0 +1,40 @@
+"""Why an attempt or a job ended: one word for conditions, attempts, events and docs."""
+
+from enum import StrEnum
+
+from sftjob_contract.exit_codes import ExitCode
+
+
+class Reason(StrEnum):
+    """The failure taxonomy. A reason is CamelCase, as Kubernetes conditions ask."""
+
+    DATA_INVALID = "DataInvalid"
+    """A row, file or column of the data set can not be used as asked."""
+    CONFIG_INVALID = "ConfigInvalid"
+    """The spec asks for something that this trainer, model or machine can not do."""
+    MODEL_NOT_FOUND = "ModelNotFound"
+    DATASET_NOT_FOUND = "DatasetNotFound"
+    ACCESS_DENIED = "AccessDenied"
+    """A hub, a gated repository or a Secret refused us."""
+    GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    """The kernel killed the container for its memory limit (OOMKilled)."""
+    DIVERGED = "Diverged"
+    INTERRUPTED = "Interrupted"
+    """The trainer was asked to stop and saved a checkpoint first."""
+    KILLED = "Killed"
+    """The container ended by a signal that nobody of ours sent."""
+    POD_LOST = "PodLost"
+    """The Pod is gone without a verdict: deleted, evicted, or its node is."""
+    INTERNAL_ERROR = "InternalError"
+
+
+REASON_BY_EXIT_CODE = {
+    ExitCode.INVALID: Reason.CONFIG_INVALID,
+    ExitCode.NOT_FOUND: Reason.MODEL_NOT_FOUND,
+    ExitCode.INTERNAL: Reason.INTERNAL_ERROR,
+    ExitCode.RETRY: Reason.INTERRUPTED,
+    ExitCode.GPU_OUT_OF_MEMORY: Reason.GPU_OUT_OF_MEMORY,
+    ExitCode.DIVERGED: Reason.DIVERGED,
+}
+"""The reason of an exit code whose termination message is missing or unreadable."""

@@ -1,0 +1,36 @@
+"""What the Prepare stage found out about the data, stored on the volume and told in its Outcome."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sftjob_contract.config import DataFormat
+
+STATS_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedStats:
+    """The prepared data set.
+
+    `rows` counts usable rows of the source, `train_rows` and `evaluation_rows` how they were split. `sequences` and
+    `evaluation_sequences` are what the trainer iterates over: rows, or packed sequences of at most `max_length`
+    tokens. `tokens` and `trained_tokens` (those with a label) count the training part. `truncated_rows` were longer
+    than `max_length`. `max_steps` is the number of optimizer steps of the whole run.
+    `model_snapshot` is where a downloaded model lies, relative to the volume; None when it is read in place.
+    """
+
+    version: int
+    format: DataFormat
+    rows: int
+    train_rows: int
+    evaluation_rows: int
+    truncated_rows: int
+    sequences: int
+    evaluation_sequences: int
+    tokens: int
+    trained_tokens: int
+    steps_per_epoch: int
+    max_steps: int
+    dataset_fingerprint: str
+    model_snapshot: str | None = None
+    model_revision: str | None = None
