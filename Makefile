@@ -35,7 +35,7 @@ sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; st
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 .PHONY: test-cluster
 test-cluster: $(INSTALLED) ## Run the cluster tests against a real cluster: KUBECONFIG=... make test-cluster

@@ -1,0 +1,69 @@
+"""Condition types and reasons, and the one way to set a condition."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from sftjob_operator.api.parse import replace
+from sftjob_operator.api.status import Condition
+
+
+class ConditionType(StrEnum):
+    """The truths about a job. All are present, as Unknown, from the first status on."""
+
+    PREPARED = "Prepared"
+    """Model and data were fetched, checked and tokenized."""
+    RUNNING = "Running"
+    """A trainer is running at this moment."""
+    PROGRESS_REPORTING = "ProgressReporting"
+    """The running trainer's reports arrive."""
+    SUCCEEDED = "Succeeded"
+    """How the job ended: Unknown until it does, then True or False for good."""
+
+
+class ConditionReason(StrEnum):
+    """Why a condition is as it is. Failures carry the reasons of `sftjob_contract.reasons` instead."""
+
+    WAITING = "Waiting"
+    """Its turn has not come."""
+    PREPARING = "Preparing"
+    """The Prepare Pod exists and has not ended."""
+    PREPARED = "Prepared"
+    """The Prepare Pod ended well."""
+    POD_PENDING = "PodPending"
+    """The train Pod exists; its container has not started (image pull, volume)."""
+    UNSCHEDULABLE = "Unschedulable"
+    """No node has room for the train Pod; the message is the scheduler's."""
+    TRAINING = "Training"
+    """The train Pod's container runs."""
+    BACKING_OFF = "BackingOff"
+    """The last attempt ended; the next one waits."""
+    REPORTING = "Reporting"
+    """A report arrived in time."""
+    REPORTS_MISSING = "ReportsMissing"
+    """No report for too long while the trainer runs."""
+    COMPLETED = "Completed"
+    """The trainer ended with exit code 0 and its output is in place."""
+    FAILED = "Failed"
+    """The job failed; condition Succeeded says why."""
+    RETRIES_EXHAUSTED = "RetriesExhausted"
+    """The last attempt that failurePolicy.maxRetries allows failed too."""
+    INVALID_SPEC = "InvalidSpec"
+    """The stored spec does not parse."""
+    NAME_CONFLICT = "NameConflict"
+    """A child of that name exists and belongs to something else."""
+    CREATION_REFUSED = "CreationRefused"
+    """The API server does not let the operator create a child now (a quota, missing rights); it asks again."""
+
+
+def set_condition(conditions: Iterable[Condition], new: Condition, now: str) -> tuple[Condition, ...]:
+    """`conditions` with `new` in place of the one of its type, or at the end.
+
+    `now` (RFC 3339) becomes lastTransitionTime when status changes; otherwise the earlier time stays.
+    """
+    existing = tuple(conditions)
+    before = next((condition for condition in existing if condition.type == new.type), None)
+    if before is None:
+        return (*existing, replace(new, last_transition_time=now))
+    since = before.last_transition_time if before.status == new.status else now
+    entry = replace(new, last_transition_time=since)
+    return tuple(entry if condition.type == new.type else condition for condition in existing)

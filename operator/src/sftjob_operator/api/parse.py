@@ -1,0 +1,69 @@
+"""Objects as the API server gives them to models, and back."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from sftjob_operator.api.types import Model
+from sftjob_operator.api.v1alpha1 import SFTJob
+
+M = TypeVar("M", bound=Model)
+
+# How pydantic begins its messages, and its names for a value that is no JSON object.
+_SHOULD: Final = re.compile(r"^(Input|String|Value|Tuple|Dictionary) should")
+_NO_OBJECT: Final = frozenset({"model_type", "model_attributes_type", "dict_type"})
+
+
+class InvalidJob(ValueError):  # noqa: N818 -- named for what the object is
+    """An object is no usable SFTJob; the text names the field, what was found and what it must be."""
+
+
+def parse_job(body: Mapping[str, Any]) -> SFTJob:
+    """`body` as a typed job. Unknown fields are ignored, since a newer CRD may have them.
+
+    Raises:
+        InvalidJob: a field is missing, of the wrong type or out of bounds. The API server refuses such a job, so
+            this is about one that was stored under another version of the CRD.
+    """
+    try:
+        return SFTJob.model_validate(dict(body))
+    except ValidationError as error:
+        raise InvalidJob(_sentence(error)) from error
+
+
+def to_dict(model: Model) -> dict[str, Any]:
+    """`model` as JSON data: camelCase keys, absent for None."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def replace(model: M, **changes: Any) -> M:
+    """A copy of `model` with `changes`, checked as a new one is.
+
+    Raises:
+        TypeError: no such field.
+    """
+    fields = type(model).model_fields
+    if unknown := sorted(set(changes) - set(fields)):
+        raise TypeError(f"{type(model).__name__} has no field {unknown[0]}; it has {', '.join(fields)}")
+    return type(model)(**{**dict(model), **changes})
+
+
+def _sentence(error: ValidationError) -> str:
+    first, *rest = error.errors(include_url=False, include_context=False)
+    field = ""
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    more = f" (and {len(rest)} more)" if rest else ""
+    if first["type"] == "missing":
+        return f"{field} is missing{more}"
+    if first["type"] == "value_error":
+        return f"{field}: {first['msg'].removeprefix('Value error, ')}{more}"
+    must = "must be an object" if first["type"] in _NO_OBJECT else _SHOULD.sub("must", first["msg"])
+    return f"{field} {must}, not {_shown(first['input'])}{more}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

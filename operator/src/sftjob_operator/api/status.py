@@ -1,0 +1,240 @@
+"""What the operator observed: written whole, read by people, kubectl and GitOps tools.
+
+Everything is bounded. Texts that are too long are cut and lists keep their newest items when a model is built, so
+that a status write is never refused for its size.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from sftjob_contract.names import Stage
+from sftjob_contract.progress import HISTORY_POINTS, Activity
+from sftjob_operator.api.types import Count, Measure, Model, Sentence, Time, Uri, Word, newest
+
+ATTEMPTS_LIMIT: Final = 48
+"""Most attempts in a status; the newest stay."""
+CHECKPOINTS_LIMIT: Final = 128
+"""Most checkpoints in a status; the newest stay. spec.checkpoints.keep and the best one stay below it."""
+_ATOMIC: Final = {"x-kubernetes-list-type": "atomic"}
+
+
+class Phase(StrEnum):
+    """A summary for people; the conditions are the truth."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    QUEUED = "Queued"
+    """The train Pod exists and no node has room for it."""
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    """An attempt ended and the next one waits for its backoff."""
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class MethodName(StrEnum):
+    """How weights are adapted, in one word."""
+
+    FULL = "full"
+    LORA = "lora"
+    QLORA = "qlora"
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Model):
+    """One observation, in the form that Kubernetes gives conditions."""
+
+    type: Annotated[str, Field(max_length=64)]
+    """Prepared, Running, ProgressReporting or Succeeded."""
+    status: ConditionStatus
+    """Whether it holds."""
+    observed_generation: Count | None = None
+    """Generation of the spec that this is about."""
+    last_transition_time: Time
+    """When status last changed."""
+    reason: Annotated[str, Field(min_length=1, max_length=64)]
+    """Why, in one CamelCase word."""
+    message: Sentence = ""
+    """Why, in a sentence."""
+
+
+class ProgressStatus(Model):
+    """Where training stands, as the trainer last told."""
+
+    activity: Activity | None = None
+    """What the trainer is doing."""
+    step: Count
+    """Optimizer steps done."""
+    max_steps: Count
+    """Optimizer steps of the whole run."""
+    epoch: Measure | None = None
+    """Passes over the data done."""
+    percent: Annotated[int, Field(ge=0, le=100)]
+    """Share of the steps done, in percent."""
+    loss: Measure | None = None
+    """Mean training loss over the last logging window."""
+    eval_loss: Measure | None = None
+    """Newest evaluation loss, per token."""
+    learning_rate: Measure | None = None
+    """Learning rate of the last step."""
+    grad_norm: Measure | None = None
+    """Norm of the gradient before clipping."""
+    tokens: Count | None = None
+    """Non-padding tokens trained on since step 0."""
+    tokens_per_second: Measure | None = None
+    """Speed of this attempt over all devices."""
+    eta_seconds: Count | None = None
+    """Seconds until the last step, at the present speed."""
+    eta: Word | None = None
+    """The same for people, such as 3m12s."""
+    last_report_time: Time | None = None
+    """When the trainer made this report."""
+
+
+class HistoryPointStatus(Model):
+    """One point of the down-sampled curves."""
+
+    step: Count
+    """Optimizer step; 0 is before training."""
+    loss: Measure | None = None
+    """Training loss."""
+    eval_loss: Measure | None = None
+    """Evaluation loss, where an evaluation ran."""
+
+
+class CheckpointStatus(Model):
+    """A complete, verified checkpoint on the job's volume."""
+
+    step: Count
+    """Optimizer step after which it was taken."""
+    uri: Uri
+    """Where it lies: pvc://CLAIM/PATH."""
+    bytes: Count
+    """Size of all its files."""
+    time: Time
+    """When it was complete."""
+    eval_loss: Measure | None = None
+    """Evaluation loss at this step, if one was measured."""
+
+
+class AttemptStatus(Model):
+    """One Pod of the job."""
+
+    stage: Stage
+    """Stage that it ran."""
+    number: Count
+    """Number within the stage, from 1."""
+    pod: Word
+    """Name of the Pod."""
+    node: Word | None = None
+    """Node that it ran on."""
+    start_time: Time | None = None
+    """When its container started."""
+    end_time: Time | None = None
+    """When it ended; the wait before a retry counts from here."""
+    from_step: Count | None = None
+    """Step of the checkpoint that it resumed from; 0 for none."""
+    reached_step: Count | None = None
+    """Last step that it reported."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Exit code of its container."""
+    reason: Word | None = None
+    """Why it ended, in one CamelCase word."""
+    message: Sentence | None = None
+    """Why it ended, in a sentence."""
+
+
+class PlanStatus(Model):
+    """What the run consists of, as Prepare counted it."""
+
+    steps: Count
+    """Optimizer steps of the whole run."""
+    steps_per_epoch: Count
+    """Optimizer steps of one pass over the data."""
+    rows: Count
+    """Usable rows of the source."""
+    train_rows: Count
+    """Rows to train on."""
+    evaluation_rows: Count
+    """Rows held out."""
+    sequences: Count
+    """What the trainer iterates over: rows, or packed sequences."""
+    tokens: Count
+    """Tokens of the training part."""
+    trained_tokens: Count
+    """Those of them that the loss is computed on."""
+
+
+class OutputStatus(Model):
+    """What a finished run left behind."""
+
+    uri: Uri
+    """Model or adapter: pvc://CLAIM/PATH."""
+    metrics: dict[str, Measure] = Field(default_factory=dict, max_length=32)
+    """Final metrics, such as evalLoss and trainSeconds."""
+
+
+class ProvenanceStatus(Model):
+    """What the run was made of."""
+
+    image: Annotated[str, Field(max_length=1024)] | None = None
+    """Image that ran, with its digest."""
+    model_revision: Word | None = None
+    """Commit of the model on the hub."""
+    dataset_fingerprint: Word | None = None
+    """Digest of the prepared data."""
+    config_hash: Word | None = None
+    """SHA-256 of the run config."""
+    libraries: dict[str, Word] = Field(default_factory=dict, max_length=32)
+    """Versions of the libraries in the image."""
+
+
+class SFTJobStatus(Model):
+    """What was observed."""
+
+    phase: Phase | None = None
+    """Summary for people: Pending, Preparing, Queued, Running, Restarting, Succeeded or Failed."""
+    observed_generation: Count | None = None
+    """Generation of the spec that this status is about."""
+    method: MethodName | None = None
+    """full, lora or qlora."""
+    start_time: Time | None = None
+    """When the operator first saw the job."""
+    completion_time: Time | None = None
+    """When the job succeeded or failed."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        ),
+    ] = ()
+    """Prepared, Running, ProgressReporting, Succeeded."""
+    progress: ProgressStatus | None = None
+    """Where training stands."""
+    history: Annotated[tuple[HistoryPointStatus, ...], *newest(HISTORY_POINTS), Field(json_schema_extra=_ATOMIC)] = ()
+    """Loss curve, down-sampled."""
+    checkpoints: Annotated[
+        tuple[CheckpointStatus, ...], *newest(CHECKPOINTS_LIMIT), Field(json_schema_extra=_ATOMIC)
+    ] = ()
+    """Complete checkpoints, oldest first."""
+    latest_checkpoint: Uri | None = None
+    """The newest of them."""
+    best_checkpoint: Uri | None = None
+    """The one with the lowest evaluation loss."""
+    attempts: Annotated[tuple[AttemptStatus, ...], *newest(ATTEMPTS_LIMIT), Field(json_schema_extra=_ATOMIC)] = ()
+    """Every Pod of the job, oldest first."""
+    plan: PlanStatus | None = None
+    """What the run consists of."""
+    output: OutputStatus | None = None
+    """What a finished run left behind."""
+    provenance: ProvenanceStatus | None = None
+    """What the run was made of."""

@@ -1,0 +1,130 @@
+"""Building blocks of the models: the base class, bounded strings and lists, Kubernetes' own scalar forms, CEL rules.
+
+Models use only what a structural schema can say: str, int, float, bool, enums, nested models, `tuple[X, ...]`,
+`dict[str, X]` and `X | None`; `api/crd.py` refuses everything else. Exclusive choices are optional members with a rule.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+MESSAGE_LIMIT: Final = 1024
+"""Longest sentence in a status, in characters; longer ones are cut."""
+
+
+class Model(BaseModel):
+    """Base of every model: immutable, camelCase on the wire, unknown keys dropped as the API server prunes them."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+def rule(expression: str, message: str) -> dict[str, JsonValue]:
+    """A CEL expression that must hold, and the sentence that a user reads when it does not."""
+    return {"rule": expression, "message": message}
+
+
+def rules(*entries: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Schema extension that holds the rules of a model or field."""
+    return {"x-kubernetes-validations": list(entries)}
+
+
+def _cut(limit: int) -> Callable[[Any], Any]:
+    def cut(value: Any) -> Any:
+        return value[: limit - 3] + "..." if isinstance(value, str) and len(value) > limit else value
+
+    return cut
+
+
+def _newest(limit: int) -> Callable[[Any], Any]:
+    def newest(values: Any) -> Any:
+        return tuple(values)[-limit:] if isinstance(values, Iterable) else values
+
+    return newest
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def newest(limit: int) -> tuple[Any, BeforeValidator]:
+    """Metadata of a status list that keeps its last `limit` items, so that a status is never refused for its length."""
+    return Field(max_length=limit), BeforeValidator(_newest(limit))
+
+
+def _quantity_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_QUANTITY: Final = r"^([1-9][0-9]*([.][0-9]+)?|0[.][0-9]*[1-9])([mkMGTPE]|[KMGTPE]i)?$"
+
+Quantity = Annotated[
+    str,
+    Field(max_length=32, pattern=_QUANTITY),
+    BeforeValidator(_quantity_text),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 32,
+            **rules(
+                rule(
+                    f"type(self) == int ? self > 0 : self.matches('{_QUANTITY}')",
+                    "must be a Kubernetes quantity above zero, such as 50Gi, 500m or 4",
+                )
+            ),
+        }
+    ),
+]
+"""An amount in Kubernetes' notation; a whole number may be written without quotes."""
+
+_LABEL_VALUE: Final = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+
+ObjectName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+                "must be the name of a Kubernetes object: lowercase letters, digits, '-' and '.'",
+            )
+        ),
+    ),
+]
+"""Name of an object that the spec refers to."""
+LabelValue = Annotated[
+    str,
+    Field(
+        max_length=63,
+        json_schema_extra=rules(
+            rule(f"self.matches('{_LABEL_VALUE}')", "must be a label's value: letters, digits, '-', '_' and '.'")
+        ),
+    ),
+]
+"""Value of a label or taint."""
+
+Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+"""RFC 3339 in UTC."""
+
+Name = Annotated[str, Field(max_length=253)]
+"""Name of an observed object."""
+Word = Annotated[str, Field(max_length=256), BeforeValidator(_cut(256))]
+"""A short text of a status; longer ones are cut."""
+Sentence = Annotated[str, Field(max_length=MESSAGE_LIMIT), BeforeValidator(_cut(MESSAGE_LIMIT))]
+"""Text for people in a status; longer ones are cut."""
+Uri = Annotated[str, Field(max_length=1400)]
+"""A place on a volume: pvc://CLAIM/PATH."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of things; JSON readers keep integers exact up to 2**53."""
+Measure = Annotated[float, AfterValidator(_six_digits)]
+"""A measured number, kept to six significant digits so that status and columns stay readable."""

@@ -1,0 +1,182 @@
+"""Tiny language models made on the spot: real architectures and tokenizers, random weights, milliseconds each.
+
+The tokenizer is a byte-level BPE, so it can encode anything; its chat template is ChatML.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from sftjob_contract.config import (
+    Checkpoints,
+    Columns,
+    DataFormat,
+    Dataset,
+    Evaluation,
+    HeldOut,
+    JobReference,
+    Lora,
+    Method,
+    Model,
+    Optimizer,
+    Precision,
+    Quantization,
+    RunConfig,
+    Scheduler,
+    Training,
+)
+
+Architecture = Literal["qwen2", "llama"]
+
+END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+VOCABULARY = 512
+POSITIONS = 512
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Plain ChatML: nothing in it says which tokens are the assistant's."""
+
+CHATML_GENERATION = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '<|im_start|>assistant\n' }}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML with `{% generation %}` around what the assistant says."""
+
+_WORDS = (
+    "return the first item of a list or raise an error when it is empty",
+    "what does the function do with a string that has no spaces in it",
+    "open a file for reading and close it at the end of the block",
+    "the quick brown fox jumps over the lazy dog and runs into the forest",
+    "user assistant system question answer 0 1 2 3 4 5 6 7 8 9",
+)
+
+
+def write_tokenizer(directory: Path, *, chat_template: str | None = CHATML) -> Path:
+    """Train a tokenizer and save it into `directory`, which is returned. End of sequence is <|im_end|>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_WORDS * 4, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=TURN_END, pad_token=END_OF_TEXT)
+    fast.chat_template = chat_template
+    fast.save_pretrained(directory)
+    return directory
+
+
+def write_model(
+    directory: Path, architecture: Architecture = "qwen2", *, chat_template: str | None = CHATML, seed: int = 0
+) -> Path:
+    """Save a model with random weights (35,000 to 51,000 parameters) and its tokenizer into `directory`; return it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    write_tokenizer(directory, chat_template=chat_template)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(_model_config(architecture)).save_pretrained(directory)
+    return directory
+
+
+def write_model_without_weights(directory: Path, *, chat_template: str | None = CHATML) -> Path:
+    """All that `prepare` reads of a model, and an empty weight file; needs no torch."""
+    write_tokenizer(directory, chat_template=chat_template)
+    _model_config("qwen2").save_pretrained(directory)
+    (directory / "model.safetensors").touch()
+    return directory
+
+
+def _model_config(architecture: Architecture) -> object:
+    from transformers import LlamaConfig, Qwen2Config
+
+    kind = {"qwen2": Qwen2Config, "llama": LlamaConfig}[architecture]
+    return kind(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=architecture == "qwen2",
+        eos_token_id=2,
+        bos_token_id=None,
+        pad_token_id=0,
+        architectures=["Qwen2ForCausalLM" if architecture == "qwen2" else "LlamaForCausalLM"],
+    )
+
+
+def run_config(
+    *,
+    model: str,
+    dataset: str,
+    method: Method | None = None,
+    held_out: HeldOut | None = None,
+    data_format: DataFormat = DataFormat.AUTO,
+    **training: object,
+) -> RunConfig:
+    """A small run on the CPU; keyword arguments beyond the named ones replace fields of `training`."""
+    defaults: dict[str, object] = {
+        "epochs": None if "max_steps" in training else 1.0,
+        "max_steps": None,
+        "per_device_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-3,
+        "scheduler": Scheduler.COSINE,
+        "warmup_ratio": 0.1,
+        "warmup_steps": None,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "optimizer": Optimizer.ADAMW_TORCH,
+        "max_length": 64,
+        "packing": False,
+        "precision": Precision.AUTO,
+        "gradient_checkpointing": False,
+        "seed": 42,
+        "logging_steps": 1,
+    }
+    return RunConfig(
+        version=1,
+        job=JobReference(namespace="default", name="tiny", uid="00000000-0000-0000-0000-000000000001"),
+        model=Model(source=model, revision=None, trust_remote_code=False),
+        dataset=Dataset(
+            source=dataset,
+            revision=None,
+            format=data_format,
+            columns=Columns(text="text", prompt="prompt", completion="completion", messages="messages"),
+            max_samples=None,
+            evaluation=held_out or HeldOut(fraction=0.0, source=None),
+        ),
+        method=method or Method(lora=None, quantization=None),
+        training=Training(**{**defaults, **training}),  # type: ignore[arg-type]
+        evaluation=Evaluation(every_steps=None),
+        checkpoints=Checkpoints(every_steps=None, keep=3),
+        gpus=0,
+    )
+
+
+def lora(rank: int = 4, *, quantization: Quantization | None = None) -> Method:
+    """A LoRA method on every linear layer."""
+    return Method(
+        lora=Lora(rank=rank, alpha=2 * rank, dropout=0.0, target_modules=("all-linear",)), quantization=quantization
+    )

@@ -1,0 +1,76 @@
+"""From the API server's JSON to a typed job, and what a person is told when that is not possible."""
+
+from typing import Any
+
+import pytest
+
+from sftjob_operator.api import InvalidJob, TrainingSpec, parse_job, replace, to_dict
+from support.builders import a_job
+
+
+def test_a_job_with_the_fewest_fields_gets_every_default() -> None:
+    job = a_job().build()
+    assert job.spec.training.per_device_batch_size * job.spec.training.gradient_accumulation_steps == 16
+    assert job.spec.dataset.evaluation.fraction == 0.05
+    assert job.spec.resources.gpus == 1
+    assert job.spec.method.lora is not None
+    assert job.spec.method.lora.target_modules == ("all-linear",)
+
+
+def test_parsing_and_serializing_again_changes_nothing() -> None:
+    body = a_job().qlora(bits=8).training(learning_rate=2e-4, max_steps=10).scheduling(node_selector={"a": "b"}).body()
+    once = to_dict(parse_job(body))
+    assert to_dict(parse_job(once)) == once
+    assert once["spec"]["training"]["learningRate"] == 2e-4
+
+
+def test_fields_of_a_newer_version_are_ignored() -> None:
+    body = a_job().set("training.fancyNewOption", 1).set("futureSection", {"x": [1]}).body()
+    assert parse_job(body) == a_job().build()
+
+
+def test_a_whole_number_quantity_becomes_text() -> None:
+    assert a_job().resources(cpu=4).build().spec.resources.cpu == "4"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("training.learningRate", -1, "spec.training.learningRate must be greater than 0, not -1"),
+        ("training.optimizer", "adam", "spec.training.optimizer must be 'adamw_torch', 'adamw_torch_fused'"),
+        ("training.maxSteps", "many", "spec.training.maxSteps must be a valid integer"),
+        ("method.lora.targetModules", ["q", 7], "spec.method.lora.targetModules[1] must be a valid string, not 7"),
+        ("model.source", None, "spec.model.source is missing"),
+        ("model.source", "pvc://claim/../x", "spec.model.source: 'pvc://claim/../x' must be pvc://CLAIM/PATH"),
+        ("storage.size", "50 GB", "spec.storage.size must match pattern"),
+        ("dataset.source", "x" * 2000, "spec.dataset.source must have at most 1024 characters, not 'xxx"),
+        ("training", [1], "spec.training must be an object, not [1]"),
+        ("scheduling.tolerations", [{}] * 17, "spec.scheduling.tolerations must have at most 16 items"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_remedy(path: str, value: Any, sentence: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(a_job().set(path, value).body())
+    assert str(caught.value).startswith(sentence)
+    assert len(str(caught.value)) < 300
+
+
+def test_several_faults_are_counted_and_the_first_is_told() -> None:
+    with pytest.raises(InvalidJob, match=r"learningRate must be greater than 0, not 0 \(and 1 more\)"):
+        parse_job(a_job().training(learning_rate=0, seed=-1).body())
+
+
+@pytest.mark.parametrize("body", [{}, {"metadata": {}}, {"metadata": 3, "spec": []}, {"spec": None}])
+def test_anything_at_all_gives_a_sentence(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidJob, match="metadata"):
+        parse_job(body)
+
+
+def test_replace_checks_as_a_new_model_does() -> None:
+    training = TrainingSpec()
+    assert replace(training, seed=1).seed == 1
+    assert training.seed == 42
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        replace(training, seed=-1)
+    with pytest.raises(TypeError, match="TrainingSpec has no field sed; it has epochs, "):
+        replace(training, sed=1)
