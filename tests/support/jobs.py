@@ -30,7 +30,7 @@ def a_small_job(name: str, *, data: str = "train.jsonl") -> JobBuilder:
         .training(per_device_batch_size=2, gradient_accumulation_steps=1, learning_rate=1e-3)
         .training(max_steps=40, max_length=64, logging_steps=1, gradient_checkpointing=False)
         .storage(size="1Gi")
-        .resources(gpus=0)
+        .resources(gpus=0, cpu="1")
     )
 
 

@@ -54,7 +54,8 @@ class ResourcesSpec(Model):
     ] = "nvidia.com/gpu"
     """Resource that stands for one GPU, as the node's device plugin names it."""
     cpu: Quantity | None = None
-    """CPU request, such as 4 or 500m; half a CPU is 500m or "0.5", in quotes. Absent: none."""
+    """CPU request, such as 4 or 500m; half a CPU is 500m or "0.5", in quotes. PyTorch gets as many threads, rounded up.
+    Absent: none, and a thread for each core of the node."""
     memory: Quantity | None = None
     """Memory request and limit, such as 32Gi. Absent: none."""
 

@@ -56,7 +56,7 @@ def environment(job: SFTJob, stage: Stage, attempt: int, settings: RenderSetting
     if stage is Stage.TRAIN:
         plain |= {"HF_HUB_OFFLINE": "1", **_reporting(job, settings)}
     entries: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    return entries + (_hub_token(job) if stage is Stage.PREPARE else [])
+    return entries + _threads(job) + (_hub_token(job) if stage is Stage.PREPARE else [])
 
 
 def _reporting(job: SFTJob, settings: RenderSettings) -> dict[str, str]:
@@ -70,6 +70,13 @@ def _reporting(job: SFTJob, settings: RenderSettings) -> dict[str, str]:
     if settings.progress_ca is not None:
         variables[ENV_PROGRESS_CA] = f"{MOUNT_CONFIG}/{CA_KEY}"
     return variables
+
+
+def _threads(job: SFTJob) -> list[dict[str, Any]]:
+    """As many threads as CPUs were asked for, rounded up; by itself torch takes one for each core of the node."""
+    if job.spec.resources.cpu is None:
+        return []
+    return [{"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}]
 
 
 def _hub_token(job: SFTJob) -> list[dict[str, Any]]:

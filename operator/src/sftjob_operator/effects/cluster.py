@@ -1,0 +1,77 @@
+"""The seam between the operator and the API server: the few calls it makes, and how they fail.
+
+Objects are plain JSON dicts, as the server sends them. `effects/kube.py` is the one implementation; tests have an
+in-memory one.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+Object = dict[str, Any]
+
+
+class ClusterError(Exception):
+    """A request did not succeed; the text is a sentence for people, as the server gave it where it gave one."""
+
+
+class NotFoundError(ClusterError):
+    """404: no such object, or its kind is not served."""
+
+
+class AlreadyExistsError(ClusterError):
+    """409 on create: an object of that name is there."""
+
+
+class ConflictError(ClusterError):
+    """409 on update: the object has changed since it was read."""
+
+
+class InvalidError(ClusterError):
+    """400, 413, 415, 422: the request itself is wrong. Repeating it as it is does not help."""
+
+
+class ForbiddenError(ClusterError):
+    """403: not allowed, or over a quota. Somebody has to change something first."""
+
+
+class UnavailableError(ClusterError):
+    """The server could not answer now: 429, 5xx, refused credentials, a timeout or a broken connection.
+
+    `retry_after_seconds` is what the server asked for, if it did.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Cluster(Protocol):
+    """The calls that the operator makes. Every method raises ClusterError and nothing else."""
+
+    async def create(self, body: Object) -> Object:
+        """Create the object in `metadata.namespace` and return it as stored.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+        """
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object:
+        """Read one object.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+
+    def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
+        """All objects of `kind` in the namespaces that the operator watches; `label` keeps those that have it."""
+
+    async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
+        """Merge `patch` into an SFTJob's status subresource and return the SFTJob.
+
+        Raises:
+            ConflictError: `patch` carries a metadata.resourceVersion that is not the current one.
+            NotFoundError: the SFTJob is gone.
+        """
+
+    async def review_token(self, token: str, audience: str) -> Object:
+        """`status` of a TokenReview: who the bearer of `token` is, if it is good for `audience`."""

@@ -1,0 +1,231 @@
+"""The Cluster on a real API server, through the public parts of `kubernetes.aio` that carry plain JSON.
+
+Only the client's configuration, transport and authentication are imported: its typed models and API classes would cost
+more memory than the whole operator, and every object here is rendered and read as a dict anyway.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from sftjob_contract.names import GROUP, KIND, PLURAL, VERSION
+from sftjob_operator.effects.cluster import (
+    AlreadyExistsError,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    Object,
+    UnavailableError,
+)
+
+REQUEST_TIMEOUT_SECONDS: Final = 30
+PAGE_SIZE: Final = 500
+"""Objects per page of a list, so that no answer is large."""
+_USER_AGENT: Final = "sftjob-operator"
+"""Its part before a slash is the field manager that the server records."""
+
+_PATHS: Final = {
+    "Pod": ("/api/v1", "pods"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
+    "Event": ("/api/v1", "events"),
+    KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
+}
+_TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 -- a path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """How to reach the server, for another client of the same process. Paths are of PEM files."""
+
+    server: str
+    authorization: str | None = field(repr=False)
+    ca_path: str | None
+    certificate_path: str | None
+    key_path: str | None
+    verify: bool
+    proxy: str | None
+
+
+class KubeCluster:
+    """The API server that KUBECONFIG names, or the one that this Pod runs in."""
+
+    def __init__(self, configuration: Configuration, kubeconfig: Path | None, namespaces: tuple[str, ...]) -> None:
+        self._configuration = configuration
+        self._kubeconfig = kubeconfig
+        self._namespaces = namespaces
+        self._client = _client(configuration)
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None, namespaces: tuple[str, ...] = ()) -> "KubeCluster":
+        """Read the credentials; no request is made. `namespaces` bounds `list`, empty means all of them.
+
+        Raises:
+            ClusterError: there is no usable configuration.
+        """
+        return cls(await _configuration(kubeconfig), kubeconfig, namespaces)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def credentials(self) -> Credentials:
+        """The credentials as they are now; tokens of a Pod or of an exec plugin are read again."""
+        await self._reload()
+        configuration = self._configuration
+        authentication = await configuration.auth_settings()
+        return Credentials(
+            server=configuration.host,
+            authorization=authentication["BearerToken"]["value"] if "BearerToken" in authentication else None,
+            ca_path=configuration.ssl_ca_cert,
+            certificate_path=configuration.cert_file,
+            key_path=configuration.key_file,
+            verify=configuration.verify_ssl,
+            proxy=configuration.proxy,
+        )
+
+    async def create(self, body: Object) -> Object:
+        """See Cluster."""
+        return await self._request("POST", _path(body["kind"], body["metadata"]["namespace"]), body)
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object:
+        """See Cluster."""
+        return await self._request("GET", _path(kind, namespace, name))
+
+    async def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
+        """See Cluster. Objects come with apiVersion and kind, which a list of the server leaves out."""
+        for namespace in self._namespaces or (None,):
+            query: dict[str, Any] = {"limit": PAGE_SIZE} | ({"labelSelector": label} if label else {})
+            while True:
+                page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}")
+                for item in page.get("items") or ():
+                    yield {"apiVersion": page["apiVersion"], "kind": kind, **item}
+                if not (token := (page.get("metadata") or {}).get("continue")):
+                    break
+                query["continue"] = token
+
+    async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
+        """See Cluster."""
+        return await self._request("PATCH", f"{_path(KIND, namespace, name)}/status", dict(patch))
+
+    async def review_token(self, token: str, audience: str) -> Object:
+        """See Cluster."""
+        review = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        answer = await self._request("POST", _TOKEN_REVIEWS, review)
+        status: Object = answer.get("status") or {}
+        return status
+
+    async def _request(self, method: str, path: str, body: Object | None = None) -> Object:
+        status, answer = await self._send(method, path, body)
+        if status == 401:  # the token may have been rotated since it was read
+            await self._reload()
+            status, answer = await self._send(method, path, body)
+        if status < 300:
+            return answer
+        raise _error(status, answer, method)
+
+    async def _send(self, method: str, path: str, body: Object | None) -> tuple[int, Object]:
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
+            "User-Agent": _USER_AGENT,
+        }
+        try:
+            await self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
+            response = await self._client.call_api(
+                method,
+                self._configuration.host + path,
+                header_params=headers,
+                body=body,
+                _request_timeout=REQUEST_TIMEOUT_SECONDS,
+            )
+            return response.status, _parsed(response.status, response.headers, await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
+            raise UnavailableError(f"{method} {path}: {type(error).__name__}: {error}") from error
+
+    async def _reload(self) -> None:
+        fresh = await _configuration(self._kubeconfig)
+        used = self._configuration
+        if (fresh.host, fresh.ssl_ca_cert, fresh.cert_file) != (used.host, used.ssl_ca_cert, used.cert_file):
+            stale, self._client = self._client, _client(fresh)
+            await stale.close()
+            self._configuration = fresh
+        else:
+            used.api_key = fresh.api_key
+
+
+def _client(configuration: Configuration) -> ApiClient:
+    return ApiClient(configuration=configuration)
+
+
+async def _configuration(kubeconfig: Path | None) -> Configuration:
+    # The environment's proxies and ~/.netrc are left alone: looking them up takes two threads' turns per request, and
+    # a netrc entry would collide with the bearer token. A kubeconfig's proxy-url is honoured.
+    configuration = Configuration(client_session_kwargs={"trust_env": False})
+    try:
+        if kubeconfig is not None:
+            await load_kube_config(
+                config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
+            )
+        else:
+            load_incluster_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        where = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster configuration"
+        raise ClusterError(f"{where} can not be used: {error}. Set KUBECONFIG to a kubeconfig file.") from error
+    return configuration
+
+
+def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
+    root, plural = _PATHS[kind]
+    scope = f"{root}/namespaces/{quote(namespace, safe='')}" if namespace else root
+    return f"{scope}/{plural}/{quote(name, safe='')}" if name else f"{scope}/{plural}"
+
+
+def _parsed(status: int, headers: Mapping[str, str], data: bytes) -> Object:
+    """The JSON object that was answered. What is no such object (a proxy's page) becomes a Status."""
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        answer = {"kind": "Status", "message": data[:200].decode(errors="replace") or f"HTTP {status}"}
+        if status < 300:
+            raise UnavailableError(f"the server answered {status} with something that is not JSON: {answer['message']}")
+    if "Retry-After" in headers:
+        answer.setdefault("details", {}).setdefault("retryAfterSeconds", headers["Retry-After"])
+    return answer
+
+
+def _error(status: int, answer: Object, method: str) -> ClusterError:
+    message = str(answer.get("message") or f"HTTP {status}")
+    if status == 404:
+        return NotFoundError(message)
+    if status == 409:
+        taken = answer.get("reason") == "AlreadyExists" or (method == "POST" and answer.get("reason") != "Conflict")
+        return AlreadyExistsError(message) if taken else ConflictError(message)
+    if status == 403:
+        return ForbiddenError(message)
+    if status in (400, 405, 413, 415, 422):
+        return InvalidError(message)
+    return UnavailableError(message, _retry_after(answer))
+
+
+def _retry_after(answer: Object) -> float | None:
+    try:
+        return float((answer.get("details") or {})["retryAfterSeconds"])
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,129 @@
+"""What a decision is made from, and what it consists of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sftjob_contract.names import Stage
+from sftjob_contract.outcome import Outcome
+from sftjob_contract.progress import Progress
+from sftjob_operator.api import SFTJob, SFTJobStatus
+from sftjob_operator.render import RenderSettings
+
+
+class PodPhase(StrEnum):
+    """A Pod's own phases."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodView:
+    """What the operator needs to know of one of its Pods.
+
+    Times are RFC 3339. `exit_code`, `outcome`, `started` and `finished` are of the trainer's container; `reason` and
+    `message` are the kubelet's words on why it waits or ended, `unschedulable` is the scheduler's.
+    """
+
+    name: str
+    uid: str
+    owner_uid: str | None
+    stage: Stage
+    attempt: int
+    phase: PodPhase
+    node: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    unschedulable: str | None = None
+    outcome: Outcome | None = None
+    image_id: str | None = None
+    config_hash: str | None = None
+
+    @property
+    def live(self) -> bool:
+        """Its container runs, or may run yet."""
+        return self.phase not in (PodPhase.SUCCEEDED, PodPhase.FAILED)
+
+    @property
+    def is_training(self) -> bool:
+        """It is a live train Pod, so its reports count."""
+        return self.stage == Stage.TRAIN and self.live
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The newest word of a trainer, and when it arrived."""
+
+    progress: Progress
+    received: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A child that could not be created.
+
+    `conflict`: its name belongs to something else. `final`: asking again can not help, since the request itself was
+    called wrong. Neither: somebody has to change something, such as a quota.
+    """
+
+    kind: str
+    name: str
+    message: str
+    conflict: bool = False
+    final: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """Everything known about one job at one moment. `pods` may hold Pods of an earlier job of the same name."""
+
+    job: SFTJob
+    pods: tuple[PodView, ...] = ()
+    report: Report | None = None
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What decisions depend on besides the job: how children are rendered, and how long silence is nothing odd."""
+
+    render: RenderSettings
+    silence_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Create:
+    """The one kind of action: create this child."""
+
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventNote:
+    """An Event to post about the job. `type` is Normal or Warning."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What to do now: create `actions` in order, then make `status` the job's, then post `events`.
+
+    `recheck_seconds` is when to decide again even if nothing happens; None: only when something does.
+    """
+
+    status: SFTJobStatus
+    actions: tuple[Create, ...] = ()
+    events: tuple[EventNote, ...] = ()
+    recheck_seconds: float | None = None

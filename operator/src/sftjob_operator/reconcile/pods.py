@@ -1,0 +1,89 @@
+"""A Pod as the API server describes it, reduced to what decisions need."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sftjob_contract.codec import from_json
+from sftjob_contract.names import (
+    ANNOTATION_CONFIG_HASH,
+    CONTAINER,
+    KIND,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_STAGE,
+    Stage,
+)
+from sftjob_contract.outcome import Outcome
+from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.reports import check_outcome
+
+Body = Mapping[str, Any]
+
+
+def pod_job(body: Body) -> tuple[str, str] | None:
+    """Namespace and name of the job that a Pod says it belongs to; None if its labels are not those of our Pods."""
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    ours = labels.get(LABEL_STAGE) in set(Stage) and labels.get(LABEL_ATTEMPT, "").isdecimal()
+    return (metadata["namespace"], labels[LABEL_JOB]) if ours and labels.get(LABEL_JOB) else None
+
+
+def owner_uid(body: Body) -> str | None:
+    """UID of the SFTJob that controls an object, if one does."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller") and owner.get("kind") == KIND), None)
+
+
+def pod_view(body: Body) -> PodView:
+    """Parse a Pod for which `pod_job` gave a job."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    container = _named(status.get("containerStatuses") or (), CONTAINER)
+    state = container.get("state") or {}
+    ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
+    stage = Stage(metadata["labels"][LABEL_STAGE])
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=owner_uid(body),
+        stage=stage,
+        attempt=int(metadata["labels"][LABEL_ATTEMPT]),
+        phase=_phase(status.get("phase")),
+        node=(body.get("spec") or {}).get("nodeName"),
+        started=ended.get("startedAt") or (state.get("running") or {}).get("startedAt"),
+        finished=ended.get("finishedAt"),
+        exit_code=ended.get("exitCode"),
+        reason=status.get("reason") or ended.get("reason") or waiting.get("reason"),
+        message=status.get("message") or waiting.get("message"),
+        unschedulable=_unschedulable(status),
+        outcome=_outcome(ended, stage),
+        image_id=container.get("imageID") or None,
+        config_hash=(metadata.get("annotations") or {}).get(ANNOTATION_CONFIG_HASH),
+    )
+
+
+def _phase(text: str | None) -> PodPhase:
+    known = set(PodPhase)
+    return PodPhase(text) if text in known else PodPhase.PENDING
+
+
+def _unschedulable(status: Body) -> str | None:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return condition.get("message") or "no node fits" if condition.get("status") == "False" else None
+    return None
+
+
+def _outcome(ended: Body, stage: Stage) -> Outcome | None:
+    """The container's last word, if it left one that is readable and agrees with how it ended."""
+    if not (text := ended.get("message")):
+        return None
+    try:
+        outcome = from_json(Outcome, text, ignore_unknown=True)
+        check_outcome(outcome)
+    except (ValueError, OverflowError):  # the latter: an integer too large for the float it must be
+        return None
+    return outcome if outcome.stage == stage and outcome.exit_code == ended.get("exitCode") else None
+
+
+def _named(items: Iterable[Body], name: str) -> Body:
+    return next((item for item in items if item.get("name") == name), {})

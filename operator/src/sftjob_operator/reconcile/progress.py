@@ -1,0 +1,78 @@
+"""A trainer's report as the parts of a status."""
+
+from datetime import datetime
+
+from sftjob_contract.layout import CHECKPOINTS, checkpoint_name
+from sftjob_contract.progress import HISTORY_POINTS, HistoryPoint, Progress
+from sftjob_operator.api import (
+    CheckpointStatus,
+    HistoryPointStatus,
+    ProgressStatus,
+    SFTJob,
+    SFTJobStatus,
+    replace,
+)
+from sftjob_operator.reconcile.times import duration, rfc3339
+from sftjob_operator.render import volume_uri
+
+
+def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, received: datetime | None) -> SFTJobStatus:
+    """`status` with everything that a report tells. `received` is None for one out of a termination message."""
+    checkpoints = tuple(
+        CheckpointStatus(
+            step=checkpoint.step,
+            uri=volume_uri(job, checkpoint.path),
+            bytes=checkpoint.bytes,
+            time=checkpoint.time,
+            eval_loss=checkpoint.eval_loss,
+        )
+        for checkpoint in sorted(progress.checkpoints, key=lambda checkpoint: checkpoint.step)
+    )
+    best = progress.best_step
+    heard = status.progress.last_report_time if status.progress is not None else None
+    return replace(
+        status,
+        progress=_progress(progress, rfc3339(received) if received is not None else heard),
+        history=_history(status.history, progress.history),
+        checkpoints=checkpoints,
+        latest_checkpoint=checkpoints[-1].uri if checkpoints else None,
+        best_checkpoint=volume_uri(job, f"{CHECKPOINTS}/{checkpoint_name(best)}") if best is not None else None,
+    )
+
+
+def stopped(progress: ProgressStatus, *, finished: bool) -> ProgressStatus:
+    """`progress` of an attempt that has ended: where it got to stays, what it was doing goes unless it is done."""
+    over = replace(progress, eta_seconds=None, eta=None)
+    return over if finished else replace(over, activity=None, tokens_per_second=None)
+
+
+def _progress(progress: Progress, heard: str | None) -> ProgressStatus:
+    eta = progress.eta_seconds
+    return ProgressStatus(
+        activity=progress.activity,
+        step=progress.step,
+        max_steps=progress.max_steps,
+        epoch=progress.epoch,
+        percent=100 * progress.step // progress.max_steps if progress.max_steps else 0,
+        loss=progress.loss,
+        eval_loss=progress.eval_loss,
+        learning_rate=progress.learning_rate,
+        grad_norm=progress.grad_norm,
+        tokens=progress.tokens,
+        tokens_per_second=progress.tokens_per_second,
+        eta_seconds=eta,
+        eta=duration(eta) if eta is not None else None,
+        last_report_time=heard,
+    )
+
+
+def _history(
+    recorded: tuple[HistoryPointStatus, ...], told: tuple[HistoryPoint, ...]
+) -> tuple[HistoryPointStatus, ...]:
+    """The reported curve; where a termination message had to shorten it, the recorded one with its later points."""
+    points = tuple(HistoryPointStatus(step=p.step, loss=p.loss, eval_loss=p.eval_loss) for p in told)
+    if len(points) >= len(recorded):
+        return points[-HISTORY_POINTS:]
+    later = tuple(point for point in points if not recorded or point.step > recorded[-1].step)
+    room = HISTORY_POINTS - 1 - len(later)
+    return (recorded[0], *recorded[1:][-room:], *later) if room > 0 else points

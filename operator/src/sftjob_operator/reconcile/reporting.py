@@ -1,0 +1,50 @@
+"""The condition ProgressReporting: whether a running trainer's reports arrive."""
+
+from sftjob_contract.names import Stage
+from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, SFTJobStatus
+from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.situation import Said, Situation
+from sftjob_operator.reconcile.times import rfc3339, seconds_since
+
+
+def reporting(at: Situation, phase: Phase) -> tuple[Said, float | None]:
+    """The condition, and in how many seconds it may change by silence alone."""
+    if phase in (Phase.SUCCEEDED, Phase.FAILED):
+        reason = ConditionReason.COMPLETED if phase == Phase.SUCCEEDED else ConditionReason.FAILED
+        return Said(status=ConditionStatus.FALSE, reason=reason, message="The job has ended."), None
+    view = at.live(Stage.TRAIN)
+    if view is None or view.phase != PodPhase.RUNNING:
+        said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message="Nothing is training.")
+        return said, None
+    heard = last_heard(at, view)
+    since = heard or view.started or rfc3339(at.now)
+    left = at.settings.silence_seconds - seconds_since(since, at.now)
+    if left <= 0:
+        return Said(
+            status=ConditionStatus.FALSE, reason=ConditionReason.REPORTS_MISSING, message=_missing(at, view, since)
+        ), None
+    if heard is None:
+        message = "The trainer runs and has not reported yet."
+        return Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message=message), left
+    message = "The trainer's reports arrive."
+    return Said(status=ConditionStatus.TRUE, reason=ConditionReason.REPORTING, message=message), left
+
+
+def last_heard(at: Situation, view: PodView) -> str | None:
+    """When the newest report of this Pod arrived; told by the status if the operator was restarted since."""
+    if at.report is not None and at.report.progress.attempt == view.attempt:
+        return rfc3339(at.report.received)
+    status: SFTJobStatus = at.job.status
+    heard = status.progress.last_report_time if status.progress is not None else None
+    before_this_pod = heard is None or (
+        view.started is not None and seconds_since(heard, at.now) > seconds_since(view.started, at.now)
+    )
+    return None if before_this_pod else heard
+
+
+def _missing(at: Situation, view: PodView, since: str) -> str:
+    url = at.settings.render.progress_url or "(no URL)"
+    return (
+        f"No report since {since}. Training itself does not depend on reports. Check that Pod {view.name} can reach "
+        f"{url} (NetworkPolicy, DNS), and its log: kubectl logs -n {at.job.metadata.namespace} {view.name}"
+    )

@@ -1,0 +1,92 @@
+"""One job at one moment, as the checks see it, and what a check answers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sftjob_contract.names import Stage
+from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase, SFTJob
+from sftjob_operator.reconcile.attempts import last_attempt, succeeded, update_attempts
+from sftjob_operator.reconcile.observed import Create, Observed, PodView, Refusal, Report, Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """The job, its own Pods, and the ledger of attempts brought up to date."""
+
+    job: SFTJob
+    settings: Settings
+    now: datetime
+    pods: tuple[PodView, ...]
+    attempts: tuple[AttemptStatus, ...]
+    report: Report | None
+    refusal: Refusal | None
+
+    def live(self, stage: Stage) -> PodView | None:
+        """The Pod of a stage that runs or may run yet; the oldest if there are several."""
+        pods = (pod for pod in self.pods if pod.stage == stage and pod.live)
+        return min(pods, key=lambda pod: pod.attempt, default=None)
+
+    def last(self, stage: Stage) -> AttemptStatus | None:
+        """The newest attempt of a stage."""
+        return last_attempt(self.attempts, stage)
+
+    def pod_of(self, attempt: AttemptStatus) -> PodView | None:
+        """The Pod of an attempt, if it still exists."""
+        found = (pod for pod in self.pods if (pod.stage, pod.attempt) == (attempt.stage, attempt.number))
+        return next(found, None)
+
+    @property
+    def prepared(self) -> bool:
+        """Model and data are on the volume; told by the Pod, by the status, or by a train attempt, which needs them."""
+        told = any(
+            condition.type == ConditionType.PREPARED and condition.status == ConditionStatus.TRUE
+            for condition in self.job.status.conditions
+        )
+        return told or succeeded(self.last(Stage.PREPARE)) or self.last(Stage.TRAIN) is not None
+
+
+def situation(observed: Observed, settings: Settings, now: datetime) -> Situation:
+    """Sort out what is this job's: Pods of an earlier job of the same name are left out."""
+    job = observed.job
+    pods = tuple(pod for pod in observed.pods if pod.owner_uid == job.metadata.uid)
+    return Situation(
+        job=job,
+        settings=settings,
+        now=now,
+        pods=pods,
+        attempts=update_attempts(job.status.attempts, pods, observed.report, now),
+        report=observed.report,
+        refusal=observed.refusal,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """A condition but for its type, generation and time."""
+
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+NOT_ENDED = Said(
+    status=ConditionStatus.UNKNOWN,
+    reason=ConditionReason.WAITING,
+    message="The job has not ended.",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a check found, and what follows: at most one of them holds for a job.
+
+    `started` is the attempt that `actions` begin. Conditions that are None stay as they are.
+    """
+
+    phase: Phase
+    prepared: Said | None = None
+    running: Said | None = None
+    succeeded: Said = NOT_ENDED
+    actions: tuple[Create, ...] = ()
+    started: AttemptStatus | None = None
+    recheck_seconds: float | None = None

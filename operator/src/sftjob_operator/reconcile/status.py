@@ -1,0 +1,128 @@
+"""The whole status that follows from a finding."""
+
+from sftjob_contract.names import Stage
+from sftjob_contract.outcome import Outcome
+from sftjob_operator.api import (
+    AttemptStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    OutputStatus,
+    Phase,
+    ProvenanceStatus,
+    SFTJobStatus,
+    replace,
+    set_condition,
+)
+from sftjob_operator.reconcile.attempts import progress_of, succeeded
+from sftjob_operator.reconcile.progress import stopped, with_progress
+from sftjob_operator.reconcile.reporting import reporting
+from sftjob_operator.reconcile.sentences import plan_of, prepared_stats
+from sftjob_operator.reconcile.situation import Finding, Said, Situation
+from sftjob_operator.reconcile.times import rfc3339
+from sftjob_operator.render import method_name, volume_uri
+
+_MOST_ITEMS = 32
+"""Most metrics and libraries that a status holds."""
+_LONGEST_IMAGE = 1024
+
+
+def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | None]:
+    """The status, and in how many seconds it may change by the clock alone."""
+    now = rfc3339(at.now)
+    said, silence = reporting(at, finding.phase)
+    status = _with_training(at, at.job.status)
+    stats = prepared_stats(at)
+    attempts = (*at.attempts, finding.started) if finding.started is not None else at.attempts
+    status = replace(
+        status,
+        phase=finding.phase,
+        observed_generation=at.job.metadata.generation,
+        method=method_name(at.job),
+        start_time=status.start_time or now,
+        completion_time=_completion_time(at, finding),
+        conditions=_conditions(at, finding, said),
+        attempts=attempts,
+        plan=plan_of(stats) if stats is not None else status.plan,
+        output=_output(at) if finding.phase == Phase.SUCCEEDED else status.output,
+        provenance=_provenance(at),
+    )
+    due = [seconds for seconds in (finding.recheck_seconds, silence) if seconds is not None]
+    return status, min(due, default=None)
+
+
+def _conditions(at: Situation, finding: Finding, reports: Said) -> tuple[Condition, ...]:
+    said = {
+        ConditionType.PREPARED: finding.prepared,
+        ConditionType.RUNNING: finding.running,
+        ConditionType.PROGRESS_REPORTING: reports,
+        ConditionType.SUCCEEDED: finding.succeeded,
+    }
+    conditions = at.job.status.conditions
+    now = rfc3339(at.now)
+    for type_, what in said.items():
+        if what is not None:
+            conditions = set_condition(conditions, condition(type_, what, at.job.metadata.generation, now), now)
+    return conditions
+
+
+def condition(type_: ConditionType, said: Said, generation: int, now: str) -> Condition:
+    """A Condition of the API from what was said."""
+    return Condition(
+        type=type_,
+        status=said.status,
+        observed_generation=generation,
+        last_transition_time=now,
+        reason=said.reason,
+        message=said.message,
+    )
+
+
+def _with_training(at: Situation, status: SFTJobStatus) -> SFTJobStatus:
+    """Progress, curve and checkpoints of the newest train attempt that told some."""
+    last = at.last(Stage.TRAIN)
+    if last is None:
+        return status
+    pod = at.pod_of(last)
+    if (progress := progress_of(last, pod, at.report)) is not None:
+        told_live = at.report is not None and progress is at.report.progress
+        status = with_progress(status, at.job, progress, at.report.received if told_live and at.report else None)
+    if status.progress is not None and last.end_time is not None:
+        status = replace(status, progress=stopped(status.progress, finished=succeeded(last)))
+    return status
+
+
+def _completion_time(at: Situation, finding: Finding) -> str | None:
+    if finding.succeeded.status == ConditionStatus.UNKNOWN:
+        return None
+    last = at.last(Stage.TRAIN) or at.last(Stage.PREPARE)
+    return (last.end_time if last is not None else None) or rfc3339(at.now)
+
+
+def _output(at: Situation) -> OutputStatus | None:
+    outcome = _outcome(at, at.last(Stage.TRAIN))
+    if outcome is None or outcome.output is None:
+        return None
+    metrics = dict(sorted(outcome.output.metrics.items())[:_MOST_ITEMS])
+    return OutputStatus(uri=volume_uri(at.job, outcome.output.path), metrics=metrics)
+
+
+def _provenance(at: Situation) -> ProvenanceStatus | None:
+    """What is known so far; what a Pod that is gone had told stays."""
+    known = at.job.status.provenance or ProvenanceStatus()
+    stats = prepared_stats(at)
+    if stats is not None:
+        known = replace(known, model_revision=stats.model_revision, dataset_fingerprint=stats.dataset_fingerprint)
+    for view in sorted(at.pods, key=lambda view: (view.stage, view.attempt)):  # prepare before train
+        if view.image_id is not None:
+            known = replace(known, image=view.image_id[:_LONGEST_IMAGE])
+        if view.config_hash is not None:
+            known = replace(known, config_hash=view.config_hash)
+        if view.outcome is not None and view.outcome.libraries is not None:
+            known = replace(known, libraries=dict(sorted(view.outcome.libraries.items())[:_MOST_ITEMS]))
+    return known if known != ProvenanceStatus() else None
+
+
+def _outcome(at: Situation, attempt: AttemptStatus | None) -> Outcome | None:
+    pod = at.pod_of(attempt) if attempt is not None else None
+    return pod.outcome if pod is not None else None

@@ -1,0 +1,173 @@
+"""Everything that can be configured, from the environment, checked at start; and what kopf is told."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import kopf
+
+from sftjob_contract.names import LABEL_JOB
+
+T = TypeVar("T")
+
+LIST_CHUNK: Final = 500
+"""Objects per page when kopf lists, so that no answer is large."""
+SILENT_INTERVALS: Final = 3
+SILENT_MARGIN_SECONDS: Final = 60
+_IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
+"""Set by the kubelet in every Pod."""
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the text names the variable, its value, and what to write instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings:
+    """The operator's settings. Each comes from the environment variable named in its description."""
+
+    namespaces: tuple[str, ...]
+    """SFTJOB_NAMESPACES: namespaces to watch, separated by commas. Absent: all of them."""
+    trainer_image: str
+    """SFTJOB_TRAINER_IMAGE: image of jobs that name none."""
+    progress_address: Address
+    """SFTJOB_PROGRESS_ADDRESS: HOST:PORT where the progress endpoint listens. Port 0: a free one."""
+    progress_url: str | None
+    """SFTJOB_PROGRESS_URL: the endpoint as Pods reach it. Absent: https:// and the address it listens on."""
+    progress_tls_dir: Path
+    """SFTJOB_PROGRESS_TLS_DIR: tls.crt, tls.key and ca.crt of the endpoint; made there if it is empty."""
+    progress_interval_seconds: float
+    """SFTJOB_PROGRESS_INTERVAL_SECONDS: at most one status write per job in this time, but for phase changes."""
+    workers: int
+    """SFTJOB_WORKERS: jobs worked on at the same time."""
+    liveness_address: Address | None
+    """SFTJOB_LIVENESS_ADDRESS: HOST:PORT of a /healthz over HTTP. Absent: none."""
+    kubeconfig: Path | None
+    """KUBECONFIG: how to reach the API server. Absent: the cluster that this Pod runs in, else ~/.kube/config."""
+
+    @property
+    def silence_seconds(self) -> float:
+        """A running trainer that has not reported for this long is said to be silent."""
+        return SILENT_INTERVALS * self.progress_interval_seconds + SILENT_MARGIN_SECONDS
+
+
+def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
+    """The settings in `environ`.
+
+    Raises:
+        SettingsError: one is missing or wrong.
+    """
+    return OperatorSettings(
+        namespaces=tuple(name.strip() for name in environ.get("SFTJOB_NAMESPACES", "").split(",") if name.strip()),
+        trainer_image=_required(environ, "SFTJOB_TRAINER_IMAGE", "the trainer image, such as sftjob-trainer:0.1.0"),
+        progress_address=_read(environ, "SFTJOB_PROGRESS_ADDRESS", _address, default="0.0.0.0:8443"),
+        progress_url=_optional(environ, "SFTJOB_PROGRESS_URL", _url),
+        progress_tls_dir=Path(
+            _required(environ, "SFTJOB_PROGRESS_TLS_DIR", "a directory for the certificate, kept over restarts")
+        ),
+        progress_interval_seconds=_read(environ, "SFTJOB_PROGRESS_INTERVAL_SECONDS", _interval, default="10"),
+        workers=_read(environ, "SFTJOB_WORKERS", _workers, default="16"),
+        liveness_address=_optional(environ, "SFTJOB_LIVENESS_ADDRESS", _address),
+        kubeconfig=_kubeconfig(environ),
+    )
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Tell kopf to watch and to do nothing else: no Events, no peering, no finalizers, no scanning."""
+    settings.posting.enabled = False  # each would be a request; the controller posts the few that matter
+    settings.peering.standalone = True  # one replica, replaced by Recreate
+    settings.scanning.disabled = True  # listing CRDs and namespaces needs rights that are not needed otherwise
+    settings.watching.label_selectors["v1/pods"] = LABEL_JOB
+    settings.watching.chunk_size = LIST_CHUNK
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.networking.connect_timeout = 10
+    settings.networking.request_timeout = 60
+    settings.networking.error_backoffs = Forever((1, 1, 2, 3, 5, 8, 13, 21, 30))
+    settings.process.ultimate_exiting_timeout = 30  # a Pod's usual grace period
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """No differences are computed: kopf would copy every object several times per event, for handlers not used here."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """The part of an object whose changes matter to kopf's own handlers: nothing."""
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        """The last such part that was handled: never known."""
+
+    def store(self, **_: Any) -> None:
+        """Keep it nowhere: the object gets no annotation."""
+
+
+class Forever:
+    """Waits between retries whose last one is repeated without end: an API server that is away comes back."""
+
+    def __init__(self, waits: tuple[float, ...]) -> None:
+        self._waits = waits
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain(self._waits, itertools.repeat(self._waits[-1]))
+
+
+def _required(environ: Mapping[str, str], name: str, what: str) -> str:
+    if not (text := environ.get(name, "")):
+        raise SettingsError(f"{name} is not set: set it to {what}")
+    return text
+
+
+def _read(environ: Mapping[str, str], name: str, parse: Callable[[str], T], *, default: str) -> T:
+    text = environ.get(name) or default
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} is {text!r}: {error}") from error
+
+
+def _optional(environ: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
+    return _read(environ, name, parse, default="") if environ.get(name) else None
+
+
+def _address(text: str) -> Address:
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("write HOST:PORT, such as 0.0.0.0:8443")
+    return Address(host=host.strip("[]"), port=int(port))
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("write https://HOST:PORT, the endpoint as Pods reach it, without a path")
+    return text.rstrip("/")
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 3600:
+        raise ValueError("write a number of seconds from 1 to 3600")
+    return seconds
+
+
+def _workers(text: str) -> int:
+    workers = int(text)
+    if not 1 <= workers <= 256:
+        raise ValueError("write a number from 1 to 256")
+    return workers
+
+
+def _kubeconfig(environ: Mapping[str, str]) -> Path | None:
+    if path := environ.get("KUBECONFIG"):
+        return Path(path)
+    return None if environ.get(_IN_CLUSTER) else Path.home() / ".kube" / "config"

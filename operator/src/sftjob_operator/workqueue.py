@@ -1,0 +1,134 @@
+"""A de-duplicating queue of keys: the same key is never worked on twice at once, and no wake-up is lost."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+Key = tuple[str, str]
+
+FIRST_RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 300.0
+
+
+class Timer(Protocol):
+    """Something that was scheduled and can be called off."""
+
+    def cancel(self) -> None:
+        """Do not do it after all."""
+
+
+class Clock(Protocol):
+    """The time; injected, so that tests need not wait."""
+
+    def now(self) -> datetime:
+        """The wall clock, with a time zone."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` after that time."""
+
+
+class SystemClock:
+    """The real time, on the running event loop."""
+
+    def now(self) -> datetime:
+        """See Clock."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        return asyncio.get_running_loop().time()
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """See Clock."""
+        return asyncio.get_running_loop().call_later(seconds, callback)
+
+
+class WorkQueue:
+    """Keys in the order in which they were first added; the worker that got one must call `done`.
+
+    A key that is added while it is being worked on comes again afterwards. There is one timer per key, the earliest
+    that was asked for since work on the key last began: that work has seen whatever an older one was set for.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: deque[Key] = deque()
+        self._queued: set[Key] = set()
+        self._working: set[Key] = set()
+        self._timers: dict[Key, tuple[float, Timer]] = {}
+        self._failures: dict[Key, int] = {}
+        self._wakeup = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, key: Key) -> None:
+        """Work on `key` as soon as a worker is free."""
+        if key in self._queued:
+            return
+        self._queued.add(key)
+        if key not in self._working:
+            self._offer(key)
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Work on `key` after that time at the latest."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        due = self._clock.monotonic() + seconds
+        if key in self._timers and self._timers[key][0] <= due:
+            return
+        self._call_off(key)
+        self._timers[key] = (due, self._clock.call_later(seconds, lambda: self._due(key)))
+
+    def retry(self, key: Key, at_least_seconds: float = 0) -> float:
+        """Work on `key` again after a wait that doubles with every call; answers the wait in seconds."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        wait = max(at_least_seconds, min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 32), LONGEST_RETRY_SECONDS))
+        self.add_after(key, wait)
+        return wait
+
+    def succeeded(self, key: Key) -> None:
+        """The next retry of `key` waits the shortest time again."""
+        self._failures.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """Nothing more is to be done about `key`, unless it is added again."""
+        self._call_off(key)
+        self._failures.pop(key, None)
+
+    async def get(self) -> Key:
+        """The next key, exclusively until `done`."""
+        while not self._waiting:
+            self._wakeup.clear()
+            await self._wakeup.wait()
+        key = self._waiting.popleft()
+        self._queued.discard(key)
+        self._working.add(key)
+        self._call_off(key)
+        return key
+
+    def done(self, key: Key) -> None:
+        """Work on `key` is over; if it was added meanwhile, it comes again."""
+        self._working.discard(key)
+        if key in self._queued:
+            self._offer(key)
+
+    def _offer(self, key: Key) -> None:
+        self._waiting.append(key)
+        self._wakeup.set()
+
+    def _due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def _call_off(self, key: Key) -> None:
+        _, timer = self._timers.pop(key, (0.0, None))
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,97 @@
+"""Processes die; jobs do not. Everything here is killed with SIGKILL."""
+
+from pathlib import Path
+
+import pytest
+
+from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_step
+from support.jobs import a_small_job, beyond, losses, metrics, phase, reach, trainer
+from support.lab import Lab
+
+pytestmark = [pytest.mark.slow]
+STEPS = 500
+
+
+def newest_checkpoint(volume: Path) -> Path:
+    """The newest complete checkpoint on a volume."""
+    complete = [path.parent for path in (volume / CHECKPOINTS).glob(f"checkpoint-*/{MANIFEST}")]
+    return max(complete, key=lambda path: checkpoint_step(path.name) or 0)
+
+
+@pytest.mark.xdist_group("operator-crash")
+def test_an_operator_that_was_down_loses_nothing_and_starts_nothing_twice(lab: Lab) -> None:
+    lab.apply(a_small_job("orphan").training(max_steps=STEPS))
+    before = reach(lab.cluster, "orphan", beyond(20))
+
+    lab.stack.kill_operator()
+    lab.stack.start_operator()
+    after = reach(lab.cluster, "orphan", beyond(before["progress"]["step"] + 20))
+    assert after["phase"] == "Running"
+
+    lab.stack.kill_operator()
+    lab.kubectl("wait", "pod/orphan-train-1", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=150s", timeout=160)
+    missed = lab.kubectl.json("get", "sft", "orphan")["status"]
+    assert missed["phase"] == "Running"
+
+    lab.stack.start_operator()
+    status = reach(lab.cluster, "orphan", phase("Succeeded", "Failed"))
+    assert status["phase"] == "Succeeded"
+    assert status["progress"]["step"] == STEPS
+    assert status["output"]["metrics"]["evalLoss"] < status["output"]["metrics"]["initialEvalLoss"]
+    pods = lab.kubectl("get", "pods", "-l", "sftjob.dev/job=orphan", "-o", "name").split()
+    assert pods == ["pod/orphan-prepare-1", "pod/orphan-train-1"]
+
+
+@pytest.mark.xdist_group("trainer-crash")
+def test_a_killed_trainer_goes_on_exactly_where_its_newest_good_checkpoint_is(lab: Lab) -> None:
+    job = a_small_job("steady").training(max_steps=STEPS).checkpoints(every_steps=50, keep=4)
+    lab.apply(job)
+    lab.apply(
+        a_small_job("bumpy")
+        .training(max_steps=STEPS)
+        .checkpoints(every_steps=50, keep=4)
+        .failure_policy(max_retries=3, backoff_seconds=3)
+    )
+    volume = lab.stack.volume("bumpy")
+
+    reach(lab.cluster, "bumpy", lambda status: len(status.get("checkpoints", [])) >= 1)
+    trainer("bumpy-train-1").kill()
+    resumed_from = checkpoint_step(newest_checkpoint(volume).name)
+    reach(lab.cluster, "bumpy", phase("Restarting"))
+    second = reach(
+        lab.cluster,
+        "bumpy",
+        lambda status: len(status["attempts"]) == 3 and len(status["checkpoints"]) >= 3 and phase("Running")(status),
+    )
+    assert second["attempts"][-1]["fromStep"] == resumed_from
+
+    trainer("bumpy-train-2").kill()
+    broken = newest_checkpoint(volume)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    good = newest_checkpoint_before(volume, broken)
+
+    status = reach(lab.cluster, "bumpy", phase("Succeeded", "Failed"))
+    assert status["phase"] == "Succeeded"
+    prepare, first, second, third = status["attempts"]
+    assert prepare["stage"] == "prepare"
+    assert [(a["number"], a["exitCode"], a["reason"]) for a in (first, second)] == [
+        (1, 137, "Killed"),
+        (2, 137, "Killed"),
+    ]
+    assert third["fromStep"] == checkpoint_step(good.name)
+    assert broken.name in third["message"]
+    assert "model.safetensors" in third["message"]
+
+    assert reach(lab.cluster, "steady", phase("Succeeded", "Failed"))["phase"] == "Succeeded"
+    assert losses(lab.stack, "bumpy") == pytest.approx(losses(lab.stack, "steady"), abs=1e-6)
+    assert sorted(losses(lab.stack, "bumpy")) == list(range(1, STEPS + 1))
+    assert metrics(lab.stack, "steady")[-1]["step"] == STEPS
+
+
+def newest_checkpoint_before(volume: Path, broken: Path) -> Path:
+    """The newest complete checkpoint that is older than `broken`."""
+    limit = checkpoint_step(broken.name) or 0
+    complete = [path.parent for path in (volume / CHECKPOINTS).glob(f"checkpoint-*/{MANIFEST}")]
+    older = [path for path in complete if (checkpoint_step(path.name) or 0) < limit]
+    return max(older, key=lambda path: checkpoint_step(path.name) or 0)
