@@ -53,7 +53,8 @@ class SFTJobSpec(Model):
             ),
             rule(
                 "!has(self.model.tokenSecretRef) || !has(self.dataset.tokenSecretRef) "
-                "|| self.model.tokenSecretRef == self.dataset.tokenSecretRef",
+                "|| (self.model.tokenSecretRef.name == self.dataset.tokenSecretRef.name "
+                "&& self.model.tokenSecretRef.key == self.dataset.tokenSecretRef.key)",
                 "model.tokenSecretRef and dataset.tokenSecretRef must name the same Secret and key: "
                 "one hub token serves both",
             ),
