@@ -173,14 +173,13 @@ def merged(old: Any, patch: Any) -> Any:
 class World:
     """A cluster, a clock and a controller; a test moves Pods and time."""
 
-    def __init__(self, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(self, cluster: FakeCluster | None = None) -> None:
         self.clock = FakeClock()
-        self.cluster = FakeCluster()
-        self._interval = interval_seconds
+        self.cluster = cluster or FakeCluster()
         self.controller = self._new_controller()
 
     def _new_controller(self) -> Controller:
-        return Controller(self.cluster, SETTINGS, self._interval, self.clock)
+        return Controller(self.cluster, SETTINGS, INTERVAL_SECONDS, self.clock)
 
     async def restart_operator(self) -> None:
         """kill -9 and a new start: memory is gone, and so are events on their way."""

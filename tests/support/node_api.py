@@ -41,6 +41,8 @@ class FakeNodeApi:
     def create(self, resource: str, obj: Object) -> Object:
         metadata = {"namespace": "default", **obj["metadata"], "uid": f"uid-{next(self._numbers)}"}
         obj = copy.deepcopy({**obj, "metadata": metadata})
+        if resource == "pods":
+            obj["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
         self._store(resource, obj, "ADDED")
         return copy.deepcopy(obj)
 

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import to_json
@@ -15,8 +17,12 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.plan import max_steps, steps_per_epoch
-
 from support.tiny import run_config
+
+PEFT_IS_BEHIND: Final = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated and will be removed in v6:FutureWarning"
+)
+"""PEFT 0.21 asks transformers 5.23 by a name that is on its way out."""
 
 
 def documents(count: int, *, seed: int, shortest: int = 5, longest: int = 20) -> list[list[int]]:
@@ -24,9 +30,7 @@ def documents(count: int, *, seed: int, shortest: int = 5, longest: int = 20) ->
     generator = random.Random(seed)
     lengths = [generator.randint(shortest, longest) for _ in range(count)]
     starts = [generator.randint(3, 100) for _ in range(count)]
-    return [
-        [*range(start, start + length - 1), 2] for start, length in zip(starts, lengths, strict=True)
-    ]
+    return [[*range(start, start + length - 1), 2] for start, length in zip(starts, lengths, strict=True)]
 
 
 def example(ids: list[int]) -> dict[str, list[int]]:
@@ -183,3 +187,13 @@ def read_metrics(volume: Path) -> Metrics:
     """All of logs/metrics.jsonl."""
     text = (volume / layout.METRICS).read_text()
     return Metrics(tuple(json.loads(line) for line in text.splitlines()))
+
+
+def build_trainer(volume: Path, config: RunConfig, *, rows: int = 24) -> Any:
+    """The trainer as the Train stage makes it, at step 0 and not yet started."""
+    from sftjob_trainer.fit import build
+    from sftjob_trainer.reporter import Reporter
+    from sftjob_trainer.train import new_run
+
+    write_prepared(volume, config, rows=rows)
+    return build(new_run(config, environment(volume), Reporter(None)), Path(config.model.source))

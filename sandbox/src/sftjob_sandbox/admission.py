@@ -1,0 +1,57 @@
+"""What a server's admission plugins make of a new object, or refuse about it."""
+
+from collections.abc import Callable
+
+from sftjob_sandbox.errors import ApiError, not_found
+from sftjob_sandbox.objects import Object, is_deleting, name_of
+from sftjob_sandbox.resources import Resource
+from sftjob_sandbox.schemas import ObjectSchema
+
+Lookup = Callable[[str, str, str], Object | None]
+"""(resource, namespace, name) to the stored object."""
+
+
+def admit(resource: Resource, schema: ObjectSchema, obj: Object, namespace: str, lookup: Lookup) -> Object:
+    """A new object as admission lets it through. Raises ApiError 404 or 403.
+
+    NamespaceLifecycle and ServiceAccount look at what is stored; the other plugins are the schema's.
+    """
+    if not resource.namespaced:
+        return schema.admit(obj, None)
+    _check_namespace(resource, obj, namespace, lookup)
+    account = _service_account(resource, obj, namespace, lookup) if resource.key == "pods" else None
+    return schema.admit(obj, account)
+
+
+def _check_namespace(resource: Resource, obj: Object, namespace: str, lookup: Lookup) -> None:
+    stored = lookup("namespaces", "", namespace)
+    if stored is None:
+        raise not_found("namespaces", "", namespace)
+    if is_deleting(stored):
+        text = f"unable to create new content in namespace {namespace} because it is being terminated"
+        cause = {
+            "reason": "NamespaceTerminating",
+            "message": f"namespace {namespace} is being terminated",
+            "field": "metadata.namespace",
+        }
+        raise _forbidden(resource, name_of(obj), text, [cause])
+
+
+def _service_account(resource: Resource, pod: Object, namespace: str, lookup: Lookup) -> Object:
+    account = pod["spec"].get("serviceAccountName") or "default"
+    stored = lookup("serviceaccounts", namespace, account)
+    if stored is None:
+        text = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+        raise _forbidden(resource, name_of(pod), text, [])
+    return stored
+
+
+def _forbidden(resource: Resource, name: str, text: str, causes: list[Object]) -> ApiError:
+    details: Object = {"name": name} if name else {}
+    if resource.group:
+        details["group"] = resource.group
+    details["kind"] = resource.plural
+    if causes:
+        details["causes"] = causes
+    subject = f'{resource.key} "{name}"' if name else resource.key
+    return ApiError(403, "Forbidden", f"{subject} is forbidden: {text}", details)

@@ -1,0 +1,1 @@
+"""Kinds that every API server serves: their fields, defaults and rules."""

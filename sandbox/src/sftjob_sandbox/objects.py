@@ -1,0 +1,73 @@
+"""Small questions about Kubernetes objects, and the names, times and random parts that a server gives them."""
+
+import random
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+Object = dict[str, Any]
+Clock = Callable[[], datetime]
+
+_NAME_LIMIT = 63
+_SUFFIX_LENGTH = 5
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # k8s.io/apimachinery/pkg/util/rand: no vowels, no look-alikes
+
+
+def utc_now() -> datetime:
+    """The real clock."""
+    return datetime.now(UTC)
+
+
+def timestamp(moment: datetime) -> str:
+    """A metav1.Time: RFC 3339 in UTC with whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_timestamp(text: str) -> datetime:
+    """The inverse of `timestamp`; also reads fractions (metav1.MicroTime) and other offsets. Raises ValueError."""
+    return datetime.fromisoformat(text)
+
+
+def generated_name(base: str) -> str:
+    """`base`, cut where needed, with five random characters behind it, as `metadata.generateName` asks for."""
+    suffix = "".join(random.choices(_SUFFIX_LETTERS, k=_SUFFIX_LENGTH))  # noqa: S311 -- a name, not a secret
+    return base[: _NAME_LIMIT - _SUFFIX_LENGTH] + suffix
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """`metadata.name`, or nothing."""
+    return str(obj["metadata"].get("name") or "")
+
+
+def namespace_of(obj: Mapping[str, Any]) -> str:
+    """`metadata.namespace`, empty for a cluster-scoped object."""
+    return str(obj["metadata"].get("namespace") or "")
+
+
+def uid_of(obj: Mapping[str, Any]) -> str:
+    """`metadata.uid` of a stored object."""
+    return str(obj["metadata"]["uid"])
+
+
+def finalizers_of(obj: Mapping[str, Any]) -> list[str]:
+    """`metadata.finalizers`."""
+    return list(obj["metadata"].get("finalizers") or ())
+
+
+def owners_of(obj: Mapping[str, Any]) -> list[Object]:
+    """`metadata.ownerReferences`."""
+    return list(obj["metadata"].get("ownerReferences") or ())
+
+
+def is_deleting(obj: Mapping[str, Any]) -> bool:
+    """Whether deletion was asked for."""
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
+def with_metadata(obj: Object, **changes: Any) -> Object:
+    """Copy with these metadata fields; a value of None, or an empty list or map, removes the field."""
+    metadata = {**obj["metadata"], **changes}
+    for key in changes:
+        if metadata[key] is None or metadata[key] in ([], {}):
+            del metadata[key]
+    return {**obj, "metadata": metadata}

@@ -1,0 +1,241 @@
+"""Tokens: who gets one, what it may do, and when it no longer holds."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from sftjob_sandbox.sandbox import Sandbox
+from support.http_api import PODS, WIDGETS, HttpApi, pod
+
+TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
+TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+ACCOUNT = "system:serviceaccount:default:default"
+
+
+async def _token(api: HttpApi, **spec: Any) -> str:
+    token: str = (await api.ok("POST", TOKEN, {"spec": spec}))["status"]["token"]
+    return token
+
+
+async def _review(api: HttpApi, token: str, *audiences: str) -> Any:
+    spec = {"token": token, "audiences": list(audiences)}
+    return (await api.ok("POST", TOKEN_REVIEWS, {"spec": spec}))["status"]
+
+
+async def _bound_token(api: HttpApi, *audiences: str) -> tuple[str, Any]:
+    made = await api.ok("POST", PODS, pod())
+    reference = {"kind": "Pod", "apiVersion": "v1", "name": "one", "uid": made["metadata"]["uid"]}
+    return await _token(api, audiences=list(audiences), boundObjectRef=reference), made
+
+
+async def test_a_token_says_whom_it_is_for_and_how_long_it_holds(api: HttpApi) -> None:
+    answer = await api("POST", TOKEN, {"spec": {"audiences": ["reports"], "expirationSeconds": 700}})
+
+    claims = json.loads(base64.urlsafe_b64decode(answer.body["status"]["token"].split(".")[1] + "=="))
+    assert (answer.status, answer.body["kind"]) == (201, "TokenRequest")
+    assert (claims["aud"], claims["sub"], claims["exp"] - claims["iat"]) == (["reports"], ACCOUNT, 700)
+
+
+async def test_a_review_tells_the_user_and_the_pod(api: HttpApi) -> None:
+    token, made = await _bound_token(api, "reports")
+
+    status = await _review(api, token, "reports", "other")
+
+    assert (status["authenticated"], status["audiences"]) == (True, ["reports"])
+    assert status["user"]["username"] == ACCOUNT
+    assert status["user"]["groups"] == [
+        "system:serviceaccounts",
+        "system:serviceaccounts:default",
+        "system:authenticated",
+    ]
+    assert status["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["one"]
+    assert status["user"]["extra"]["authentication.kubernetes.io/pod-uid"] == [made["metadata"]["uid"]]
+
+
+async def test_a_token_for_another_audience_does_not_hold(api: HttpApi) -> None:
+    status = await _review(api, await _token(api, audiences=["reports"]), "other")
+
+    text = 'token audiences ["reports"] is invalid for the target audiences ["other"]'
+    assert status == {"user": {}, "error": f"[invalid bearer token, {text}]"}
+
+
+@pytest.mark.parametrize("token", ["nonsense", "a.b.c", "", "é"])
+async def test_nonsense_is_no_token(api: HttpApi, token: str) -> None:
+    if not token:
+        assert (await api("POST", TOKEN_REVIEWS, {"spec": {}})).status == 400
+        return
+    assert await _review(api, token) == {"user": {}, "error": "invalid bearer token"}
+
+
+async def test_a_changed_token_does_not_hold(api: HttpApi) -> None:
+    head, claims, signature = (await _token(api)).split(".")
+    forged = json.loads(base64.urlsafe_b64decode(claims + "=="))
+    forged["sub"] = "system:serviceaccount:kube-system:default"
+    text = base64.urlsafe_b64encode(json.dumps(forged).encode()).rstrip(b"=").decode()
+
+    assert "authenticated" not in await _review(api, f"{head}.{text}.{signature}")
+
+
+async def test_a_bound_token_ends_with_its_pod(api: HttpApi) -> None:
+    token, _ = await _bound_token(api, "reports")
+    await api.ok("DELETE", f"{PODS}/one")
+    await api.ok("POST", PODS, pod())
+
+    status = await _review(api, token, "reports")
+
+    assert status["error"].startswith("[invalid bearer token, pod default/one")
+
+
+async def test_a_token_ends_with_its_service_account(api: HttpApi) -> None:
+    token = await _token(api, audiences=["reports"])
+
+    await api.ok("DELETE", "/api/v1/namespaces/default/serviceaccounts/default")
+
+    assert "authenticated" not in await _review(api, token, "reports")
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "message"),
+    [
+        (
+            {"expirationSeconds": 5},
+            422,
+            (
+                'TokenRequest.authentication.k8s.io "default" is invalid: spec.expirationSeconds: Invalid value: 5: '
+                "may not specify a duration less than 10 minutes"
+            ),
+        ),
+        ({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "none"}}, 404, 'pods "none" not found'),
+        (
+            {"boundObjectRef": {"kind": "Secret", "apiVersion": "v1", "name": "none"}},
+            400,
+            'cannot bind token for serviceaccount "default" to type "/v1, Kind=Secret"',
+        ),
+        (
+            {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "one", "uid": "other"}},
+            409,
+            (
+                'Operation cannot be fulfilled on Pod "one": the UID in the bound object reference (other) does not '
+                "match the UID in record. The object might have been deleted and then recreated"
+            ),
+        ),
+    ],
+)
+async def test_refused_is_a_token_request_with(api: HttpApi, spec: Any, code: int, message: str) -> None:
+    await api.ok("POST", PODS, pod())
+
+    refused = await api("POST", TOKEN, {"spec": spec})
+
+    assert (refused.status, refused.body["message"]) == (code, message)
+
+
+FORBIDDEN = [
+    (
+        "GET",
+        PODS,
+        'pods is forbidden: User "{}" cannot list resource "pods" in API group "" in the namespace "default"',
+    ),
+    (
+        "GET",
+        f"{PODS}/one",
+        'pods "one" is forbidden: User "{}" cannot get resource "pods" in API group "" in the namespace "default"',
+    ),
+    (
+        "PATCH",
+        f"{WIDGETS}/one/status",
+        (
+            'widgets.example.dev "one" is forbidden: User "{}" cannot patch resource "widgets/status" '
+            'in API group "example.dev" in the namespace "default"'
+        ),
+    ),
+    (
+        "GET",
+        "/api/v1/nodes",
+        'nodes is forbidden: User "{}" cannot list resource "nodes" in API group "" at the cluster scope',
+    ),
+    (
+        "GET",
+        "/api/v1/nodes?watch=1",
+        'nodes is forbidden: User "{}" cannot watch resource "nodes" in API group "" at the cluster scope',
+    ),
+    (
+        "DELETE",
+        "/api/v1/namespaces/default/secrets",
+        (
+            'secrets is forbidden: User "{}" cannot deletecollection resource "secrets" in API group "" '
+            'in the namespace "default"'
+        ),
+    ),
+    ("POST", TOKEN_REVIEWS, None),
+    ("GET", "/metrics", 'forbidden: User "{}" cannot get path "/metrics"'),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "message"), FORBIDDEN)
+async def test_a_pods_token_gives_no_right(api: HttpApi, method: str, path: str, message: str | None) -> None:
+    token, _ = await _bound_token(api)
+
+    refused = await api(method, path, token=token)
+
+    assert refused.refusal[:2] == (403, "Forbidden")
+    assert message is None or refused.body["message"] == message.format(ACCOUNT)
+
+
+@pytest.mark.parametrize("path", ["/version", "/healthz", "/readyz", "/api", "/apis", "/openapi/v3"])
+async def test_but_every_user_may_look_around(api: HttpApi, path: str) -> None:
+    assert (await api("GET", path, token=await _token(api))).status == 200
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+@pytest.mark.parametrize("path", [PODS, "/version", "/healthz", "/nowhere"])
+async def test_without_a_token_nothing_is_answered(api: HttpApi, path: str, token: str) -> None:
+    assert (await api("GET", path, token=token)).refusal == (401, "Unauthorized", "Unauthorized")
+
+
+async def test_a_token_for_others_does_not_open_this_server(api: HttpApi) -> None:
+    token = await _token(api, audiences=["reports"])
+
+    assert (await api("GET", "/version", token=token)).status == 401
+
+
+async def test_the_administrator_may_be_someone_else(api: HttpApi) -> None:
+    refused = await api("GET", PODS, headers={"Impersonate-User": ACCOUNT})
+
+    assert str(FORBIDDEN[0][2]).format(ACCOUNT) == refused.body["message"]
+
+
+async def test_nobody_else_may(api: HttpApi) -> None:
+    refused = await api("GET", PODS, headers={"Impersonate-User": "admin"}, token=await _token(api))
+
+    assert refused.body["message"] == (
+        f'users "admin" is forbidden: User "{ACCOUNT}" cannot impersonate resource "users" '
+        'in API group "" at the cluster scope'
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "spec", "allowed"),
+    [
+        ("selfsubjectaccessreviews", {"resourceAttributes": {"verb": "delete", "resource": "pods"}}, True),
+        ("subjectaccessreviews", {"user": "x", "resourceAttributes": {"verb": "get", "resource": "pods"}}, False),
+        ("subjectaccessreviews", {"user": "x", "nonResourceAttributes": {"verb": "get", "path": "/version"}}, True),
+        ("subjectaccessreviews", {"user": "x", "groups": ["system:masters"], "resourceAttributes": {}}, True),
+    ],
+)
+async def test_access_reviews_say_what_would_be_allowed(api: HttpApi, path: str, spec: Any, allowed: bool) -> None:
+    review = await api.ok("POST", f"/apis/authorization.k8s.io/v1/{path}", {"spec": spec})
+
+    assert review["status"] == {"allowed": allowed}
+
+
+async def test_a_user_can_ask_who_it_is(api: HttpApi, sandbox: Sandbox) -> None:
+    path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+
+    mine = await api.ok("POST", path, {})
+    pods = await api("POST", path, {}, token=await _token(api))
+
+    assert mine["status"]["userInfo"]["groups"] == ["system:masters", "system:authenticated"]
+    assert pods.body["status"]["userInfo"]["username"] == ACCOUNT
+    assert sandbox.token not in json.dumps(mine)
