@@ -35,7 +35,7 @@ sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; st
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: test-cluster
 test-cluster: $(INSTALLED) ## Run the cluster tests against a real cluster: KUBECONFIG=... make test-cluster
@@ -65,7 +65,7 @@ verify: generate ## Fail if a generated file differs from the committed one
 
 .PHONY: bench-operator
 bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs
-	$(BIN)/python bench/operator/bench.py
+	PYTHONPATH=examples/quickstart $(BIN)/python bench/operator/bench.py
 
 .PHONY: clean
 clean: ## Remove everything that can be made again

@@ -60,6 +60,10 @@ def test_fields_are_written_in_camel_case_and_none_is_left_out() -> None:
         ({"ratio": "2e-4"}, "ratio must be a finite number, not '2e-4'"),
         ({"ratio": True}, "ratio must be a finite number, not True"),
         ({"ratio": math.inf}, "ratio must be a finite number, not inf"),
+        (
+            {"ratio": 10**400},
+            "ratio must be a finite number, not 1000000000000000000000000000000000000000000000000000000000...",
+        ),
         ({"flag": 1}, "flag must be of type bool, not 1"),
         ({"colour": "green"}, "colour must be one of red, blue, not 'green'"),
         ({"inner": {"longName": True}}, "inner.longName must be of type int, not True"),

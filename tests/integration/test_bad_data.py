@@ -9,7 +9,7 @@ import pytest
 from support.jobs import a_small_job, condition, phase, reach, sentences, write_rows
 from support.lab import Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bad-data")]
+pytestmark = pytest.mark.slow
 
 
 def row_without_the_column(path: Path) -> None:

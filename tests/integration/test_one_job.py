@@ -19,7 +19,7 @@ from sftjob_contract.layout import (
 from support.jobs import a_small_job, metrics, phase, reach
 from support.lab import Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one-job")]
+pytestmark = pytest.mark.slow
 NAME = "story"
 STEPS = 2000
 

@@ -13,7 +13,7 @@ from sftjob_contract.names import CA_KEY, ENV_PROGRESS_URL, PROGRESS_BODY_LIMIT_
 from support.jobs import a_small_job, beyond, phase, reach
 from support.lab import Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reports")]
+pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parent.parent / "contract" / "golden" / "progress.json"
 FORGED_STEP = 149
 STEPS = 400

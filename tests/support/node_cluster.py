@@ -48,3 +48,5 @@ class Cluster:
 
 
 StartCluster = Callable[..., Awaitable[Cluster]]
+Processes = Callable[[], list[int]]
+"""Tells which descendants this process has beside those from before the test."""

@@ -125,9 +125,13 @@ def _member(enum: type[Enum], data: Any, at: str) -> Enum:
 
 
 def _finite(data: Any, at: str) -> float:
-    if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+    try:
+        number = float(data) if isinstance(data, int | float) and not isinstance(data, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ContractError(f"{at} must be a finite number, not {_shown(data)}")
-    return float(data)
+    return number
 
 
 def _expect(kind: type, data: Any, at: str) -> Any:

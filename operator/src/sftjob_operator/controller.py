@@ -138,9 +138,10 @@ class Controller:
         Raises:
             ClusterError: they could not be listed.
         """
+        before = self._jobs.jobs()
         await self._jobs.replace(self._cluster.list(KIND))
         await self._pods.replace(self._cluster.list("Pod", LABEL_JOB))
-        for key in self._jobs.jobs():
+        for key in {*before, *self._jobs.jobs()}:
             self.queue.add(key)
 
     async def run(self, workers: int) -> None:

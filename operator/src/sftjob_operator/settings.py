@@ -13,7 +13,7 @@ from sftjob_contract.names import LABEL_JOB
 
 T = TypeVar("T")
 
-LIST_CHUNK: Final = 500
+LIST_CHUNK: Final = 250
 """Objects per page when kopf lists, so that no answer is large."""
 SILENT_INTERVALS: Final = 3
 SILENT_MARGIN_SECONDS: Final = 60

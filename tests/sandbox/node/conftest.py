@@ -12,11 +12,17 @@ from sftjob_sandbox.node import shim
 from sftjob_sandbox.node.node import Node
 from sftjob_sandbox.node.settings import NodeSettings
 from support.node_api import FakeNodeApi
-from support.node_cluster import Cluster, StartCluster
+from support.node_cluster import Cluster, Processes, StartCluster
 
 
 @pytest.fixture
-async def start_cluster(tmp_path: Path) -> AsyncIterator[StartCluster]:
+def processes() -> Processes:
+    others = set(shim.descendants(os.getpid()))
+    return lambda: [pid for pid in shim.descendants(os.getpid()) if pid not in others]
+
+
+@pytest.fixture
+async def start_cluster(tmp_path: Path, processes: Processes) -> AsyncIterator[StartCluster]:
     """Starts nodes with given settings; at the end each is stopped and no process may be left."""
     images = tmp_path / "images"
     images.mkdir()
@@ -37,7 +43,7 @@ async def start_cluster(tmp_path: Path) -> AsyncIterator[StartCluster]:
             return Cluster(api, tmp_path / "data")
 
         yield start
-    assert shim.descendants(os.getpid()) == []
+    assert processes() == []
 
 
 @pytest.fixture

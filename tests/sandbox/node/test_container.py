@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.node import shim
 from sftjob_sandbox.node.container import Command, Container, Exit, StartError, find_program
+from support.node_cluster import Processes
 from support.wait import DEADLINE_SECONDS, eventually
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -79,10 +79,12 @@ async def test_it_gets_its_environment_directory_and_a_closed_input(tmp_path: Pa
 
 
 @linux_only
-async def test_the_process_list_shows_which_container_it_is_but_no_environment(tmp_path: Path) -> None:
+async def test_the_process_list_shows_which_container_it_is_but_no_environment(
+    tmp_path: Path, processes: Processes
+) -> None:
     container = await start(tmp_path, "echo ready; sleep 1000")
     await logged(tmp_path)
-    lines = [about(pid, "cmdline") for pid in shim.descendants(os.getpid())]
+    lines = [about(pid, "cmdline") for pid in processes()]
     container.kill()
     await container.wait()
     assert any(line.endswith("\0ns/pod/container\0") for line in lines)
@@ -161,7 +163,7 @@ async def test_memory_shared_by_several_processes_counts_once(tmp_path: Path) ->
     assert await container.wait() == Exit(0, out_of_memory=False)
 
 
-async def test_giving_up_the_wait_kills_the_container(tmp_path: Path) -> None:
+async def test_giving_up_the_wait_kills_the_container(tmp_path: Path, processes: Processes) -> None:
     container = await start(tmp_path, "echo $$; sleep 1000")
     pid = int((await logged(tmp_path))[0])
     waiting = asyncio.create_task(container.wait())
@@ -169,7 +171,7 @@ async def test_giving_up_the_wait_kills_the_container(tmp_path: Path) -> None:
     waiting.cancel()
     await asyncio.wait([waiting])
     await happens(lambda: is_gone(pid))
-    await happens(lambda: not shim.descendants(os.getpid()))
+    await happens(lambda: not processes())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 """Stopping Pods: grace, force, and the end of the node."""
 
-import os
-
-from sftjob_sandbox.node import shim
 from sftjob_sandbox.node.node import Node
 from sftjob_sandbox.node.settings import NodeSettings
 from support.node_api import FakeNodeApi, container, pod
-from support.node_cluster import Cluster, StartCluster
+from support.node_cluster import Cluster, Processes, StartCluster
 
 POLITE = "trap 'echo bye; exit 75' TERM; echo ready; while :; do sleep 0.01; done"
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
@@ -53,12 +50,12 @@ async def test_a_second_deletion_may_shorten_the_grace(cluster: Cluster) -> None
     assert cluster.api.reasons("p").count("Killing") == 1
 
 
-async def test_a_pod_deleted_by_force_leaves_no_process(cluster: Cluster) -> None:
+async def test_a_pod_deleted_by_force_leaves_no_process(cluster: Cluster, processes: Processes) -> None:
     cluster.api.create("pods", pod(container(POLITE)))
     await ready(cluster)
     cluster.api.delete_pod("p", grace_seconds=0)
     assert not cluster.api.has("pods", "p")
-    await cluster.eventually(lambda: not shim.descendants(os.getpid()))
+    await cluster.eventually(lambda: not processes())
     await cluster.eventually(lambda: not list((cluster.data / "pods").iterdir()))
 
 
@@ -84,7 +81,7 @@ async def test_a_finished_pod_goes_with_its_files(cluster: Cluster) -> None:
     assert list((cluster.data / "pods").iterdir()) == []
 
 
-async def test_the_end_of_the_node_ends_every_pod(start_cluster: StartCluster) -> None:
+async def test_the_end_of_the_node_ends_every_pod(start_cluster: StartCluster, processes: Processes) -> None:
     cluster = await start_cluster()
     settings = NodeSettings(data=cluster.data / "other", images={"shell": cluster.data}, shutdown_grace_seconds=0.1)
     api = FakeNodeApi()
@@ -99,7 +96,7 @@ async def test_the_end_of_the_node_ends_every_pod(start_cluster: StartCluster) -
         for name in ("polite", "stubborn")
     }
     assert codes == {"polite": 75, "stubborn": 137}
-    assert shim.descendants(os.getpid()) == []
+    assert processes() == []
 
 
 async def test_files_of_an_earlier_runs_pods_are_removed_at_the_start(

@@ -29,7 +29,7 @@ from sftjob_operator.effects.cluster import (
 )
 
 REQUEST_TIMEOUT_SECONDS: Final = 30
-PAGE_SIZE: Final = 500
+PAGE_SIZE: Final = 250
 """Objects per page of a list, so that no answer is large."""
 _USER_AGENT: Final = "sftjob-operator"
 """Its part before a slash is the field manager that the server records."""

@@ -80,7 +80,7 @@ def _outcome(ended: Body, stage: Stage) -> Outcome | None:
     try:
         outcome = from_json(Outcome, text, ignore_unknown=True)
         check_outcome(outcome)
-    except (ValueError, OverflowError):  # the latter: an integer too large for the float it must be
+    except ValueError:
         return None
     return outcome if outcome.stage == stage and outcome.exit_code == ended.get("exitCode") else None
 

@@ -1,14 +1,14 @@
-"""Processes die; jobs do not. Everything here is killed with SIGKILL."""
+"""The trainer dies by SIGKILL, and what it wrote last is broken; the job goes on exactly all the same."""
 
 from pathlib import Path
 
 import pytest
 
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_step
-from support.jobs import a_small_job, beyond, losses, metrics, phase, reach, trainer
+from support.jobs import a_small_job, losses, metrics, phase, reach, trainer
 from support.lab import Lab
 
-pytestmark = [pytest.mark.slow]
+pytestmark = pytest.mark.slow
 STEPS = 500
 
 
@@ -18,31 +18,6 @@ def newest_checkpoint(volume: Path) -> Path:
     return max(complete, key=lambda path: checkpoint_step(path.name) or 0)
 
 
-@pytest.mark.xdist_group("operator-crash")
-def test_an_operator_that_was_down_loses_nothing_and_starts_nothing_twice(lab: Lab) -> None:
-    lab.apply(a_small_job("orphan").training(max_steps=STEPS))
-    before = reach(lab.cluster, "orphan", beyond(20))
-
-    lab.stack.kill_operator()
-    lab.stack.start_operator()
-    after = reach(lab.cluster, "orphan", beyond(before["progress"]["step"] + 20))
-    assert after["phase"] == "Running"
-
-    lab.stack.kill_operator()
-    lab.kubectl("wait", "pod/orphan-train-1", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=150s", timeout=160)
-    missed = lab.kubectl.json("get", "sft", "orphan")["status"]
-    assert missed["phase"] == "Running"
-
-    lab.stack.start_operator()
-    status = reach(lab.cluster, "orphan", phase("Succeeded", "Failed"))
-    assert status["phase"] == "Succeeded"
-    assert status["progress"]["step"] == STEPS
-    assert status["output"]["metrics"]["evalLoss"] < status["output"]["metrics"]["initialEvalLoss"]
-    pods = lab.kubectl("get", "pods", "-l", "sftjob.dev/job=orphan", "-o", "name").split()
-    assert pods == ["pod/orphan-prepare-1", "pod/orphan-train-1"]
-
-
-@pytest.mark.xdist_group("trainer-crash")
 def test_a_killed_trainer_goes_on_exactly_where_its_newest_good_checkpoint_is(lab: Lab) -> None:
     job = a_small_job("steady").training(max_steps=STEPS).checkpoints(every_steps=50, keep=4)
     lab.apply(job)

@@ -1,0 +1,403 @@
+"""One table per check: what is observed, and the phase, conditions and actions that follow."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sftjob_contract.layout import OUTPUT_ADAPTER
+from sftjob_contract.names import Stage
+from sftjob_contract.outcome import Output
+from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress, SkippedCheckpoint
+from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_operator.api import AttemptStatus, SFTJobStatus, to_dict
+from sftjob_operator.reconcile import Decision, Observed, PodPhase, PodView, Refusal, Report, decide, refuse
+from support.builders import UID, a_job
+from support.fake_cluster import SETTINGS, START, an_outcome, moment
+
+STATS = PreparedStats(
+    version=STATS_VERSION,
+    format="text",
+    rows=1900,
+    train_rows=1805,
+    evaluation_rows=95,
+    truncated_rows=0,
+    sequences=340,
+    evaluation_sequences=18,
+    tokens=120_000,
+    trained_tokens=90_000,
+    steps_per_epoch=32,
+    max_steps=96,
+    dataset_fingerprint="f00d",
+    model_revision="abc123",
+)
+
+
+def a_pod(stage: Stage, phase: PodPhase = PodPhase.RUNNING, attempt: int = 1, **parts: Any) -> PodView:
+    name = f"demo-{stage}-{attempt}"
+    return PodView(name=name, uid=name, owner_uid=UID, stage=stage, attempt=attempt, phase=phase, **parts)
+
+
+def an_ended_pod(stage: Stage, exit_code: int | None, attempt: int = 1, seconds: float = 0, **parts: Any) -> PodView:
+    phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
+    return a_pod(stage, phase, attempt, exit_code=exit_code, finished=moment(seconds), **parts)
+
+
+def a_report(step: int, attempt: int = 1, seconds: float = 0, **parts: Any) -> Report:
+    progress = Progress(
+        version=PROGRESS_VERSION,
+        attempt=attempt,
+        activity=Activity.TRAINING,
+        time=moment(seconds),
+        step=step,
+        max_steps=96,
+        resumed_from_step=parts.pop("resumed_from_step", 0),
+        tokens=step,
+        **parts,
+    )
+    return Report(progress=progress, received=START + timedelta(seconds=seconds))
+
+
+PREPARED = an_ended_pod(Stage.PREPARE, 0, outcome=an_outcome(Stage.PREPARE, prepared=STATS))
+
+
+def decided(*pods: PodView, job: Any = None, seconds: float = 0, **observed: Any) -> Decision:
+    built = (job or a_job()).build()
+    return decide(Observed(job=built, pods=pods, **observed), SETTINGS, START + timedelta(seconds=seconds))
+
+
+def created(decision: Decision) -> list[str]:
+    return [f"{action.body['kind']}/{action.body['metadata']['name']}" for action in decision.actions]
+
+
+def said(decision: Decision, type_: str) -> tuple[str, str]:
+    (found,) = [c for c in decision.status.conditions if c.type == type_]
+    return str(found.status), found.reason
+
+
+def message(decision: Decision, type_: str) -> str:
+    (found,) = [c for c in decision.status.conditions if c.type == type_]
+    return found.message
+
+
+PREPARE_CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/demo-prepare-1"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "phase", "actions"),
+    [
+        ((), "Pending", PREPARE_CHILDREN),
+        ((a_pod(Stage.PREPARE, PodPhase.PENDING),), "Pending", []),
+        ((a_pod(Stage.PREPARE),), "Preparing", []),
+        ((a_pod(Stage.PREPARE, PodPhase.UNKNOWN),), "Preparing", []),
+        ((PREPARED,), "Preparing", ["Pod/demo-train-1"]),
+        ((PREPARED, a_pod(Stage.TRAIN, PodPhase.PENDING)), "Preparing", []),
+        ((PREPARED, a_pod(Stage.TRAIN, PodPhase.PENDING, unschedulable="0/1 nodes")), "Queued", []),
+        ((PREPARED, a_pod(Stage.TRAIN)), "Running", []),
+        ((PREPARED, a_pod(Stage.TRAIN, PodPhase.UNKNOWN)), "Running", []),
+        ((PREPARED, an_ended_pod(Stage.TRAIN, 0)), "Succeeded", []),
+        ((an_ended_pod(Stage.TRAIN, 0),), "Succeeded", []),
+        ((PREPARED, an_ended_pod(Stage.TRAIN, 137)), "Restarting", []),
+        ((an_ended_pod(Stage.PREPARE, 70),), "Restarting", []),
+        ((PREPARED, an_ended_pod(Stage.TRAIN, 137), a_pod(Stage.TRAIN, PodPhase.PENDING, 2)), "Restarting", []),
+        ((PREPARED, an_ended_pod(Stage.TRAIN, 137), a_pod(Stage.TRAIN, attempt=2)), "Running", []),
+    ],
+)
+def test_the_phase_and_the_actions_follow_from_the_pods(
+    pods: tuple[PodView, ...], phase: str, actions: list[str]
+) -> None:
+    decision = decided(*pods)
+    assert (decision.status.phase, created(decision)) == (phase, actions)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "outcome", "pod_reason", "reason", "text"),
+    [
+        (65, ("DataInvalid", "train.jsonl:17: no column 'text'"), None, "DataInvalid", "train.jsonl:17: no column"),
+        (65, None, None, "ConfigInvalid", "exit code 65"),
+        (66, ("AccessDenied", "the hub refuses the token"), None, "AccessDenied", "the hub refuses the token"),
+        (66, None, None, "ModelNotFound", "exit code 66"),
+        (76, None, None, "GpuOutOfMemory", "exit code 76"),
+        (77, ("Diverged", "loss is NaN at step 3"), None, "Diverged", "loss is NaN at step 3"),
+    ],
+)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_some_ends_are_final_and_say_why_and_where_to_look(
+    stage: Stage, exit_code: int | None, outcome: Any, pod_reason: str | None, reason: str, text: str
+) -> None:
+    left = an_outcome(stage, exit_code, reason=outcome[0], message=outcome[1]) if outcome else None
+    pods = () if stage == Stage.PREPARE else (PREPARED,)
+    decision = decided(*pods, an_ended_pod(stage, exit_code, outcome=left, reason=pod_reason), seconds=9999)
+    assert decision.status.phase == "Failed"
+    assert created(decision) == []
+    assert said(decision, "Succeeded") == ("False", reason)
+    assert text in message(decision, "Succeeded")
+    assert f"kubectl logs -n team demo-{stage}-1" in message(decision, "Succeeded")
+    assert decision.events[0].type == "Warning"
+    assert decision.recheck_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "pod_reason", "reason", "text"),
+    [
+        (1, "Error", "InternalError", "exit code 1 and left no message"),
+        (70, "Error", "InternalError", "exit code 70"),
+        (137, "Error", "Killed", "Signal 9"),
+        (137, "OOMKilled", "HostOutOfMemory", "raise spec.resources.memory"),
+        (143, "Error", "Killed", "Signal 15"),
+        (None, "Evicted", "PodLost", "Evicted: the node was low on memory"),
+    ],
+)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_other_ends_are_followed_by_another_attempt_after_the_backoff(
+    stage: Stage, exit_code: int | None, pod_reason: str | None, reason: str, text: str
+) -> None:
+    pods = () if stage == Stage.PREPARE else (PREPARED,)
+    ended = an_ended_pod(stage, exit_code, reason=pod_reason, message="the node was low on memory")
+    waiting = decided(*pods, ended, seconds=4)
+    assert waiting.status.phase == "Restarting"
+    assert created(waiting) == []
+    assert waiting.recheck_seconds == 6
+    type_ = "Prepared" if stage == Stage.PREPARE else "Running"
+    assert said(waiting, type_) == ("False", "BackingOff")
+    assert text in message(waiting, type_)
+    assert "Attempt 2 starts at 2026-03-01T12:00:10Z" in message(waiting, type_)
+    assert [(event.type, event.reason) for event in waiting.events] == [("Warning", reason)]
+    assert created(decided(*pods, ended, seconds=10))[-1] == f"Pod/demo-{stage}-2"
+
+
+@pytest.mark.parametrize(("failed", "wait"), [(1, 10), (2, 20), (3, 40), (7, 600), (20, 600)])
+def test_the_backoff_doubles_up_to_ten_minutes(failed: int, wait: float) -> None:
+    job = a_job().failure_policy(max_retries=20, backoff_seconds=10)
+    pods = [an_ended_pod(Stage.TRAIN, 137, attempt) for attempt in range(1, failed + 1)]
+    assert decided(PREPARED, *pods, job=job).recheck_seconds == wait
+
+
+def test_a_backoff_longer_than_ten_minutes_is_kept_as_asked() -> None:
+    job = a_job().failure_policy(backoff_seconds=3600)
+    assert decided(PREPARED, an_ended_pod(Stage.TRAIN, 137), job=job).recheck_seconds == 3600
+
+
+def test_the_retry_budget_is_spent_and_the_last_failure_told() -> None:
+    job = a_job().failure_policy(max_retries=2, backoff_seconds=0)
+    pods = [an_ended_pod(Stage.TRAIN, 137, attempt) for attempt in (1, 2, 3)]
+    decision = decided(PREPARED, *pods, job=job)
+    assert decision.status.phase == "Failed"
+    assert said(decision, "Succeeded") == ("False", "RetriesExhausted")
+    assert "All 3 attempts of stage train failed, the last one with Killed" in message(decision, "Succeeded")
+    assert created(decision) == []
+
+
+def test_without_retries_the_reason_is_the_failure_itself() -> None:
+    decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 137), job=a_job().failure_policy(max_retries=0))
+    assert said(decision, "Succeeded") == ("False", "Killed")
+
+
+def test_interruptions_are_free_and_do_not_lengthen_the_backoff() -> None:
+    job = a_job().failure_policy(max_retries=0, backoff_seconds=10)
+    interrupted = an_outcome(Stage.TRAIN, 75, reason="Interrupted", message="Stopped on request at step 12.")
+    pods = [an_ended_pod(Stage.TRAIN, 75, attempt, outcome=interrupted) for attempt in range(1, 6)]
+    decision = decided(PREPARED, *pods, job=job)
+    assert decision.status.phase == "Restarting"
+    assert decision.recheck_seconds == 10
+    assert "does not count as a failure" in message(decision, "Running")
+    assert created(decided(PREPARED, *pods, job=job, seconds=10)) == ["Pod/demo-train-6"]
+
+
+def test_the_budget_stays_exact_however_many_interruptions_there_were() -> None:
+    job = a_job().failure_policy(max_retries=3, backoff_seconds=0)
+    failed = [an_ended_pod(Stage.TRAIN, 137, attempt) for attempt in (1, 2, 3)]
+    interrupted = [an_ended_pod(Stage.TRAIN, 75, attempt) for attempt in range(4, 100)]
+    status = decided(PREPARED, *failed, *interrupted, job=job).status
+    assert len(status.attempts) <= 48
+    later = decided(an_ended_pod(Stage.TRAIN, 137, 100), job=job.with_status(status))
+    assert said(later, "Succeeded") == ("False", "RetriesExhausted")
+
+
+def test_a_pod_that_is_gone_without_a_verdict_is_a_lost_attempt() -> None:
+    attempt = AttemptStatus(stage=Stage.TRAIN, number=1, pod="demo-train-1", reached_step=30)
+    decision = decided(job=a_job().with_status(SFTJobStatus(attempts=(attempt,))), seconds=5)
+    assert decision.status.phase == "Restarting"
+    (lost,) = decision.status.attempts
+    assert (lost.reason, lost.end_time, lost.reached_step) == ("PodLost", moment(5), 30)
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_do_not_count() -> None:
+    stranger = PodView(
+        name="demo-train-1", uid="x", owner_uid="another", stage=Stage.TRAIN, attempt=1, phase=PodPhase.RUNNING
+    )
+    decision = decided(stranger)
+    assert created(decision) == PREPARE_CHILDREN
+    assert [attempt.pod for attempt in decision.status.attempts] == ["demo-prepare-1"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "text"),
+    [
+        ({"reason": "ErrImagePull", "message": "not found"}, "PodPending", "waits with ErrImagePull: not found"),
+        ({"reason": "ContainerCreating"}, "PodPending", "its container has not started"),
+        ({"unschedulable": "0/3 nodes: insufficient nvidia.com/gpu"}, "Unschedulable", "insufficient nvidia.com/gpu"),
+    ],
+)
+def test_a_train_pod_that_waits_says_what_for(pod: dict[str, str], reason: str, text: str) -> None:
+    decision = decided(PREPARED, a_pod(Stage.TRAIN, PodPhase.PENDING, **pod))
+    assert said(decision, "Running") == ("False", reason)
+    assert text in message(decision, "Running")
+
+
+def test_what_prepare_counted_becomes_the_plan() -> None:
+    decision = decided(PREPARED)
+    assert said(decision, "Prepared") == ("True", "Prepared")
+    assert "1,900 rows are prepared, 95 of them held out" in message(decision, "Prepared")
+    assert to_dict(decision.status)["plan"] == {
+        "steps": 96,
+        "stepsPerEpoch": 32,
+        "rows": 1900,
+        "trainRows": 1805,
+        "evaluationRows": 95,
+        "sequences": 340,
+        "tokens": 120_000,
+        "trainedTokens": 90_000,
+    }
+    assert decision.status.provenance.dataset_fingerprint == "f00d"
+    assert decision.status.provenance.model_revision == "abc123"
+
+
+def test_a_finished_run_tells_output_metrics_and_libraries() -> None:
+    output = Output(path=OUTPUT_ADAPTER, metrics={"initialEvalLoss": 3.0, "evalLoss": 1.25})
+    outcome = an_outcome(Stage.TRAIN, output=output, libraries={"trl": "1.16.0"}, progress=a_report(96).progress)
+    decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0, outcome=outcome, image_id="img@sha256:1", seconds=60))
+    status = decision.status
+    assert said(decision, "Succeeded") == ("True", "Completed")
+    assert "Evaluation loss went from 3 to 1.25" in message(decision, "Succeeded")
+    assert status.output.uri == "pvc://demo/output/adapter"
+    assert status.completion_time == moment(60)
+    assert (status.progress.percent, status.progress.eta) == (100, None)
+    assert (status.provenance.image, status.provenance.libraries) == ("img@sha256:1", {"trl": "1.16.0"})
+    assert [(event.type, event.reason) for event in decision.events] == [("Normal", "Completed")]
+
+
+def test_a_finished_run_without_a_last_word_has_still_succeeded() -> None:
+    decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0))
+    assert said(decision, "Succeeded") == ("True", "Completed")
+    assert "left no final metrics" in message(decision, "Succeeded")
+
+
+def test_a_skipped_checkpoint_is_told_in_attempt_condition_and_event() -> None:
+    skipped = SkippedCheckpoint(path="checkpoints/checkpoint-60", why="model.safetensors has the wrong size")
+    report = a_report(41, attempt=2, resumed_from_step=40, skipped_checkpoints=(skipped,))
+    pods = (PREPARED, an_ended_pod(Stage.TRAIN, 137), a_pod(Stage.TRAIN, attempt=2))
+    decision = decided(*pods, report=report)
+    (attempt,) = [a for a in decision.status.attempts if (a.stage, a.number) == (Stage.TRAIN, 2)]
+    assert attempt.from_step == 40
+    text = "checkpoints/checkpoint-60 was skipped: model.safetensors has the wrong size"
+    assert text in attempt.message
+    assert text in message(decision, "Running")
+    assert "resumed from step 40" in message(decision, "Running")
+    assert "CheckpointSkipped" in [event.reason for event in decision.events]
+
+
+@pytest.mark.parametrize(
+    ("heard_after", "now", "expected", "recheck"),
+    [
+        (None, 0, ("Unknown", "Waiting"), 90),
+        (None, 89, ("Unknown", "Waiting"), 1),
+        (None, 90, ("False", "ReportsMissing"), None),
+        (30, 30, ("True", "Reporting"), 90),
+        (30, 119, ("True", "Reporting"), 1),
+        (30, 120, ("False", "ReportsMissing"), None),
+    ],
+)
+def test_a_trainer_that_falls_silent_is_said_to_be(
+    heard_after: float | None, now: float, expected: Any, recheck: float | None
+) -> None:
+    report = None if heard_after is None else a_report(1, seconds=heard_after)
+    decision = decided(PREPARED, a_pod(Stage.TRAIN, started=moment(0)), report=report, seconds=now)
+    assert said(decision, "ProgressReporting") == expected
+    assert decision.recheck_seconds == recheck
+    assert decision.status.phase == "Running"
+    if expected[0] == "False":
+        assert "https://operator:8443" in message(decision, "ProgressReporting")
+
+
+def test_silence_is_counted_from_the_stored_report_after_a_restart_of_the_operator() -> None:
+    pods = (PREPARED, a_pod(Stage.TRAIN, started=moment(0)))
+    status = decided(*pods, report=a_report(1, seconds=50), seconds=50).status
+    after = decided(*pods, job=a_job().with_status(status), seconds=60)
+    assert said(after, "ProgressReporting") == ("True", "Reporting")
+    assert after.recheck_seconds == 80
+
+
+def test_a_report_of_an_earlier_attempt_is_not_taken_for_the_running_one() -> None:
+    pods = (PREPARED, an_ended_pod(Stage.TRAIN, 137), a_pod(Stage.TRAIN, attempt=2, started=moment(0)))
+    decision = decided(*pods, report=a_report(50, attempt=1))
+    assert said(decision, "ProgressReporting") == ("Unknown", "Waiting")
+    assert [a.reached_step for a in decision.status.attempts if a.number == 2] == [None]
+
+
+def test_progress_of_a_dead_attempt_keeps_its_steps_and_loses_its_eta() -> None:
+    report = a_report(30, eta_seconds=100, tokens_per_second=5.0)
+    progress = decided(PREPARED, an_ended_pod(Stage.TRAIN, 137), report=report).status.progress
+    assert (progress.step, progress.eta, progress.activity, progress.tokens_per_second) == (30, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "phase", "reason", "recheck"),
+    [
+        (Refusal(kind="Pod", name="demo-prepare-1", message="exceeded quota"), "Pending", "CreationRefused", 5),
+        (Refusal(kind="ConfigMap", name="c", message="it is another's", conflict=True), "Pending", "NameConflict", 5),
+    ],
+)
+def test_a_refused_child_is_told_and_asked_for_again_later(
+    refusal: Refusal, phase: str, reason: str, recheck: float | None
+) -> None:
+    decision = decided(refusal=refusal)
+    assert (decision.status.phase, said(decision, "Prepared")) == (phase, ("False", reason))
+    assert refusal.message in message(decision, "Prepared")
+    assert created(decision) == []
+    assert decision.recheck_seconds == recheck
+    later = decided(job=a_job().with_status(decision.status), refusal=refusal, seconds=100)
+    assert later.recheck_seconds == 100
+    much_later = decided(job=a_job().with_status(decision.status), refusal=refusal, seconds=100_000)
+    assert much_later.recheck_seconds == 300
+
+
+def test_a_refused_train_pod_leaves_the_job_prepared() -> None:
+    decision = decided(PREPARED, refusal=Refusal(kind="Pod", name="demo-train-1", message="exceeded quota"))
+    assert said(decision, "Prepared") == ("True", "Prepared")
+    assert said(decision, "Running") == ("False", "CreationRefused")
+
+
+def test_a_child_that_is_called_invalid_ends_the_job() -> None:
+    refusal = Refusal(kind="Pod", name="demo-prepare-1", message="spec.nodeSelector: Invalid value", final=True)
+    decision = decided(refusal=refusal)
+    assert decision.status.phase == "Failed"
+    assert said(decision, "Succeeded") == ("False", "ConfigInvalid")
+    assert "refuses the Pod demo-prepare-1: spec.nodeSelector" in message(decision, "Succeeded")
+
+
+@pytest.mark.parametrize("how", ["Succeeded", "Failed", "deleting"])
+def test_a_job_that_has_ended_or_is_being_deleted_is_left_alone(how: str) -> None:
+    ended = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0 if how == "Succeeded" else 65)).status
+    job = a_job().meta(deletion_timestamp=moment(0)) if how == "deleting" else a_job().with_status(ended)
+    decision = decided(job=job, seconds=9999)
+    assert created(decision) == []
+    assert decision.events == ()
+    assert decision.status == job.build().status
+
+
+def test_a_stored_spec_that_does_not_parse_is_a_condition() -> None:
+    body = a_job().body()
+    decision = refuse(body, "spec.method is missing", START)
+    assert decision.status.phase == "Failed"
+    assert said(decision, "Prepared") == ("False", "InvalidSpec")
+    assert said(decision, "Succeeded") == ("False", "ConfigInvalid")
+    assert "spec.method is missing" in message(decision, "Succeeded")
+    assert decision.actions == ()
+
+
+def test_times_of_conditions_change_only_with_their_status() -> None:
+    first = decided().status
+    later = decided(a_pod(Stage.PREPARE), job=a_job().with_status(first), seconds=30).status
+    assert {c.last_transition_time for c in later.conditions} == {moment(0)}
+    assert later.start_time == moment(0)

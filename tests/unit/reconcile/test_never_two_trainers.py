@@ -1,0 +1,159 @@
+"""Whatever happens to Pods, watches, status writes and the operator, some things never happen."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sftjob_contract.names import Stage
+from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
+from sftjob_operator.reconcile import Decision, Observed, PodPhase, PodView, Report, decide, merge_patch
+from sftjob_operator.reconcile.attempts import failures
+from support.builders import UID, a_job
+from support.fake_cluster import SETTINGS, START, merged, moment
+
+EXIT_CODES = (0, 1, 65, 66, 70, 75, 76, 77, 137, 143)
+
+
+class OneJob(RuleBasedStateMachine):
+    """A job, the Pods that its decisions created, and everything that can go wrong around them."""
+
+    @initialize(retries=st.integers(0, 3), backoff=st.sampled_from([0, 1, 10]), prepared=st.booleans())
+    def start(self, retries: int, backoff: int, prepared: bool) -> None:
+        self.job = a_job().failure_policy(max_retries=retries, backoff_seconds=backoff)
+        self.retries = retries
+        self.status: dict = {}
+        self.pods: dict[str, PodView] = {}
+        self.seconds = 0.0
+        self.report: Report | None = None
+        self.highest: dict[str, int] = {}
+        self.final: dict | None = None
+        self.ever_created: set[str] = set()
+        if prepared:  # begin in the middle, so that training is looked at as often as preparing
+            self.reconcile(status_write_is_lost=False)
+            self.end_pod("demo-prepare-1", 0)
+            self.reconcile(status_write_is_lost=False)
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.seconds)
+
+    def decide(self) -> Decision:
+        job = parse_job({**self.job.body(), "status": self.status})
+        return decide(Observed(job=job, pods=tuple(self.pods.values()), report=self.report), SETTINGS, self.now())
+
+    @rule(status_write_is_lost=st.booleans())
+    def reconcile(self, status_write_is_lost: bool) -> None:
+        decision = self.decide()
+        for action in decision.actions:
+            body = action.body
+            if body["kind"] != "Pod":
+                continue
+            name = body["metadata"]["name"]
+            assert name not in self.pods, f"{name} exists already"
+            labels = body["metadata"]["labels"]
+            self.ever_created.add(name)
+            self.pods[name] = PodView(
+                name=name,
+                uid=name,
+                owner_uid=UID,
+                stage=Stage(labels["sftjob.dev/stage"]),
+                attempt=int(labels["sftjob.dev/attempt"]),
+                phase=PodPhase.PENDING,
+            )
+        if not status_write_is_lost:
+            self.status = to_dict(decision.status)
+
+    @precondition(lambda self: any(pod.live for pod in self.pods.values()))
+    @rule(data=st.data(), to=st.sampled_from([PodPhase.RUNNING, PodPhase.UNKNOWN, *EXIT_CODES]))
+    def pod_moves(self, data: Any, to: Any) -> None:
+        pod = data.draw(st.sampled_from([pod for pod in self.pods.values() if pod.live]))
+        if isinstance(to, PodPhase):
+            self.pods[pod.name] = replace(pod, phase=to, started=moment(self.seconds))
+        else:
+            self.end_pod(pod.name, to)
+
+    def end_pod(self, name: str, exit_code: int) -> None:
+        phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
+        ended = replace(self.pods[name], phase=phase, exit_code=exit_code, finished=moment(self.seconds))
+        self.pods[name] = ended
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def pod_vanishes(self, data: Any) -> None:
+        del self.pods[data.draw(st.sampled_from(sorted(self.pods)))]
+
+    @rule(step=st.integers(0, 100), attempt=st.integers(1, 4))
+    def trainer_reports(self, step: int, attempt: int) -> None:
+        progress = Progress(
+            version=PROGRESS_VERSION,
+            attempt=attempt,
+            activity=Activity.TRAINING,
+            time=moment(self.seconds),
+            step=step,
+            max_steps=100,
+            resumed_from_step=0,
+            tokens=step,
+        )
+        self.report = Report(progress=progress, received=self.now())
+
+    @rule()
+    def operator_restarts(self) -> None:
+        self.report = None
+
+    @rule(seconds=st.sampled_from([1, 10, 700]))
+    def time_passes(self, seconds: int) -> None:
+        self.seconds += seconds
+
+    @invariant()
+    def at_most_one_trainer_is_live(self) -> None:
+        live = [pod.name for pod in self.pods.values() if pod.is_training]
+        assert len(live) <= 1
+
+    @invariant()
+    def attempt_numbers_only_grow(self) -> None:
+        for attempt in self.status.get("attempts", ()):
+            stage = attempt["stage"]
+            self.highest[stage] = max(self.highest.get(stage, 0), attempt["number"])
+        for stage, highest in self.highest.items():
+            recorded = [a["number"] for a in self.status["attempts"] if a["stage"] == stage]
+            assert max(recorded) == highest
+            assert recorded == sorted(set(recorded))
+
+    @invariant()
+    def the_end_is_the_end(self) -> None:
+        if self.status.get("phase") in ("Succeeded", "Failed"):
+            self.final = self.final or self.status
+            assert self.status == self.final
+            assert self.decide().actions == ()
+
+    @invariant()
+    def nothing_trains_before_it_is_prepared(self) -> None:
+        if any("-train-" in name for name in self.ever_created):
+            assert any("-prepare-" in name for name in self.ever_created)
+
+    @invariant()
+    def the_retry_budget_holds(self) -> None:
+        attempts = SFTJobStatus.model_validate(self.status).attempts
+        assert all(failures(attempts, stage) <= self.retries + 1 for stage in Stage)
+
+    @invariant()
+    def deciding_twice_says_the_same(self) -> None:
+        decision = self.decide()
+        written = to_dict(decision.status)
+        patch = merge_patch(self.status, written)
+        assert merged(self.status, patch) == written
+        if not decision.actions:
+            self.status, before = written, self.status
+            assert merge_patch(written, to_dict(self.decide().status)) == {}
+            self.status = before
+
+
+OneJob.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestOneJob = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")(OneJob.TestCase)

@@ -1,0 +1,221 @@
+"""Small parts: Pods as the API server has them, durations, patches, curves, reports that can not be stored."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sftjob_contract.codec import encode, from_json
+from sftjob_contract.config import DataFormat
+from sftjob_contract.names import Stage
+from sftjob_contract.outcome import Output
+from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
+from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_operator.api import HistoryPointStatus, SFTJobStatus
+from sftjob_operator.reconcile import PodPhase, check_progress, merge_patch, owner_uid, pod_job, pod_view
+from sftjob_operator.reconcile.progress import with_progress
+from sftjob_operator.reconcile.times import duration, parse_time, rfc3339
+from sftjob_operator.render import pod
+from support.builders import UID, a_job
+from support.fake_cluster import RENDER, START, an_outcome, ended, merged, moment, running, unschedulable, waiting
+
+PROGRESS = Progress(
+    version=PROGRESS_VERSION,
+    attempt=1,
+    activity=Activity.TRAINING,
+    time=moment(0),
+    step=10,
+    max_steps=100,
+    resumed_from_step=0,
+    tokens=5,
+)
+STATS = PreparedStats(
+    version=STATS_VERSION,
+    format=DataFormat.TEXT,
+    rows=1,
+    train_rows=1,
+    evaluation_rows=0,
+    truncated_rows=0,
+    sequences=1,
+    evaluation_sequences=0,
+    tokens=1,
+    trained_tokens=1,
+    steps_per_epoch=1,
+    max_steps=1,
+    dataset_fingerprint="f00d",
+)
+CHECKPOINT = Checkpoint(step=10, path="checkpoints/checkpoint-10", bytes=1, time=moment(0))
+
+
+def a_pod(status: dict, stage: Stage = Stage.TRAIN) -> dict:
+    body = pod(a_job().build(), stage, 2, RENDER)
+    return {**body, "metadata": {**body["metadata"], "uid": "u"}, "status": status}
+
+
+def test_a_rendered_pod_is_recognized_by_job_owner_stage_and_attempt() -> None:
+    body = a_pod({})
+    view = pod_view(body)
+    assert pod_job(body) == ("team", "demo")
+    assert owner_uid(body) == UID
+    assert (view.name, view.stage, view.attempt, view.phase) == ("demo-train-2", Stage.TRAIN, 2, PodPhase.PENDING)
+    assert view.config_hash is not None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {},
+        {"sftjob.dev/job": "demo"},
+        {"sftjob.dev/job": "demo", "sftjob.dev/stage": "dance", "sftjob.dev/attempt": "1"},
+        {"sftjob.dev/job": "demo", "sftjob.dev/stage": "train", "sftjob.dev/attempt": "one"},
+    ],
+)
+def test_a_pod_without_our_labels_is_a_stranger(labels: dict[str, str] | None) -> None:
+    assert pod_job({"metadata": {"namespace": "team", "name": "x", "labels": labels}}) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (running(3), {"phase": PodPhase.RUNNING, "started": moment(3), "image_id": "sha256:abc"}),
+        (ended(137, seconds=9), {"phase": PodPhase.FAILED, "exit_code": 137, "finished": moment(9), "reason": "Error"}),
+        (ended(0), {"phase": PodPhase.SUCCEEDED, "exit_code": 0, "live": False}),
+        (ended(137, reason="OOMKilled"), {"reason": "OOMKilled"}),
+        (waiting("ErrImagePull", "no such image"), {"reason": "ErrImagePull", "message": "no such image"}),
+        (unschedulable("0/1 nodes"), {"unschedulable": "0/1 nodes", "live": True}),
+        ({"phase": "Failed", "reason": "Evicted", "message": "low"}, {"exit_code": None, "reason": "Evicted"}),
+        ({"phase": "Martian"}, {"phase": PodPhase.PENDING}),
+    ],
+)
+def test_what_matters_of_a_pods_status_is_read(status: int, expected: Any) -> None:
+    view = pod_view(a_pod(status))
+    assert {name: getattr(view, name) for name in expected} == expected
+
+
+def test_the_last_word_of_a_container_is_read() -> None:
+    outcome = an_outcome(Stage.TRAIN, 65, reason="DataInvalid", message="no", progress=PROGRESS)
+    assert pod_view(a_pod(ended(65, outcome))).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Traceback (most recent call last)",
+        "{}",
+        json.dumps(encode(an_outcome(Stage.PREPARE, 65))),
+        json.dumps(encode(an_outcome(Stage.TRAIN, 0))),
+        json.dumps(encode(an_outcome(Stage.TRAIN, 65, progress=replace(PROGRESS, step=101)))),
+        json.dumps({**encode(an_outcome(Stage.TRAIN, 65)), "progress": {**encode(PROGRESS), "loss": 10**400}}),
+        json.dumps(encode(an_outcome(Stage.TRAIN, 65, prepared=replace(STATS, rows=-1)))),
+        json.dumps(encode(an_outcome(Stage.TRAIN, 65, output=Output(path="x" * 2000, metrics={})))),
+    ],
+    ids=[
+        "a traceback",
+        "empty",
+        "another stage",
+        "another exit code",
+        "an impossible step",
+        "an enormous number",
+        "a negative count",
+        "an endless path",
+    ],
+)
+def test_a_last_word_that_can_not_be_believed_is_no_word(text: str) -> None:
+    status = ended(65)
+    status["containerStatuses"][0]["state"]["terminated"]["message"] = text
+    assert pod_view(a_pod(status)).outcome is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"step": -1}, "step must be between"),
+        ({"step": 101}, "step must be at most maxSteps 100"),
+        ({"tokens": 2**60}, "tokens must be between"),
+        ({"eta_seconds": -5}, "etaSeconds"),
+        ({"checkpoints": (replace(CHECKPOINT, path="x" * 2000),)}, "path has 2000 characters"),
+        ({"checkpoints": (replace(CHECKPOINT, time="yesterday"),)}, "time of checkpoints/checkpoint-10"),
+        ({"checkpoints": (replace(CHECKPOINT, bytes=-1),)}, "bytes"),
+        ({"history": (HistoryPoint(step=-3),)}, "history"),
+    ],
+)
+def test_a_report_that_no_status_could_hold_is_refused(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        check_progress(replace(PROGRESS, **change))
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 100)
+
+
+@given(
+    loss=numbers,
+    grad_norm=numbers,
+    step=counts,
+    checkpoints=st.lists(st.builds(lambda step: replace(CHECKPOINT, step=step), counts), max_size=200),
+    history=st.lists(st.builds(HistoryPoint, step=counts, loss=numbers), max_size=100),
+)
+def test_every_report_that_is_accepted_fits_into_a_status(
+    loss: float, grad_norm: float, step: int, checkpoints: list[Checkpoint], history: list[HistoryPoint]
+) -> None:
+    progress = replace(
+        PROGRESS, loss=loss, grad_norm=grad_norm, step=step, checkpoints=tuple(checkpoints), history=tuple(history)
+    )
+    check_progress(progress)
+    status = with_progress(SFTJobStatus(), a_job().build(), progress, START)
+    assert status.progress.step == step
+    assert len(status.history) <= 48
+
+
+def test_a_shortened_curve_adds_to_the_recorded_one() -> None:
+    recorded = tuple(HistoryPointStatus(step=step, loss=1.0) for step in range(0, 90, 2))
+    told = replace(PROGRESS, step=100, history=(HistoryPoint(step=40), HistoryPoint(step=100, eval_loss=0.5)))
+    status = with_progress(SFTJobStatus(history=recorded), a_job().build(), told, None)
+    assert [point.step for point in status.history] == [*range(0, 90, 2), 100]
+
+
+def test_a_recorded_curve_that_is_full_makes_room_for_the_end() -> None:
+    recorded = tuple(HistoryPointStatus(step=step) for step in range(48))
+    told = replace(PROGRESS, step=100, history=(HistoryPoint(step=100),))
+    status = with_progress(SFTJobStatus(history=recorded), a_job().build(), told, None)
+    assert [point.step for point in status.history] == [0, *range(2, 48), 100]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (45, "45s"), (60, "1m00s"), (192, "3m12s"), (7500, "2h05m"), (273600, "3d4h"), (-1, "0s")],
+)
+def test_durations_are_told_in_two_units(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_times_are_rfc3339_in_utc() -> None:
+    assert rfc3339(parse_time("2026-03-01T13:00:00.5+01:00")) == "2026-03-01T12:00:00Z"
+    with pytest.raises(ValueError, match="no offset"):
+        parse_time("2026-03-01T13:00:00")
+
+
+def test_equal_statuses_need_no_patch() -> None:
+    assert merge_patch({"a": {"b": [1]}}, {"a": {"b": [1]}}) == {}
+
+
+json_values = st.recursive(
+    st.integers() | st.text(max_size=3) | st.booleans(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.text(max_size=3), json_values, max_size=4)
+
+
+@given(old=objects, new=objects)
+def test_a_merge_patch_turns_the_old_into_the_new(old: dict[str, Any], new: dict[str, Any]) -> None:
+    assert merged(old, merge_patch(old, new)) == new
+
+
+def test_the_contract_reader_and_the_status_agree_on_unknown_keys() -> None:
+    text = json.dumps({**encode(PROGRESS), "fromTheFuture": 1})
+    assert from_json(Progress, text, ignore_unknown=True) == PROGRESS
