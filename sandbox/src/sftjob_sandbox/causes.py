@@ -56,6 +56,20 @@ def _float(value: float, *, largest_plain_power: int, exponent_digits: int, smal
     return f"{minus}{text[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):0{exponent_digits}d}"
 
 
+def _go_syntax(value: Any) -> str:
+    """`value` as Go's `%#v` prints decoded JSON: `map[string]interface {}{"a":1}`."""
+    if isinstance(value, dict):
+        entries = (f"{quoted(key)}:{_go_syntax(value[key])}" for key in sorted(value))
+        return "map[string]interface {}{" + ", ".join(entries) + "}"
+    if isinstance(value, list | tuple):
+        return "[]interface {}{" + ", ".join(map(_go_syntax, value)) + "}"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "interface {}(nil)" if value is None else number(value)
+
+
 def as_json(value: Any) -> str:
     """`value` as Go's encoding/json prints it: no spaces, sorted keys, HTML characters escaped."""
     if isinstance(value, dict):
@@ -63,7 +77,7 @@ def as_json(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(as_json(item) for item in value) + "]"
     if isinstance(value, float):
-        return _float(value, largest_plain_power=20, exponent_digits=2, smallest_plain_power=-6)
+        return _float(value, largest_plain_power=20, exponent_digits=1, smallest_plain_power=-6)
     text = json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
         for character in "<>&\u2028\u2029":
@@ -79,7 +93,7 @@ def shown(value: Any) -> str:
         return '"null"'
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value)
-    return as_json(value)
+    return _go_syntax(value)
 
 
 def _cause(reason: str, title: str, field: str, value: Any, detail: str) -> Cause:

@@ -101,8 +101,8 @@ _KINDS: Final[Mapping[str, Message]] = {
     },
     "events.k8s.io/v1 Event": {
         1: _META, 2: _Field("eventTime", "micro_time"), 3: _pointer("series", _SERIES),
-        4: _Field("reportingController"), 5: _Field("reportingInstance"), 6: _Field("action"), 7: _Field("reason"), 8: _Field("regarding", _REFERENCE),
-        9: _pointer("related", _REFERENCE), 10: _Field("note"), 11: _Field("type"),
+        4: _Field("reportingController"), 5: _Field("reportingInstance"), 6: _Field("action"), 7: _Field("reason"),
+        8: _Field("regarding", _REFERENCE), 9: _pointer("related", _REFERENCE), 10: _Field("note"), 11: _Field("type"),
         12: _Field("deprecatedSource", _SOURCE), 13: _Field("deprecatedFirstTimestamp", "time"),
         14: _Field("deprecatedLastTimestamp", "time"), 15: _Field("deprecatedCount", "int"),
     },

@@ -153,34 +153,36 @@ def label_selector(text: str) -> LabelMatch:
     return lambda labels: all(matches(labels) for matches in requirements)
 
 
-_META: Final = {"metadata.name": "metadata.name", "metadata.namespace": "metadata.namespace"}
+_META: Final = {"metadata.name": ("metadata.name",), "metadata.namespace": ("metadata.namespace",)}
+_NONE: Final[Mapping[str, tuple[str, ...]]] = {}
 _INVOLVED: Final = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 
 
 @dataclass(frozen=True)
 class _Labels:
-    """Field labels of a kind and the paths they read; `own` kinds word a refusal themselves."""
+    """Field labels of a kind and the paths they read, the first that holds a value; `own` kinds word refusals."""
 
-    paths: Mapping[str, str] = field(default_factory=lambda: _META)
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _META)
     own: bool = False
 
 
-def _own(*paths: str, namespaced: bool = True, **aliases: str) -> _Labels:
-    meta = _META if namespaced else {"metadata.name": "metadata.name"}
-    return _Labels({**meta, **{path: path for path in paths}, **aliases}, own=True)
+def _own(*paths: str, namespaced: bool = True, aliases: Mapping[str, tuple[str, ...]] = _NONE) -> _Labels:
+    meta = _META if namespaced else {"metadata.name": ("metadata.name",)}
+    return _Labels({**meta, **{path: (path,) for path in paths}, **aliases}, own=True)
 
 
 _KINDS: Final[Mapping[str, _Labels]] = {
     "Pod": _own(
         "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
-        "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName", **{"spec.host": "spec.nodeName"},
+        "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName",
+        aliases={"spec.host": ("spec.nodeName",)},
     ),
     "Event": _own(
         *(f"involvedObject.{name}" for name in _INVOLVED), "reason", "reportingComponent", "type",
-        source="source.component",
+        aliases={"source": ("source.component", "reportingComponent")},
     ),
     "Secret": _own("type"),
-    "Namespace": _own("status.phase", namespaced=False, name="metadata.name"),
+    "Namespace": _own("status.phase", namespaced=False),
     "Node": _own("spec.unschedulable", namespaced=False),
     "Service": _own("spec.clusterIP", "spec.type"),
     "ReplicaSet": _own("status.replicas"),
@@ -196,7 +198,7 @@ def field_selector(text: str, kind: str, *, custom: bool = False, selectable: tu
     Raises:
         ApiError: 400 for a bad selector or a field that this kind cannot be selected by.
     """
-    labels = _Labels({**_META, **{path.lstrip("."): path.lstrip(".") for path in selectable}}, own=True)
+    labels = _Labels({**_META, **{path.lstrip("."): (path.lstrip("."),) for path in selectable}}, own=True)
     if not custom:
         labels = _KINDS.get(kind, _Labels())
     terms = [_term(part, text) for part in sorted(_split_terms(text)) if part]
@@ -204,10 +206,10 @@ def field_selector(text: str, kind: str, *, custom: bool = False, selectable: tu
     for name, operator, value in terms:
         if name not in labels.paths:
             raise _unknown_label(name, own=labels.own)
-        tests.append((labels.paths[name].split("."), operator == "!=", value))
+        tests.append(([path.split(".") for path in labels.paths[name]], operator == "!=", value))
 
     def matches(obj: Object) -> bool:
-        return all((_read(obj, path) == value) != negated for path, negated, value in tests)
+        return all((_first(obj, paths) == value) != negated for paths, negated, value in tests)
 
     return matches
 
@@ -246,6 +248,10 @@ def _unescaped(raw: str) -> str:
         else:
             out.append(character)
     return "".join(out)
+
+
+def _first(obj: Object, paths: list[list[str]]) -> str:
+    return next(filter(None, (_read(obj, path) for path in paths)), "")
 
 
 def _read(obj: Any, path: list[str]) -> str:

@@ -68,13 +68,23 @@ def _check_type(secret: Object, data: dict[str, str]) -> list[Cause]:
 def _check_docker(data: dict[str, str], key: str) -> list[Cause]:
     if key not in data:
         return [required(f"data[{key}]")]
+    problem = _json_problem(base64.b64decode(data[key]))
+    return [invalid(f"data[{key}]", "<secret contents redacted>", problem)] if problem else []
+
+
+def _json_problem(encoded: bytes) -> str:
+    """What Go's decoder says about a document that is no JSON object; nothing for one that is."""
     try:
-        content: Any = json.loads(base64.b64decode(data[key]))
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        return []
-    return [invalid(f"data[{key}]", "<secret contents redacted>", "invalid character in JSON document")]
+        document: Any = json.loads(encoded)
+    except json.JSONDecodeError as error:
+        if not error.doc[error.pos :]:
+            return "unexpected end of JSON input"
+        return f"invalid character '{error.doc[error.pos]}' looking for beginning of value"
+    except UnicodeDecodeError:
+        return "invalid character in JSON document"
+    kinds = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+    found = kinds.get(type(document))
+    return f"json: cannot unmarshal {found} into Go value of type map[string]interface {{}}" if found else ""
 
 
 def _decoded_size(encoded: str) -> int:

@@ -130,8 +130,9 @@ def _object(schema: Mapping[str, Any]) -> Decl | None:
 
 def _text(schema: Mapping[str, Any]) -> Decl:
     most = schema.get("maxLength")
-    if schema.get("format") in _FORMATTED:
-        kind, smallest, largest = _FORMATTED[schema["format"]]
+    formatted = _FORMATTED.get(str(schema.get("format")))
+    if formatted is not None:
+        kind, smallest, largest = formatted
         return Decl(kind, smallest, max(most, 0) if kind == "bytes" and most is not None else largest)
     if most is not None:
         return Decl("string", 2, max(most, 0) * 4)
@@ -150,6 +151,6 @@ def as_declared(value: Any, decl: Decl | None) -> Any:
     if isinstance(value, dict) and decl.kind == "map":
         return {key: as_declared(item, decl.element) for key, item in value.items()}
     if isinstance(value, dict):
-        named = ((decl.names.get(key, key), item) for key, item in value.items())
-        return {escaped: as_declared(item, decl.fields.get(escaped)) for escaped, item in named}
+        named = {decl.names.get(key) or key: item for key, item in value.items()}
+        return {escaped: as_declared(item, decl.fields.get(escaped)) for escaped, item in named.items()}
     return value
