@@ -6,6 +6,7 @@ Each function returns the Cause that goes into `Status.details.causes`; the text
 import json
 from collections.abc import Iterable
 from decimal import Decimal
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from sftjob_sandbox.errors import Cause
@@ -13,7 +14,14 @@ from sftjob_sandbox.errors import Cause
 OMITTED: Final = object()
 """Given as the value of an error, nothing is shown."""
 
+_HTML_ESCAPES: Final = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 _ESCAPES: Final = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+
+
+class GoText(str):
+    """A value written as Go prints it already."""
+
+    __slots__ = ()
 
 
 def quoted(text: str) -> str:
@@ -72,23 +80,21 @@ def _go_syntax(value: Any) -> str:
 
 def as_json(value: Any) -> str:
     """`value` as Go's encoding/json prints it: no spaces, sorted keys, HTML characters escaped."""
+    if isinstance(value, str):
+        return encode_basestring(value).translate(_HTML_ESCAPES)
     if isinstance(value, dict):
         return "{" + ",".join(f"{as_json(str(key))}:{as_json(value[key])}" for key in sorted(value)) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(as_json(item) for item in value) + "]"
     if isinstance(value, float):
         return _float(value, largest_plain_power=20, exponent_digits=1, smallest_plain_power=-6)
-    text = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str):
-        for character in "<>&\u2028\u2029":
-            text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return json.dumps(value)
 
 
 def shown(value: Any) -> str:
     """`value` as a field error shows it."""
     if isinstance(value, str):
-        return quoted(value)
+        return value if isinstance(value, GoText) else quoted(value)
     if value is None:
         return '"null"'
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -7,7 +7,7 @@ for a field, `k:{"name":"a"}` for an item of a list map, `v:"x"` for an item of 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sftjob_sandbox.causes import as_json
 from sftjob_sandbox.errors import ApiError
@@ -17,7 +17,7 @@ from sftjob_sandbox.objects import Object
 MISSING = object()
 
 
-@dataclass
+@dataclass(slots=True)
 class FieldSet:
     """Elements that belong to the set, and sets below elements."""
 
@@ -27,14 +27,17 @@ class FieldSet:
     def __bool__(self) -> bool:
         return bool(self.members) or any(self.children.values())
 
-    def insert(self, path: tuple[str, ...]) -> None:
-        """Add the field at `path`; the root itself cannot be a member."""
-        if not path:
-            return
+    def insert(self, path: tuple[str, ...], below: "FieldSet | None" = None) -> None:
+        """Add the field at `path`, and those `below` it; the root itself cannot be a member."""
         node = self
         for element in path[:-1]:
             node = node.children.setdefault(element, FieldSet())
-        node.members.add(path[-1])
+        if path:
+            node.members.add(path[-1])
+        if below:
+            node = node.children.setdefault(path[-1], FieldSet()) if path else node
+            node.members |= below.members
+            node.children |= below.children
 
     def union(self, other: "FieldSet") -> "FieldSet":
         """Fields in either."""
@@ -108,8 +111,11 @@ class FieldSet:
         return result
 
 
-def _order(element: str) -> tuple[str, str]:
-    return ("fkvi".index(element[0]).__str__(), element)
+_RANKS: Final = {"f": 0, "k": 1, "v": 2, "i": 3}
+
+
+def _order(element: str) -> tuple[int, str]:
+    return (_RANKS[element[0]], element)
 
 
 def _below(tree: FieldTree, element: str) -> FieldTree:
@@ -186,31 +192,47 @@ class Comparison:
 def compare(
     old: Any, new: Any, tree: FieldTree, path: tuple[str, ...] = (), into: Comparison | None = None
 ) -> Comparison:
-    """Fields that `new` adds, removes and modifies."""
+    """Fields that `new` adds, removes and modifies. MISSING stands for no value at all."""
     result = Comparison() if into is None else into
-    leaf = all(value is MISSING or tree.is_leaf(value) or value in ({}, []) for value in (old, new))
-    if leaf or (type(old) is not type(new) and MISSING not in (old, new)):
-        if old is MISSING:
-            result.added.insert(path)
-        elif new is MISSING:
-            result.removed.insert(path)
-        elif old != new:
-            result.modified.insert(path)
-        return result
-    if isinstance(old if new is MISSING else new, dict):
-        before, after = ({} if value is MISSING else value for value in (old, new))
-        for key in dict.fromkeys((*before, *after)):
-            compare(before.get(key, MISSING), after.get(key, MISSING), tree.child(key), (*path, f"f:{key}"), result)
+    if old is MISSING:
+        result.added.insert(path, everything(new, tree))
+    elif new is MISSING:
+        result.removed.insert(path, everything(old, tree))
+    elif old == new:
+        pass
+    elif type(old) is not type(new) or (_ends(old, tree) and _ends(new, tree)):
+        result.modified.insert(path)
+    elif isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            compare(old.get(key, MISSING), new.get(key, MISSING), tree.child(key), (*path, f"f:{key}"), result)
     else:
-        before, after = (_items(value, tree) for value in (old, new))
+        before, after = _items(old, tree), _items(new, tree)
         for element in dict.fromkeys((*before, *after)):
             compare(before.get(element, MISSING), after.get(element, MISSING), tree.item, (*path, element), result)
-    if old is MISSING:
-        result.added.insert(path)
-    elif new is MISSING:
-        result.removed.insert(path)
     return result
 
 
-def _items(value: Any, tree: FieldTree) -> dict[str, Any]:
-    return {} if value is MISSING else {item_element(tree, item): item for item in value}
+def everything(value: Any, tree: FieldTree) -> FieldSet:
+    """Every field below a value."""
+    result = FieldSet()
+    if _ends(value, tree):
+        return result
+    parts = (
+        ((f"f:{key}", item, tree.child(key)) for key, item in value.items())
+        if isinstance(value, dict)
+        else ((element, item, tree.item) for element, item in _items(value, tree).items())
+    )
+    for element, item, subtree in parts:
+        result.members.add(element)
+        if below := everything(item, subtree):
+            result.children[element] = below
+    return result
+
+
+def _ends(value: Any, tree: FieldTree) -> bool:
+    """Whether there is no field below a value."""
+    return not isinstance(value, dict | list) or not value or tree.is_leaf(value)
+
+
+def _items(value: list[Any], tree: FieldTree) -> dict[str, Any]:
+    return {item_element(tree, item): item for item in value}

@@ -44,11 +44,10 @@ class Expr:
 
 @dataclass(frozen=True)
 class Checked:
-    """An expression with the type of each node, and the variables that it refers to."""
+    """An expression with the type of each node."""
 
     root: Expr
     types: dict[int, CelType]
-    variables: frozenset[str]
 
     def type_of(self, expr: Expr) -> CelType:
         """The deduced type of a node."""
@@ -69,20 +68,13 @@ def read_checked(expression: cel.Expression) -> Checked:
     envelope = dict(fields(expression.serialize()))
     root = Expr(0)
     types: dict[int, CelType] = {}
-    variables = set()
     for number, raw in fields(as_bytes(envelope[2])):
         if number == 4:
             root = _expr(as_bytes(raw))
-        elif number in (2, 3):
+        elif number == 3:
             entry = dict(fields(as_bytes(raw)))
-            key, value = _integer(entry[1]), as_bytes(entry.get(2, b""))
-            if number == 3:
-                types[key] = _type(value)
-            else:
-                reference = dict(fields(value))
-                if 1 in reference:
-                    variables.add(text(reference[1]))
-    return Checked(root, types, frozenset(variables))
+            types[_integer(entry[1])] = _type(as_bytes(entry.get(2, b"")))
+    return Checked(root, types)
 
 
 def _integer(raw: Raw) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from sftjob_sandbox.causes import forbidden, invalid
+from sftjob_sandbox.causes import GoText, forbidden, invalid, quoted
 from sftjob_sandbox.crd.checker import Checker, RuleError
 from sftjob_sandbox.crd.cost import RULE_LIMIT, SCHEMA_LIMIT, UNBOUNDED, cardinality, largest_cost, over_budget
 from sftjob_sandbox.crd.decl import Decl, declare, escape
@@ -99,17 +99,31 @@ def _check_rule(
     try:
         checked = _compiled(checker, declared["rule"], "bool", optional=bool(optional))
     except RuleError as error:
-        return [invalid(f"{where}.rule", declared, str(error))]
+        return [invalid(f"{where}.rule", _as_go(declared), str(error))]
     causes = _check_cost(checked, f"{where}.rule", scope)
     if declared.get("messageExpression"):
         causes += _check_message_expression(declared, where, scope, checker)
-    uses_old = "oldSelf" in checked.variables
+    mentions = sum(expr.kind == "ident" and expr.name == "oldSelf" for expr in checked.walk())
+    uses_old = mentions > int(bool(optional))  # the checker itself puts one in to make it optional
     if uses_old and uncorrelatable is not None:
         text = f"oldSelf cannot be used on the uncorrelatable portion of the schema within {uncorrelatable}"
         causes.append(invalid(f"{where}.rule", declared["rule"], text))
     elif not uses_old and optional is not None:
         causes.append(invalid(f"{where}.optionalOldSelf", optional, "may not be set if oldSelf is not used in rule"))
     return causes
+
+
+def _as_go(declared: Schema) -> GoText:
+    """A rule as Go prints the struct."""
+    texts = {name: declared.get(name[0].lower() + name[1:]) or "" for name in ("Rule", "Message", "MessageExpression")}
+    fields = [f"{name}:{quoted(text)}" for name, text in texts.items()]
+    pointer = {True: "nil", False: "0xc000000000"}
+    fields += [
+        f"Reason:(*apiextensions.FieldValueErrorReason)({pointer[declared.get('reason') is None]})",
+        f"FieldPath:{quoted(declared.get('fieldPath') or '')}",
+        f"OptionalOldSelf:(*bool)({pointer[declared.get('optionalOldSelf') is None]})",
+    ]
+    return GoText(f"apiextensions.ValidationRule{{{', '.join(fields)}}}")
 
 
 def _compiled(checker: Checker, source: str, wanted: str, *, optional: bool) -> Checked:
@@ -153,7 +167,7 @@ def _check_message_expression(declared: Schema, where: str, scope: RuleScope, ch
     except RuleError as error:
         text = str(error).replace("cel expression", "messageExpression")
         prefix = "" if text.startswith("messageExpression") else "messageExpression "
-        return [invalid(path, declared, prefix + text)]
+        return [invalid(path, _as_go(declared), prefix + text)]
     cost = largest_cost(checked, scope.decl) if scope.decl is not None else 0
     scope.costs.add(cost, path)
     called = "estimated messageExpression cost"

@@ -19,6 +19,7 @@ from sftjob_sandbox.errors import Cause
 from sftjob_sandbox.objects import Object
 
 _MESSAGE_LIMIT_BYTES: Final = 5 * 1024
+_TEXTS: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 _OLD_SELF: Final = re.compile(r"(?<![\w.])oldSelf(?!\w)")
 
 
@@ -112,7 +113,7 @@ def _rule(declared: Mapping[str, Any]) -> Rule:
         declared=declared,
         program=environment.compile(text),
         message_program=environment.compile(message) if message else None,
-        uses_old_self=bool(_OLD_SELF.search(declared["rule"])),
+        uses_old_self=bool(_OLD_SELF.search(_TEXTS.sub("", declared["rule"]))),
         optional_old_self=optional,
         field_path=(declared.get("fieldPath") or "").lstrip("."),
     )
