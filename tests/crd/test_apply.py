@@ -74,7 +74,7 @@ def test_columns(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", str(next(path for path in SAMPLES if path.stem == "full")))
     header, row = kubectl("get", "sft", "full").splitlines()
     assert header.split() == ["NAME", "PHASE", "STEP", "PROGRESS", "LOSS", "ETA", "GPUS", "AGE"]
-    assert row.split()[:2] == ["full", "4"]
+    assert row.split()[:2] == ["full", "1"]
     wide, _ = kubectl("get", "sft", "full", "-o", "wide").splitlines()
     assert wide.split()[-4:] == ["MODEL", "METHOD", "TOK/S", "REASON"]
 

@@ -13,12 +13,6 @@ from support.manifests import DEFINITION, ROOT
 
 GOLDEN = sorted((ROOT / "tests" / "unit" / "render" / "golden").glob("*/out.yaml"))
 NAME = "minimal"
-PRIORITY = {
-    "apiVersion": "scheduling.k8s.io/v1",
-    "kind": "PriorityClass",
-    "metadata": {"name": "training"},
-    "value": 1000,
-}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +22,6 @@ def kubectl(sandbox_kubectl: Kubectl) -> Kubectl:
     sandbox_kubectl("wait", "--for=condition=Established", "crd/sftjobs.sftjob.dev", "--timeout=30s")
     sandbox_kubectl("apply", "-f", str(ROOT / "crds" / "samples" / f"{NAME}.yaml"))
     sandbox_kubectl("create", "namespace", "team")
-    sandbox_kubectl("apply", "-f", "-", text=json.dumps(PRIORITY))
     return sandbox_kubectl
 
 

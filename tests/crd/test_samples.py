@@ -46,7 +46,7 @@ def test_method_and_batch_of_one_step(name: str, method: str, batch: int) -> Non
     training = job.spec.training
     per_device = training.per_device_batch_size * training.gradient_accumulation_steps
     assert method_name(job) == method
-    assert per_device * max(1, job.spec.resources.gpus) == batch
+    assert per_device == batch
 
 
 def test_numbers_without_quotes_are_numbers() -> None:

@@ -90,6 +90,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.scanning.disabled = True  # listing CRDs and namespaces needs rights that are not needed otherwise
     settings.watching.label_selectors["v1/pods"] = LABEL_JOB
     settings.watching.chunk_size = LIST_CHUNK
+    settings.queueing.idle_timeout = 0.1  # by default, thousands of idle tasks wait 5 s each after a burst
     settings.persistence.diffbase_storage = NoDiffBase()
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60

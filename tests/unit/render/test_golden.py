@@ -19,7 +19,7 @@ SILENT = RenderSettings(trainer_image="sftjob-trainer:cpu", progress_url=None, p
 CASES = {
     "lora-with-defaults": REPORTING,
     "qlora-from-a-private-hub-model": REPORTING,
-    "full-on-four-gpus-from-claims": REPORTING,
+    "full-on-a-gpu-from-claims": REPORTING,
     "cpu-without-reporting": SILENT,
 }
 

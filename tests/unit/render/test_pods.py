@@ -77,27 +77,21 @@ def test_the_security_check_itself_sees_a_broken_pod(case: str) -> None:
 
 
 def test_gpus_are_asked_for_by_train_alone() -> None:
-    job = a_job().resources(gpus=2, gpu_resource_name="example.com/gpu", memory="8Gi", cpu=2)
+    job = a_job().resources(gpus=1, gpu_resource_name="example.com/gpu", memory="8Gi", cpu=2)
     assert container(job, Stage.PREPARE)["resources"] == {
         "requests": {"cpu": "2", "memory": "8Gi"},
         "limits": {"memory": "8Gi"},
     }
     assert container(job)["resources"] == {
-        "requests": {"cpu": "2", "memory": "8Gi", "example.com/gpu": "2"},
-        "limits": {"memory": "8Gi", "example.com/gpu": "2"},
+        "requests": {"cpu": "2", "memory": "8Gi", "example.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "example.com/gpu": "1"},
     }
     assert container(a_job().resources(gpus=0))["resources"] == {}
 
 
-def test_several_gpus_are_driven_by_one_process_each() -> None:
+def test_the_stage_is_the_only_argument() -> None:
     assert container(a_job())["command"] == ["python", "-m", "sftjob_trainer", "train"]
-    assert container(a_job().resources(gpus=4))["command"] == [
-        *("accelerate", "launch", "--multi_gpu", "--num_processes", "4"),
-        *("-m", "sftjob_trainer", "train"),
-    ]
-    assert container(a_job().resources(gpus=4), Stage.PREPARE)["command"] == [
-        *("python", "-m", "sftjob_trainer", "prepare")
-    ]
+    assert container(a_job(), Stage.PREPARE)["command"] == ["python", "-m", "sftjob_trainer", "prepare"]
 
 
 def test_the_hub_token_is_a_reference_and_reaches_prepare_alone() -> None:

@@ -34,7 +34,7 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
     job = a_job(draw(names)).model(draw(sources)).dataset(draw(sources))
     job = draw(st.sampled_from([job.full(), job.lora(rank=4), job.qlora(bits=8)]))
     return (
-        job.resources(gpus=draw(st.integers(0, 16)), cpu=draw(quantities), memory=draw(quantities))
+        job.resources(gpus=draw(st.integers(0, 1)), cpu=draw(quantities), memory=draw(quantities))
         .scheduling(node_selector=draw(st.dictionaries(names, names, max_size=2)), tolerations=draw(tolerations))
         .body()
     )

@@ -38,8 +38,15 @@ class StorageSpec(Model):
 class ResourcesSpec(Model):
     """What a Pod of the job asks for."""
 
-    gpus: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs for training, all on one node. 0: train on the CPU. The Prepare Pod asks for none."""
+    gpus: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=16,
+            json_schema_extra=rules(rule("self <= 1", "must be 0 or 1: a run can not be spread over several GPUs yet")),
+        ),
+    ] = 1
+    """GPUs for training: one, or 0 to train on the CPU. The Prepare Pod asks for none."""
     gpu_resource_name: Annotated[
         str,
         Field(

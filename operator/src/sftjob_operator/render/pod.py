@@ -53,7 +53,7 @@ def _container(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings
     return {
         "name": CONTAINER,
         "image": job.spec.image or settings.trainer_image,
-        "command": _command(job.spec.resources.gpus, stage),
+        "command": [*TRAINER_COMMAND, str(stage)],
         "env": environment(job, stage, attempt, settings),
         "resources": _resources(job.spec.resources, stage),
         "securityContext": {
@@ -65,14 +65,6 @@ def _container(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts(job, stage, settings),
     }
-
-
-def _command(gpus: int, stage: Stage) -> list[str]:
-    """One process, or one per GPU under accelerate."""
-    if stage is Stage.TRAIN and gpus > 1:
-        _, *module = TRAINER_COMMAND
-        return ["accelerate", "launch", "--multi_gpu", "--num_processes", str(gpus), *module, str(stage)]
-    return [*TRAINER_COMMAND, str(stage)]
 
 
 def _resources(spec: ResourcesSpec, stage: Stage) -> dict[str, Any]:
