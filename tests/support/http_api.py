@@ -38,7 +38,7 @@ class Answer:
     @property
     def refusal(self) -> tuple[int, str, str]:
         """Code, reason and message of a Status."""
-        return self.body["code"], self.body["reason"], self.body["message"]
+        return self.body["code"], self.body.get("reason", ""), self.body["message"]
 
 
 @dataclass

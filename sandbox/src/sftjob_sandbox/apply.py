@@ -25,6 +25,7 @@ from sftjob_sandbox.managed_fields import (
 )
 from sftjob_sandbox.objects import Object, with_metadata
 from sftjob_sandbox.schemas import ObjectSchema
+from sftjob_sandbox.typed import check_applied
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 KUBECTL: Final = "kubectl"
@@ -47,7 +48,7 @@ class _Conflict:
 
     @property
     def owner_text(self) -> str:
-        """`"kubectl-client-side-apply" using v1 at 2026-01-02T03:04:05Z`."""
+        """`"kubectl-client-side-apply" using v1`."""
         manager = self.owner.manager
         text = json.dumps(manager.name)
         if manager.subresource:
@@ -56,16 +57,16 @@ class _Conflict:
 
 
 def server_side_apply(live: Object | None, intent: Object, schema: ObjectSchema, applier: Applier) -> Object:
-    """Merge what `applier` wants into the live object: the new object with its managedFields.
+    """Merge what `applier` wants into the live object: the new object, defaulted and with its managedFields.
 
-    Fields that this manager applied before and leaves out now are removed unless somebody else owns them.
+    `intent` is the body as it came. Fields that this manager applied before and leaves out now are removed unless
+    somebody else owns them.
 
     Raises:
-        ApiError: 409 if the intent changes a field that another manager owns, unless `force`; 400 for an intent
-            that cannot be applied; 500 for items without their keys.
+        ApiError: 409 if the intent changes a field that another manager owns, unless `force`; what `check_applied`
+            raises; 400 for a value that cannot be decoded.
     """
-    if intent["metadata"].get("managedFields") is not None:
-        raise ApiError(400, "BadRequest", "metadata.managedFields must be nil")
+    check_applied(intent, schema)
     empty: Object = {"apiVersion": intent["apiVersion"], "kind": intent["kind"], "metadata": {}}
     manager, subresource, now = applier.manager, applier.subresource, applier.now
     current = with_metadata(live, managedFields=None) if live else empty
@@ -80,14 +81,14 @@ def server_side_apply(live: Object | None, intent: Object, schema: ObjectSchema,
         conflicts = _not_from_client_side_apply(conflicts, current, schema.fields)
     if conflicts:
         raise _conflict_error(conflicts)
+    merged = schema.default(schema.prune(outcome.obj)[0])
     fields = strip(outcome.owned)
     result = {identity: entry for identity, entry in outcome.managed.items() if identity != who.identity}
     if fields:
         known = managed.get(who.identity)
-        unchanged = known is not None and known.fields == fields and outcome.obj == current
+        unchanged = known is not None and known.fields == fields and merged == current
         result[who.identity] = Entry(who, fields, known.time if known and unchanged else now)
-    obj = _with_last_applied(outcome.obj, intent) if manager == KUBECTL else outcome.obj
-    return with_managed(obj, result)
+    return with_managed(_with_last_applied(merged, intent) if manager == KUBECTL else merged, result)
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,7 @@ def merge(live: Any, applied: Any, tree: FieldTree) -> Any:
 def _merge_items(live: list[Any], applied: list[Any], tree: FieldTree) -> list[Any]:
     """Items of both; those of the applied list in its order, the others where the live list has them."""
     left = {item_element(tree, item): item for item in live}
-    right: dict[str, Any] = {}
-    for item in applied:
-        element = item_element(tree, item)
-        if element in right:
-            text = f"failed to create typed patch object: duplicate entries for key {display((element,))}"
-            raise ApiError(500, "InternalError", text)
-        right[element] = item
+    right = {item_element(tree, item): item for item in applied}
     result: list[Any] = []
     waiting = list(right)
     for element, item in left.items():

@@ -64,18 +64,31 @@ def _float(value: float, *, largest_plain_power: int, exponent_digits: int, smal
     return f"{minus}{text[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):0{exponent_digits}d}"
 
 
-def _go_syntax(value: Any) -> str:
+def go_syntax(value: Any) -> str:
     """`value` as Go's `%#v` prints decoded JSON: `map[string]interface {}{"a":1}`."""
     if isinstance(value, dict):
-        entries = (f"{quoted(key)}:{_go_syntax(value[key])}" for key in sorted(value))
+        entries = (f"{quoted(key)}:{go_syntax(value[key])}" for key in sorted(value))
         return "map[string]interface {}{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
-        return "[]interface {}{" + ", ".join(map(_go_syntax, value)) + "}"
+        return "[]interface {}{" + ", ".join(map(go_syntax, value)) + "}"
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, bool):
         return str(value).lower()
     return "interface {}(nil)" if value is None else number(value)
+
+
+def go_plain(value: Any) -> str:
+    """`value` as Go's `%+v` prints decoded JSON: `map[a:1 b:[x y]]`."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{go_plain(value[key])}" for key in sorted(value)) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(go_plain, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "<nil>"
+    return value if isinstance(value, str) else number(value)
 
 
 def as_json(value: Any) -> str:
@@ -99,7 +112,7 @@ def shown(value: Any) -> str:
         return '"null"'
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value)
-    return _go_syntax(value)
+    return go_syntax(value)
 
 
 def _cause(reason: str, title: str, field: str, value: Any, detail: str) -> Cause:

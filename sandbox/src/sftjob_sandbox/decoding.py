@@ -43,6 +43,41 @@ def decode(
     return pruned, tuple(problems) if validation == "Warn" else ()
 
 
+def decode_patched(
+    resource: Resource, version: ServedVersion, body: Body, validation: FieldValidation, shown: str
+) -> tuple[Object, tuple[str, ...]]:
+    """The same for an object after a patch, whose faults are the patch's.
+
+    Raises ApiError 422 that tells of the field `patch` and shows it as `shown`.
+    """
+    try:
+        return decode(resource, version, body, validation)
+    except ApiError as error:
+        text = error.message.removeprefix(_unreadable(resource, version, "").message)
+        if text == error.message:
+            raise
+        raise invalid("", "", "", [invalid_value("patch", shown, text)]) from error
+
+
+def read_applied(body: Body, validation: FieldValidation) -> tuple[Object, tuple[str, ...]]:
+    """A configuration to apply as it came, and warnings about fields that it gives twice.
+
+    Apply itself checks the fields. Raises ApiError 400 for what is no object and (Strict) for a repeated field.
+    """
+    if not isinstance(body.value, dict):
+        text = f"json: cannot unmarshal {go_type(body.value)} into Go value of type map[string]interface {{}}"
+        raise ApiError(400, "BadRequest", f"error decoding YAML: error unmarshaling JSON: while decoding JSON: {text}")
+    if not isinstance(body.value.get("metadata") or {}, dict):
+        text = f"json: cannot unmarshal {go_type(body.value['metadata'])} into ObjectMeta"
+        raise ApiError(400, "BadRequest", f"error decoding YAML: {text}")
+    if body.duplicates and validation == "Strict":
+        repeated = "".join(f'\n  key "{path.rpartition(".")[2]}" already set in map' for path in body.duplicates)
+        text = f"error converting YAML to JSON: yaml: unmarshal errors:{repeated}"
+        raise ApiError(400, "BadRequest", f"error strict decoding YAML: {text}")
+    warnings = tuple(f'duplicate field "{path}"' for path in body.duplicates) if validation == "Warn" else ()
+    return {**body.value, "metadata": body.value.get("metadata") or {}}, warnings
+
+
 def unrecognized(resource: Resource, text: str) -> ApiError:
     """400: the body is no object at all."""
     text = f"the object provided is unrecognized (must be of type {resource.kind}): {text}"

@@ -19,7 +19,7 @@ class Cause:
 
 @dataclass
 class ApiError(Exception):
-    """A refused request. `code` is the HTTP status, `reason` a metav1.StatusReason."""
+    """A refused request. `code` is the HTTP status, `reason` a metav1.StatusReason; empty for an unknown one."""
 
     code: int
     reason: str
@@ -37,9 +37,10 @@ class ApiError(Exception):
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code,
         }
+        if self.reason:
+            body["reason"] = self.reason
         if self.details:
             body["details"] = self.details
         return body
@@ -57,6 +58,6 @@ def invalid(kind: str, group: str, name: str, causes: list[Cause]) -> ApiError:
     texts = [f"{cause.field}: {cause.message}" for cause in causes]
     text = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
     qualified = f"{kind}.{group}" if group else kind
-    details: dict[str, Any] = {"name": name} | ({"group": group} if group else {}) | {"kind": kind}
+    details: dict[str, Any] = {key: value for key, value in (("name", name), ("group", group), ("kind", kind)) if value}
     details["causes"] = [{"reason": c.reason, "message": c.message, "field": c.field} for c in causes]
     return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {text}', details)

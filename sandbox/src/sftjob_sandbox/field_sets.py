@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sftjob_sandbox.causes import as_json
-from sftjob_sandbox.errors import ApiError
 from sftjob_sandbox.fields import FieldTree
 from sftjob_sandbox.objects import Object
 
@@ -129,6 +128,8 @@ def display(path: tuple[str, ...]) -> str:
         kind, content = element[0], element[2:]
         if kind == "f":
             out.append("." + content)
+        elif kind == "i":
+            out.append(f"[{content}]")
         elif kind == "k":
             keys = json.loads(content)
             out.append("[" + ",".join(f"{key}={as_json(keys[key])}" for key in sorted(keys)) + "]")
@@ -137,28 +138,33 @@ def display(path: tuple[str, ...]) -> str:
     return "".join(out)
 
 
+class ItemError(Exception):
+    """An item of a list of type set or map that has no key, or is no scalar."""
+
+
 def item_element(tree: FieldTree, item: Any) -> str:
     """The path element of an item of a list of type set or map.
 
     Raises:
-        ApiError: 500 for an item without its keys, as the API server answers.
+        ItemError: for an item that cannot be told apart from others.
     """
     if tree.list_type == "set":
+        if isinstance(item, list):
+            raise ItemError("not supported: associative list with lists as elements")
+        if item is None or isinstance(item, dict):
+            found = "an explicit null" if item is None else "a map type"
+            raise ItemError(f"associative list without keys has an element that's {found}")
         return "v:" + as_json(item)
     if not isinstance(item, dict):
-        raise _typed_error("associative list with keys may not have non-map elements")
+        raise ItemError("associative list with keys may not have non-map elements")
     keys: Object = {}
     for key in sorted(tree.keys):
         value = item.get(key, tree.key_default(key))
         if value is None:
             text = "associative list with keys has an element that omits key field"
-            raise _typed_error(f'{text} "{key}" (and doesn\'t have default value)')
+            raise ItemError(f'{text} "{key}" (and doesn\'t have default value)')
         keys[key] = value
     return "k:" + as_json(keys)
-
-
-def _typed_error(text: str) -> ApiError:
-    return ApiError(500, "InternalError", f"failed to create typed patch object: {text}")
 
 
 def field_set(value: Any, tree: FieldTree, path: tuple[str, ...] = (), into: FieldSet | None = None) -> FieldSet:
@@ -192,8 +198,10 @@ class Comparison:
 def compare(
     old: Any, new: Any, tree: FieldTree, path: tuple[str, ...] = (), into: Comparison | None = None
 ) -> Comparison:
-    """Fields that `new` adds, removes and modifies. MISSING stands for no value at all."""
+    """Fields that `new` adds, removes and modifies. MISSING stands for no value at all; null for an empty one."""
     result = Comparison() if into is None else into
+    if old is None and isinstance(new, dict | list) and not _ends(new, tree):
+        old = type(new)()
     if old is MISSING:
         result.added.insert(path, everything(new, tree))
     elif new is MISSING:

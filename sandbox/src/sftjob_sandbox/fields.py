@@ -63,6 +63,22 @@ class FieldTree:
             return self.atomic
         return self.atomic or self.shape == "deduced" if isinstance(value, list) else True
 
+    @cached_property
+    def scalar(self) -> Literal["numeric", "string", "boolean", "untyped"]:
+        """What values of a scalar field may be."""
+        kinds: dict[Any, Literal["numeric", "string", "boolean"]] = {
+            "integer": "numeric", "number": "numeric", "string": "string", "boolean": "boolean",
+        }  # fmt: skip
+        kind, form = self._schema.get("type"), self._schema.get("format")
+        if self._extension("int-or-string") or (kind == "string" and form not in (None, "", "byte")):
+            return "untyped"
+        return kinds.get(kind, "untyped") if isinstance(kind, str) else "untyped"
+
+    def takes(self, name: str) -> bool:
+        """Whether an object may have this field: it is declared, or objects have keys of any name."""
+        open_ended = self._schema.get("additionalProperties") or self._extension("preserve-unknown-fields")
+        return bool(open_ended) or not self._schema.get("properties") or self.declares(name)
+
     def declares(self, name: str) -> bool:
         """Whether `name` is a field of this type, rather than a key of a map."""
         return name in (self._schema.get("properties") or {})

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sftjob_sandbox.field_sets import MISSING, Comparison, FieldSet, compare
+from sftjob_sandbox.field_sets import Comparison, FieldSet, ItemError, compare
 from sftjob_sandbox.objects import Object, with_metadata
 from sftjob_sandbox.schemas import ObjectSchema
 
@@ -131,7 +131,10 @@ def record_update(
     if not managed and old is not None:
         return with_managed(new, {})
     who = Manager(manager or "unknown", "Update", new["apiVersion"], subresource)
-    managed = updated(old, new, managed, who=who, schema=schema, now=now)
+    try:
+        managed = updated(old, new, managed, who=who, schema=schema, now=now)
+    except ItemError:
+        return with_managed(new, {})  # validation will refuse the object, as on a real server
     return with_managed(new, _capped(managed))
 
 
@@ -139,7 +142,7 @@ def updated(
     old: Object | None, new: Object, managed: Managed, *, who: Manager, schema: ObjectSchema, now: str
 ) -> Managed:
     """The entries after `who` changed `old` into `new`."""
-    comparison = compare(MISSING if old is None else _bare(old), _bare(new), schema.fields)
+    comparison = compare(schema.zero if old is None else _bare(old), _bare(new), schema.fields)
     ignored = reset_filter(schema, who.subresource)
     comparison = Comparison(
         comparison.added.without(ignored), comparison.removed.without(ignored), comparison.modified.without(ignored)

@@ -171,7 +171,7 @@ def decode(body: bytes) -> Object:
             refusal = f"this server decodes no protobuf body of {api_version} {kind}; send application/json"
             raise ApiError(415, "UnsupportedMediaType", refusal)
         content = _message(as_bytes(envelope.get(2, b"")), message, kind)
-    except (UnicodeDecodeError, MalformedError) as error:
+    except (ValueError, OverflowError, OSError) as error:  # the last two: a time out of range
         raise ApiError(400, "BadRequest", f"unable to decode protobuf body: {error}") from error
     return {"apiVersion": api_version, "kind": kind, **content}
 

@@ -67,6 +67,11 @@ class ObjectSchema(Protocol):
         ...
 
     @property
+    def zero(self) -> Object:
+        """An object with nothing set, as Go encodes it: a new object's fields are recorded as changes of this."""
+        ...
+
+    @property
     def fields(self) -> FieldTree:
         """How the kind's fields merge, from the root of the object."""
         ...

@@ -6,7 +6,8 @@ from typing import Final
 
 from sftjob_sandbox.admission import admit
 from sftjob_sandbox.apply import Applier, server_side_apply
-from sftjob_sandbox.decoding import Body, FieldValidation, decode
+from sftjob_sandbox.causes import as_json, go_plain
+from sftjob_sandbox.decoding import Body, FieldValidation, decode, decode_patched, read_applied
 from sftjob_sandbox.deletion import DeleteOptions, goes_with_update, plan_deletion
 from sftjob_sandbox.errors import ApiError, Cause, invalid, not_found
 from sftjob_sandbox.managed_fields import record_update
@@ -129,14 +130,15 @@ class Writer:
             return self._apply(target, patch, options)
         live = self.live(target)
         seen = _in_version(live.object, target)
-        if kind == JSON_PATCH:
-            patched = json_patch(seen, patch.value)
-        elif kind == MERGE_PATCH:
-            patched = merge_patch(seen, patch.value)
-        else:
+        if kind == STRATEGIC_MERGE_PATCH:
             patched = strategic_merge_patch(seen, patch.value, target.version.schema.fields)
-        draft = _draft(target, Body(patched, patch.duplicates), options)
-        return self._replace(target, draft, live, options)
+            shown = go_plain(patch.value)
+        else:
+            patched = json_patch(seen, patch.value) if kind == JSON_PATCH else merge_patch(seen, patch.value)
+            shown = as_json(patched)
+        body = Body(patched, patch.duplicates)
+        obj, warnings = decode_patched(target.resource, target.version, body, options.field_validation, shown)
+        return self._replace(target, Draft(target.version.schema.default(obj), warnings), live, options)
 
     def delete(self, target: Target, options: DeleteOptions) -> Deleted:
         """DELETE of one object."""
@@ -164,7 +166,7 @@ class Writer:
         live = self._storage.collection(target.resource.key).entries.get(target.key)
         if live is None and target.status:
             raise not_found(target.resource.plural, target.resource.group, target.name)
-        intent, warnings = decode(target.resource, target.version, body, options.field_validation)
+        intent, warnings = read_applied(body, options.field_validation)
         intent = with_metadata(intent, name=target.name, namespace=target.namespace or None)
         if live is None and (uid := intent["metadata"].get("uid")):
             text = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
@@ -177,7 +179,7 @@ class Writer:
         )
         seen = _in_version(live.object, target) if live else None
         merged = server_side_apply(seen, intent, target.version.schema, applier)
-        draft = Draft(target.version.schema.default(merged), warnings, managed=True)
+        draft = Draft(merged, warnings, managed=True)
         return self._replace(target, draft, live, options) if live else self._insert(target, draft, options)
 
     def _insert(self, target: Target, draft: Draft, options: WriteOptions) -> Written:

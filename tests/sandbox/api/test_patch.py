@@ -213,3 +213,56 @@ async def test_a_body_is_limited_to_three_mebibytes(api: HttpApi) -> None:
     refused = await api("POST", CONFIG_MAPS, body)
 
     assert refused.refusal == (413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728")
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "patch", "message"),
+    [
+        (
+            f"{PODS}/one",
+            STRATEGIC,
+            {"spec": {"foo": 1, "bar": [True, None]}},
+            (
+                'Invalid value: "map[spec:map[bar:[true <nil>] foo:1]]": strict decoding error:'
+                ' unknown field "spec.foo", unknown field "spec.bar"'
+            ),
+        ),
+        (
+            f"{PODS}/one",
+            STRATEGIC,
+            {"spec": {"priority": "high"}},
+            (
+                'Invalid value: "map[spec:map[priority:high]]": json: cannot unmarshal string into Go struct field'
+                " PodSpec.spec.priority of type int32"
+            ),
+        ),
+        (ONE, MERGE, {"spec": {"foo": 1}}, 'strict decoding error: unknown field "spec.foo"'),
+        (ONE, JSON_PATCH, [{"op": "add", "path": "/foo", "value": 1}], 'strict decoding error: unknown field "foo"'),
+    ],
+)
+async def test_what_a_patch_makes_unreadable_is_the_patchs_fault(
+    api: HttpApi, path: str, content_type: str, patch: Any, message: str
+) -> None:
+    await api.ok("POST", PODS, pod())
+    await api.ok("POST", WIDGETS, widget())
+
+    refused = await api("PATCH", f"{path}?fieldValidation=Strict", patch, content_type)
+
+    code, reason, text = refused.refusal
+    assert (code, reason, text[:21]) == (422, "Invalid", ' "" is invalid: patch')
+    assert text.endswith(message)
+    assert [cause["field"] for cause in refused.body["details"]["causes"]] == ["patch"]
+
+
+@pytest.mark.parametrize("validation", ["Strict", "Warn", "Ignore"])
+async def test_apply_never_drops_an_unknown_field(api: HttpApi, validation: str) -> None:
+    refused = await _apply(api, "tester", {"size": 3, "foo": 1}, f"&fieldValidation={validation}")
+
+    assert refused.refusal == (
+        500,
+        "",
+        (
+            "failed to create typed patch object (default/one; example.dev/v1, Kind=Widget):"
+            " .spec.foo: field not declared in schema"
+        ),
+    )

@@ -53,7 +53,7 @@ def test_config_maps(change: Object, said: list[str]) -> None:
         (
             {"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": ""}},
             [
-                ("FieldValueInvalid data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\":"
+                ('FieldValueInvalid data[.dockerconfigjson]: Invalid value: "<secret contents redacted>":'
                 " unexpected end of JSON input")
             ],
         ),

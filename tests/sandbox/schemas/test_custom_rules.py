@@ -76,7 +76,7 @@ def test_a_failed_rule_is_told_as_declared(rule: Object, said: str) -> None:
         ("type(self.any) == int ? self.any > 0 : self.any != ''", {"any": 0}, False),
     ],
 )
-def test_what_rules_can_say(rule: str, spec: Object, holds: bool) -> None:  # noqa: FBT001
+def test_what_rules_can_say(rule: str, spec: Object, holds: bool) -> None:
     schema = ruled(
         rule,
         a=INTEGER,
@@ -177,7 +177,7 @@ def test_transition_rules_match_the_items_of_a_list_by_their_keys() -> None:
     ("old", "new", "holds"),
     [(None, {"a": 1}, True), (None, {"a": 2}, False), ({"a": 1}, {"a": 2}, True), ({"a": 3}, {"a": 2}, False)],
 )
-def test_an_optional_old_self_is_there_on_update_only(old: Any, new: Object, holds: bool) -> None:  # noqa: FBT001
+def test_an_optional_old_self_is_there_on_update_only(old: Any, new: Object, holds: bool) -> None:
     rule = {
         "rule": "oldSelf.hasValue() ? self.a >= oldSelf.value().a : self.a == 1",
         "optionalOldSelf": True,
@@ -204,7 +204,7 @@ def test_a_part_that_did_not_change_is_not_judged_again() -> None:
     ("spec", "rule_runs"),
     [({"a": -1}, True), ({}, False), ({"a": "x"}, False), ({"a": 1, "mode": "other"}, False)],
 )
-def test_rules_do_not_run_where_their_types_cannot_be_relied_on(spec: Object, rule_runs: bool) -> None:  # noqa: FBT001
+def test_rules_do_not_run_where_their_types_cannot_be_relied_on(spec: Object, rule_runs: bool) -> None:
     schema = {
         **ruled(
             {"rule": "false", "message": "ran"}, a={**INTEGER, "minimum": 0}, mode={"type": "string", "enum": ["x"]}
@@ -228,3 +228,30 @@ def test_a_status_write_runs_the_rules_of_the_whole_object() -> None:
     ]
     assert told(schema.validate_status({**old, "status": {"b": 3}}, old)) == []
     assert update_refusals({**old, "spec": {"a": 1}}, {**old, "spec": {"a": 2}}, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("new", "same"),
+    [
+        ({"set": ["b", "a"]}, True),
+        ({"set": ["a", "c"]}, False),
+        ({"set": ["a"]}, False),
+        ({"set": ["a", "b", "c"]}, False),
+        ({"set": ["a", "b"], "map": [{"name": "y", "set": ["d", "c"]}, {"name": "x"}]}, True),
+        ({"set": ["a", "b"], "map": [{"name": "y", "set": ["d", "d2"]}, {"name": "x"}]}, False),
+        ({"set": ["a", "b"], "list": ["2", "1"]}, False),
+    ],
+)
+def test_sets_and_keyed_lists_are_compared_without_an_order(new: Object, same: bool) -> None:
+    values = {"type": "array", "maxItems": 5, "items": STRING, "x-kubernetes-list-type": "set"}
+    item = {"type": "object", "required": ["name"], "properties": {"name": STRING, "set": values}}
+    keyed = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+    schema = ruled(
+        IMMUTABLE,
+        set=values,
+        map={"type": "array", "maxItems": 5, "items": item, **keyed},
+        list={"type": "array", "maxItems": 5, "items": STRING},
+    )
+    old = {"set": ["a", "b"], "map": [{"name": "x"}, {"name": "y", "set": ["c", "d"]}], "list": ["1", "2"]}
+    said = [] if same else ['FieldValueInvalid spec: Invalid value: "object": cannot change']
+    assert change_refusals(schema, old, {**old, **new}) == said

@@ -26,7 +26,11 @@ STRING, INTEGER, NUMBER, BOOLEAN = ({"type": kind} for kind in ("string", "integ
     ("schema", "value", "said"),
     [
         ({**NUMBER, "minimum": 0}, -1, "FieldValueInvalid: Invalid value: -1: should be greater than or equal to 0"),
-        ({**NUMBER, "minimum": 0}, -0.5, "FieldValueInvalid: Invalid value: -0.5: should be greater than or equal to 0"),
+        (
+            {**NUMBER, "minimum": 0},
+            -0.5,
+            "FieldValueInvalid: Invalid value: -0.5: should be greater than or equal to 0",
+        ),
         (
             {**NUMBER, "minimum": 0, "exclusiveMinimum": True},
             0,
@@ -194,7 +198,8 @@ def test_lists_of_type_map_have_no_duplicate_keys() -> None:
         "properties": {"name": STRING, "port": {**INTEGER, "default": 80}},
     }
     schema = a({
-        "type": "array", "items": items, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name", "port"],
+        "type": "array", "items": items,
+        "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name", "port"],
     })  # fmt: skip
     assert refusals(schema, {"a": [{"name": "x"}, {"name": "x", "port": 81}]}) == []
     assert refusals(schema, {"a": [{"name": "x"}, {"name": "x", "port": 80}]}) == [
@@ -219,7 +224,8 @@ def test_lists_of_type_map_have_no_duplicate_keys() -> None:
             7,
             [
                 (
-                    'FieldValueInvalid <nil>: Invalid value: "": "spec.a" must validate one and only one schema (oneOf).'
+                    'FieldValueInvalid <nil>: Invalid value: "": "spec.a" must validate one'
+                    " and only one schema (oneOf)."
                     " Found 2 valid alternatives"
                 )
             ],

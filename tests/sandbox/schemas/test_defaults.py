@@ -160,7 +160,8 @@ TOKEN_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def admitted(pod: Object, **account: Any) -> Object:
-    return admit_pod(stored(pod), account)["spec"]
+    spec: Object = admit_pod(stored(pod), account)["spec"]
+    return spec
 
 
 def test_admission_gives_a_pod_an_account_a_token_a_priority_and_tolerations() -> None:
@@ -197,7 +198,7 @@ def test_admission_gives_a_pod_an_account_a_token_a_priority_and_tolerations() -
         ({"automountServiceAccountToken": True}, {"automountServiceAccountToken": False}, True),
     ],
 )
-def test_the_token_is_mounted_unless_pod_or_account_say_otherwise(spec: Object, account: Object, mounted: bool) -> None:  # noqa: FBT001
+def test_the_token_is_mounted_unless_pod_or_account_say_otherwise(spec: Object, account: Object, mounted: bool) -> None:
     assert bool(admitted(pod(**spec), **account).get("volumes")) is mounted
 
 

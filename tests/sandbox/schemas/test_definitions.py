@@ -143,7 +143,10 @@ def test_what_versions_do_not_share_is_told_version_by_version() -> None:
     ("spec", "said"),
     [
         (a(STRING), []),
-        (a({}), ["FieldValueRequired ~.properties[a].type: Required value: must not be empty for specified object fields"]),
+        (
+            a({}),
+            ["FieldValueRequired ~.properties[a].type: Required value: must not be empty for specified object fields"],
+        ),
         (a({"x-kubernetes-preserve-unknown-fields": True}), []),
         (a({"x-kubernetes-int-or-string": True}), []),
         (
@@ -185,7 +188,7 @@ def test_what_versions_do_not_share_is_told_version_by_version() -> None:
         ),
         (
             a({**a(STRING), "default": {"b": 1}}),
-            [("FieldValueInvalid ~.properties[a].default: Invalid value: map[string]interface {}{\"b\":1}:"
+            [('FieldValueInvalid ~.properties[a].default: Invalid value: map[string]interface {}{"b":1}:'
              " must not have unknown fields")],
         ),
         (
@@ -205,6 +208,15 @@ def test_what_versions_do_not_share_is_told_version_by_version() -> None:
                "x-kubernetes-list-map-keys": ["a"]}),
             [("FieldValueRequired ~.properties[a].items.properties[a].default: Required value: this property is in"
              " x-kubernetes-list-map-keys, so it must have a default or be a required property")],
+        ),
+        (
+            a({"type": "object", "x-kubernetes-embedded-resource": True, "x-kubernetes-preserve-unknown-fields": True}),
+            [
+                (
+                    "FieldValueInvalid ~.properties[a].x-kubernetes-embedded-resource: Invalid value: true:"
+                    " a real API server checks the metadata of embedded resources; this one does not"
+                )
+            ],
         ),
         (
             a({**STRING, "format": "isbn"}),

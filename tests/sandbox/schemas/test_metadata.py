@@ -102,7 +102,8 @@ def test_cluster_scoped_objects_have_no_namespace() -> None:
             {"finalizers": ["a.b/c", "a.b/d"]},
             [
                 (
-                    "FieldValueForbidden metadata.finalizers: Forbidden: no new finalizers can be added if the object is"
+                    "FieldValueForbidden metadata.finalizers: Forbidden: no new finalizers"
+                    " can be added if the object is"
                     ' being deleted, found new finalizers []string{"a.b/d"}'
                 )
             ],

@@ -103,7 +103,8 @@ def volumes(*volumes: Object, mounts: list[Object] | None = None) -> Object:
             [
                 (
                     'FieldValueInvalid spec.nodeSelector: Invalid value: "a b": name part must consist of alphanumeric'
-                    " characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', "
+                    " characters, '-', '_' or '.', and must start and end with an"
+                    " alphanumeric character (e.g. 'MyName', "
                     " or 'my.name',  or '123-abc', regex used for validation is"
                     " '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
                 )
@@ -122,7 +123,8 @@ def volumes(*volumes: Object, mounts: list[Object] | None = None) -> Object:
             {"spec": {"tolerations": [{"value": "x", "effect": "Never"}]}},
             [
                 (
-                    'FieldValueInvalid spec.tolerations[0].operator: Invalid value: "": operator must be Exists when `key`'
+                    'FieldValueInvalid spec.tolerations[0].operator: Invalid value: "": operator must be'
+                    " Exists when `key`"
                     ' is empty, which means "match all values and all keys"'
                 ),
                 (
@@ -237,7 +239,8 @@ def test_resources(change: Object, said: list[str]) -> None:
             {"name": "A=B", "value": "1"},
             [
                 (
-                    'FieldValueInvalid .name: Invalid value: "A=B": a valid environment variable name must consist only of'
+                    'FieldValueInvalid .name: Invalid value: "A=B": a valid environment'
+                    " variable name must consist only of"
                     " printable ASCII characters other than '='"
                 )
             ],
@@ -250,7 +253,8 @@ def test_resources(change: Object, said: list[str]) -> None:
             {"name": "A", "valueFrom": {}},
             [
                 (
-                    'FieldValueInvalid .valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`,'
+                    'FieldValueInvalid .valueFrom: Invalid value: "": must specify one of:'
+                    " `fieldRef`, `resourceFieldRef`,"
                     " `configMapKeyRef` or `secretKeyRef`"
                 )
             ],
@@ -347,7 +351,10 @@ def test_environment(variable: Object, said: list[str]) -> None:
             volumes({"name": "w", "emptyDir": {}, "secret": {"secretName": "s"}}),
             ["FieldValueForbidden spec.volumes[0].secret: Forbidden: may not specify more than 1 volume type"],
         ),
-        (volumes({"name": "w", "secret": {}}), ["FieldValueRequired spec.volumes[0].secret.secretName: Required value"]),
+        (
+            volumes({"name": "w", "secret": {}}),
+            ["FieldValueRequired spec.volumes[0].secret.secretName: Required value"],
+        ),
         (
             volumes({"name": "w", "persistentVolumeClaim": {"claimName": ""}}),
             ["FieldValueRequired spec.volumes[0].persistentVolumeClaim.claimName: Required value"],
@@ -362,7 +369,8 @@ def test_environment(variable: Object, said: list[str]) -> None:
         (
             volumes({"name": "w", "configMap": {"name": "c", "defaultMode": 4096}}),
             [
-                ("FieldValueInvalid spec.volumes[0].configMap.defaultMode: Invalid value: 4096: must be a number between"
+                ("FieldValueInvalid spec.volumes[0].configMap.defaultMode: Invalid value: 4096: must be a number"
+                 " between"
                 " 0 and 0777 (octal), both inclusive")
             ],
         ),

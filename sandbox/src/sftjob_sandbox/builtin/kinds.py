@@ -1,9 +1,9 @@
 """Built-in kinds as ObjectSchemas."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Final
+from typing import Any, Final
 
 from sftjob_sandbox import names
 from sftjob_sandbox.builtin import defaults, others
@@ -36,8 +36,11 @@ class _Rules:
     """Sets defaults in place, on this server's own copy."""
     validate: Check | None = None
     validate_status: Callable[[Object, Object], list[Cause]] | None = None
+    zero: Mapping[str, Any] = field(default_factory=dict)
+    """What Go writes of an object with nothing set, beside its metadata."""
 
 
+_TEMPLATE: Final = {"metadata": {"creationTimestamp": None}, "spec": {"containers": None}}
 _KINDS: Final[Mapping[tuple[str, str, str], _Rules]] = {
     ("", "v1", "Pod"): _Rules(
         "io.k8s.api.core.v1.Pod",
@@ -45,6 +48,7 @@ _KINDS: Final[Mapping[tuple[str, str, str], _Rules]] = {
         default=defaults.default_pod,
         validate=validate_pod,
         validate_status=validate_pod_status,
+        zero={"spec": {"containers": None}, "status": {}},
     ),
     ("", "v1", "PersistentVolumeClaim"): _Rules(
         "io.k8s.api.core.v1.PersistentVolumeClaim",
@@ -52,6 +56,7 @@ _KINDS: Final[Mapping[tuple[str, str, str], _Rules]] = {
         default=defaults.default_claim,
         validate=validate_claim,
         validate_status=validate_claim_status,
+        zero={"spec": {"resources": {}}, "status": {}},
     ),
     ("", "v1", "ConfigMap"): _Rules("io.k8s.api.core.v1.ConfigMap", validate=validate_config_map),
     ("", "v1", "Secret"): _Rules(
@@ -64,32 +69,54 @@ _KINDS: Final[Mapping[tuple[str, str, str], _Rules]] = {
         name_rule=names.dns1123_label,
         default=defaults.default_namespace,
         validate_status=others.validate_namespace_status,
+        zero={"spec": {}, "status": {}},
     ),
     ("", "v1", "Node"): _Rules(
-        "io.k8s.api.core.v1.Node", namespaced=False, has_status=True, default=defaults.default_node
+        "io.k8s.api.core.v1.Node",
+        namespaced=False,
+        has_status=True,
+        default=defaults.default_node,
+        zero={"spec": {}, "status": {}},
     ),
     ("", "v1", "ServiceAccount"): _Rules("io.k8s.api.core.v1.ServiceAccount"),
-    ("", "v1", "Event"): _Rules("io.k8s.api.core.v1.Event", validate=others.validate_event),
+    ("", "v1", "Event"): _Rules(
+        "io.k8s.api.core.v1.Event",
+        validate=others.validate_event,
+        zero={
+            "involvedObject": {},
+            "source": {},
+            **dict.fromkeys(("firstTimestamp", "lastTimestamp", "eventTime")),
+            **dict.fromkeys(("reportingComponent", "reportingInstance"), ""),
+        },
+    ),
     ("", "v1", "Service"): _Rules(
         "io.k8s.api.core.v1.Service",
         has_status=True,
         name_rule=names.dns1035_label,
         default=defaults.default_service,
         validate=others.validate_service,
+        zero={"spec": {}, "status": {"loadBalancer": {}}},
     ),
     ("apps", "v1", "Deployment"): _Rules(
         "io.k8s.api.apps.v1.Deployment",
         has_status=True,
         default=defaults.default_deployment,
         validate=others.validate_deployment,
+        zero={"spec": {"selector": None, "strategy": {}, "template": _TEMPLATE}, "status": {}},
     ),
-    ("coordination.k8s.io", "v1", "Lease"): _Rules("io.k8s.api.coordination.v1.Lease", validate=others.validate_lease),
+    ("coordination.k8s.io", "v1", "Lease"): _Rules(
+        "io.k8s.api.coordination.v1.Lease", validate=others.validate_lease, zero={"spec": {}}
+    ),
     ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"): _Rules(
         "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
         namespaced=False,
         has_status=True,
         default=defaults.default_definition,
         validate=lambda obj, old: [] if old is None else check_definition_update(obj, old),
+        zero={
+            "spec": {"group": "", "names": {"plural": "", "kind": ""}, "scope": "", "versions": None},
+            "status": {"conditions": None, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": None},
+        },
     ),
 }
 _STANDARD_FINALIZERS: Final = frozenset({
@@ -116,6 +143,11 @@ class BuiltinSchema:
         if subresource == "status":
             return (("spec",), ("metadata", "deletionTimestamp"), ("metadata", "ownerReferences"))
         return (("status",),) if self.has_status else ()
+
+    @property
+    def zero(self) -> Object:
+        """An object with nothing set, as Go encodes it."""
+        return {"metadata": {"creationTimestamp": None}, **self._rules.zero}
 
     @cached_property
     def fields(self) -> FieldTree:

@@ -123,6 +123,11 @@ class CustomSchema:
         """`dev.sftjob.v1alpha1.SFTJob`."""
         return ".".join([*reversed(self.group.split(".")), self.version, self.kind])
 
+    @property
+    def zero(self) -> Object:
+        """Custom resources have no fields of their own."""
+        return {"metadata": {}}
+
     @cached_property
     def _published(self) -> Object:
         """The declared schema with the fields that every object has."""

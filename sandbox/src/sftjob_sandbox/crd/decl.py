@@ -3,11 +3,13 @@
 Source: apiserver's pkg/cel/common/schemas.go and pkg/cel/escaping.go.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from sftjob_sandbox.causes import as_json
 from sftjob_sandbox.objects import Object
 
 Kind = Literal["dyn", "list", "map", "object", "string", "bytes", "duration", "timestamp", "double", "int", "bool"]
@@ -39,6 +41,8 @@ class Decl:
     """Fields of an object by their escaped names."""
     names: dict[str, str] = field(default_factory=dict)
     """Escaped name of each property whose own name is no CEL identifier."""
+    keys: tuple[str, ...] | None = None
+    """Of a list without an order: its map keys, none for a set."""
 
     @property
     def needs_conversion(self) -> bool:
@@ -101,7 +105,10 @@ def _list(schema: Mapping[str, Any]) -> Decl | None:
         return None
     most = schema.get("maxItems")
     limit = max(most, 0) if most is not None else (MAX_REQUEST_BYTES - 2) // (items.min_size + 1)
-    return Decl("list", 2, limit, items)
+    keys: tuple[str, ...] | None = () if schema.get("x-kubernetes-list-type") == "set" else None
+    if schema.get("x-kubernetes-list-type") == "map":
+        keys = tuple(schema.get("x-kubernetes-list-map-keys") or ())
+    return Decl("list", 2, limit, items, keys=keys)
 
 
 def _object(schema: Mapping[str, Any]) -> Decl | None:
@@ -154,3 +161,27 @@ def as_declared(value: Any, decl: Decl | None) -> Any:
         named = {decl.names.get(key) or key: item for key, item in value.items()}
         return {escaped: as_declared(item, decl.fields.get(escaped)) for escaped, item in named.items()}
     return value
+
+
+def aligned(old: Any, new: Any, decl: Decl | None) -> Any:
+    """`old` with its sets and list maps in the order of `new`, so that `==` does not see an order in them."""
+    if decl is None:
+        return old
+    if isinstance(old, dict) and isinstance(new, dict):
+        children = {key: decl.element or decl.fields.get(decl.names.get(key) or key) for key in old}
+        return {key: aligned(item, new.get(key), children[key]) for key, item in old.items()}
+    if not isinstance(old, list) or not isinstance(new, list):
+        return old
+    if decl.keys is None:
+        pairs = itertools.zip_longest(old, new[: len(old)])
+        return [aligned(item, other, decl.element) for item, other in pairs]
+    waiting = {_identity(item, decl.keys): item for item in old}
+    if len(waiting) != len(old):
+        return old  # duplicates from before the list had keys
+    order = [*(key for item in new if (key := _identity(item, decl.keys)) in waiting), *waiting]
+    others = {_identity(item, decl.keys): item for item in new}
+    return [aligned(waiting[key], others.get(key), decl.element) for key in dict.fromkeys(order)]
+
+
+def _identity(item: Any, keys: tuple[str, ...]) -> str:
+    return as_json([item.get(key) for key in keys] if keys and isinstance(item, dict) else item)

@@ -13,7 +13,7 @@ from cel_expr_python import cel
 
 from sftjob_sandbox.causes import OMITTED, as_json, duplicate, forbidden, invalid, required
 from sftjob_sandbox.crd.checker import evaluation_environment
-from sftjob_sandbox.crd.decl import Decl, as_declared, declare, escape
+from sftjob_sandbox.crd.decl import Decl, aligned, as_declared, declare, escape
 from sftjob_sandbox.crd.structural import MISSING
 from sftjob_sandbox.errors import Cause
 from sftjob_sandbox.objects import Object
@@ -165,7 +165,7 @@ def _run_node(tree: RuleTree, value: Any, path: str, old: Any, *, ratchet: bool)
     unchanged = ratchet and has_old and old == value
     data: Object = {"self": as_declared(value, tree.decl), "oldSelf": None, "hasOldSelf": has_old}
     if has_old and any(rule.uses_old_self for rule in tree.rules):
-        data["oldSelf"] = as_declared(old, tree.decl)
+        data["oldSelf"] = as_declared(aligned(old, value, tree.decl), tree.decl)
     for rule in tree.rules:
         if rule.uses_old_self and not has_old and not rule.optional_old_self:
             continue

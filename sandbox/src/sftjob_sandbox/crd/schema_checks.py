@@ -94,6 +94,9 @@ def _check_keywords(schema: Schema, place: _Place) -> list[Cause]:
         causes.append(forbidden(f"{path}.uniqueItems", text))
     if schema.get("x-kubernetes-preserve-unknown-fields") is False:
         causes.append(invalid(f"{path}.x-kubernetes-preserve-unknown-fields", False, "must be true or undefined"))
+    if schema.get("x-kubernetes-embedded-resource") and not causes:
+        text = "a real API server checks the metadata of embedded resources; this one does not"
+        causes.append(invalid(f"{path}.x-kubernetes-embedded-resource", True, text))
     if normalized(schema.get("format") or "") in NOT_EMULATED:
         text = "a real API server checks this format; this one does not know it"
         causes.append(invalid(f"{path}.format", schema["format"], text))
