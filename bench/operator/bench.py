@@ -1,0 +1,222 @@
+"""What the operator costs: N SFTJobs in a burst against the sandbox's API server, with a node that fakes Pod life.
+
+Three processes: the server with its fake node, the operator as it is, and this one, which creates the jobs. Prints a
+table and writes it into docs/benchmarks.md.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import platform
+import ssl
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import psutil
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from server import CLIENT_AGENT, RECORD
+from sftjob_contract.names import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from stack import DEFINITION, REPOSITORY, Stack, StackError
+
+HERE: Final = Path(__file__).resolve().parent
+PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
+BEGIN: Final = "<!-- begin: written by make bench-operator -->"
+END: Final = "<!-- end -->"
+SIZES: Final = (1, 100, 1000)
+CONNECTIONS: Final = 16
+"""How many jobs are created at the same time."""
+LONGEST_SECONDS: Final = 600
+SAMPLE_SECONDS: Final = 0.1
+CHILDREN: Final = frozenset({"persistentvolumeclaims", "configmaps", "pods"})
+MEGABYTE: Final = 1e6
+
+
+class FakeStack(Stack):
+    """The local stack with a node that only plays Pod life."""
+
+    def __init__(self, data: Path, jobs: int, pace: float) -> None:
+        super().__init__(data, progress_interval_seconds=10)
+        self._arguments = [str(self.data), str(DEFINITION), str(jobs), str(pace)]
+
+    def sandbox_command(self) -> list[str]:
+        """The server of this benchmark."""
+        return [sys.executable, str(HERE / "server.py"), *self._arguments]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One size's measurements."""
+
+    jobs: int
+    requests: Counter[str]
+    pod_p50_seconds: float
+    """From the job being stored to its first Pod being stored."""
+    pod_p99_seconds: float
+    burst_seconds: float
+    """From the first job being stored to the last one's first Pod being stored."""
+    cpu_seconds: float
+    resident_bytes: int
+    """The largest that was seen."""
+
+    @property
+    def child_requests(self) -> float:
+        """Requests about claims, ConfigMaps and Pods, per job."""
+        return sum(n for what, n in self.requests.items() if what.split()[1] in CHILDREN) / self.jobs
+
+    @property
+    def status_writes(self) -> float:
+        """Writes of the job's status, per job."""
+        return self.requests[f"patch {PLURAL}/status"] / self.jobs
+
+
+def measure(jobs: int, pace: float = 1.0) -> Result:
+    """Run one size; `pace` multiplies the times of a Pod's life.
+
+    Raises:
+        StackError: a process died, or the jobs did not finish in time.
+    """
+    with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, pace) as stack:
+        operator = psutil.Process(stack.operator_pid)
+        before = _cpu_seconds(operator)
+        asyncio.run(create(yaml.safe_load(stack.kubeconfig.read_text(encoding="utf-8")), jobs))
+        resident = _wait(stack, operator)
+        record = json.loads((stack.data / RECORD).read_text(encoding="utf-8"))
+        cpu_seconds = _cpu_seconds(operator) - before
+    created, placed = record["created"], record["placed"]
+    waits = sorted(placed[name] - created[name] for name in created)
+    return Result(
+        jobs=jobs,
+        requests=Counter(record["requests"]),
+        pod_p50_seconds=_quantile(waits, 0.50),
+        pod_p99_seconds=_quantile(waits, 0.99),
+        burst_seconds=max(placed.values()) - min(created.values()),
+        cpu_seconds=cpu_seconds,
+        resident_bytes=resident,
+    )
+
+
+async def create(config: dict[str, Any], jobs: int) -> None:
+    """Create the jobs as fast as the server of a kubeconfig takes them."""
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+    headers = {"Authorization": f"Bearer {user['token']}", "User-Agent": CLIENT_AGENT}
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=authority), limit=CONNECTIONS)
+    url = f"{cluster['server']}/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session, asyncio.TaskGroup() as tasks:
+        for number in range(jobs):
+            tasks.create_task(_post(session, url, _job(f"job-{number:04d}")))
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:
+    async with session.post(url, json=body) as answer:
+        answer.raise_for_status()
+
+
+def _job(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": "hf://Qwen/Qwen2.5-0.5B-Instruct"},
+            "dataset": {"source": "pvc://team-data/train.jsonl"},
+            "method": {"lora": {}},
+        },
+    }
+
+
+def _wait(stack: Stack, operator: psutil.Process) -> int:
+    """Wait for the end of all jobs; answers the operator's largest resident memory in bytes."""
+    deadline, largest = time.monotonic() + LONGEST_SECONDS, 0
+    while not (stack.data / RECORD).exists():
+        stack.check()
+        if time.monotonic() > deadline:
+            raise StackError(f"the jobs did not finish within {LONGEST_SECONDS} s")
+        largest = max(largest, operator.memory_info().rss)
+        time.sleep(SAMPLE_SECONDS)
+    return largest
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _quantile(ordered: list[float], part: float) -> float:
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def columns(results: list[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table: one row per measure, one column per size."""
+    verbs = sorted({what for result in results for what in result.requests})
+    rows = [[f"`{what}` per job", *(f"{r.requests[what] / r.jobs:.2f}" for r in results)] for what in verbs]
+    rows += [
+        ["child-object requests per job", *(f"{r.child_requests:.2f}" for r in results)],
+        ["status writes per job", *(f"{r.status_writes:.2f}" for r in results)],
+        ["create to first Pod, p50", *(f"{r.pod_p50_seconds * 1000:,.0f} ms" for r in results)],
+        ["create to first Pod, p99", *(f"{r.pod_p99_seconds * 1000:,.0f} ms" for r in results)],
+        ["first create to last first Pod", *(f"{r.burst_seconds:.2f} s" for r in results)],
+        ["operator CPU per job", *(f"{r.cpu_seconds / r.jobs * 1000:.1f} ms" for r in results)],
+        ["operator resident memory", *(f"{r.resident_bytes / MEGABYTE:.0f} MB" for r in results)],
+    ]
+    return ["", *(f"{result.jobs:,} jobs" for result in results)], rows
+
+
+def machine() -> str:
+    """This machine, without its name."""
+    memory = psutil.virtual_memory().total / 2**30
+    load = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, {platform.system()}, "
+        f"Python {platform.python_version()}, load {load:.1f} at the start"
+    )
+
+
+def markdown(machine_text: str, header: list[str], rows: list[list[str]]) -> str:
+    """The section of the page."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join([BEGIN, "", f"Machine: {machine_text}.", "", *lines, "", END])
+
+
+def replace_section(page: str, section: str) -> str:
+    """`page` with the text between the markers replaced."""
+    head, _, rest = page.partition(BEGIN)
+    return head + section + rest.partition(END)[2]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="Measure what the operator costs.")
+    parser.add_argument("sizes", type=int, nargs="*", default=SIZES, metavar="JOBS", help="default: 1 100 1000")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
+    arguments = parser.parse_args()
+    machine_text = machine()
+    console = Console()
+    results = []
+    for jobs in arguments.sizes:
+        console.print(f"{jobs} jobs ...")
+        results.append(measure(jobs))
+    header, rows = columns(results)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"Machine: {machine_text}")
+    console.print(table)
+    if not arguments.no_write:
+        page = replace_section(PAGE.read_text(encoding="utf-8"), markdown(machine_text, header, rows))
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A node that only plays the life of the operator's Pods: nothing runs, everything succeeds."""
+
+import asyncio
+from typing import Any, Final
+
+from sftjob_contract.config import DataFormat
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.layout import OUTPUT_MODEL
+from sftjob_contract.names import LABEL_STAGE, Stage
+from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
+from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_sandbox.node.status import ContainerView, PodView, Running, State, Terminated, pod_status
+from sftjob_sandbox.objects import Object, name_of, namespace_of, timestamp, uid_of
+from sftjob_sandbox.store import Store
+
+NODE: Final = "fake"
+START_SECONDS: Final = {Stage.PREPARE: 5.0, Stage.TRAIN: 1.0}
+"""From a Pod's creation to its container's start: scheduling, volume, image; the second Pod finds the image there."""
+RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
+"""How long a Pod of each stage pretends to work."""
+
+_STATS: Final = PreparedStats(
+    version=STATS_VERSION,
+    format=DataFormat.MESSAGES,
+    rows=1000,
+    train_rows=950,
+    evaluation_rows=50,
+    truncated_rows=0,
+    sequences=950,
+    evaluation_sequences=50,
+    tokens=100_000,
+    trained_tokens=60_000,
+    steps_per_epoch=238,
+    max_steps=714,
+    dataset_fingerprint="0" * 64,
+)
+_WORDS: Final = {
+    Stage.PREPARE: Outcome(version=OUTCOME_VERSION, stage=Stage.PREPARE, exit_code=ExitCode.DONE, prepared=_STATS),
+    Stage.TRAIN: Outcome(
+        version=OUTCOME_VERSION,
+        stage=Stage.TRAIN,
+        exit_code=ExitCode.DONE,
+        output=Output(path=OUTPUT_MODEL, metrics={"initialEvalLoss": 6.5, "evalLoss": 3.5}),
+    ),
+}
+
+
+async def play(store: Store, pace: float) -> None:
+    """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
+
+    Times are multiplied by `pace`: 1 is lifelike, less is faster.
+    """
+    async with asyncio.TaskGroup() as lives:
+        async for change, pod in store.watch_from_start("pods"):
+            if change == "ADDED":
+                lives.create_task(_live(store, pod, pace))
+
+
+async def _live(store: Store, pod: Object, pace: float) -> None:
+    stage = Stage(pod["metadata"]["labels"][LABEL_STAGE])
+    await asyncio.sleep(START_SECONDS[stage] * pace)
+    bound = store.bind_pod(namespace_of(pod), name_of(pod), uid_of(pod), NODE)
+    started = timestamp(store.clock())
+    running = _report(store, bound, Running(started), started)
+    await asyncio.sleep(RUN_SECONDS[stage] * pace)
+    end = Terminated(
+        exit_code=ExitCode.DONE,
+        reason="Completed",
+        message=termination_message(_WORDS[stage]),
+        started_at=started,
+        finished_at=timestamp(store.clock()),
+    )
+    _report(store, running, end, started)
+
+
+def _report(store: Store, pod: Object, state: State, started: str) -> Object:
+    spec: dict[str, Any] = pod["spec"]["containers"][0]
+    container = ContainerView(spec=spec, init=False, state=state, ready=True, started=True)
+    view = PodView(
+        pod=pod,
+        containers=(container,),
+        address="127.0.0.1",
+        start_time=started,
+        set_up=True,
+        ended=isinstance(state, Terminated),
+    )
+    status = pod_status(view, timestamp(store.clock()))
+    return store.update_status("pods", namespace_of(pod), name_of(pod), uid_of(pod), status)

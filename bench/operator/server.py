@@ -1,0 +1,95 @@
+"""The benchmark's API server: the sandbox with a fake node, which counts requests and notes when things happen.
+
+`python server.py DATA DEFINITION JOBS PACE` serves the resource of that file until SIGTERM, and writes DATA/record.json
+once so many jobs have succeeded.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import fake_node
+from sftjob_contract.names import GROUP, LABEL_JOB, PLURAL
+from sftjob_sandbox.objects import name_of
+from sftjob_sandbox.requests import RequestInfo
+from sftjob_sandbox.sandbox import Sandbox
+from sftjob_sandbox.server import ServerSettings
+from sftjob_sandbox.store import Store
+
+RECORD: Final = "record.json"
+CLIENT_AGENT: Final = "bench"
+"""User-Agent of the benchmark's own requests, which are not the operator's."""
+
+
+@dataclass
+class Record:
+    """What happened. Times are seconds of one clock, by name of the job."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    """The operator's requests since the first job: `verb resource`."""
+    created: dict[str, float] = field(default_factory=dict)
+    """When the job was stored."""
+    placed: dict[str, float] = field(default_factory=dict)
+    """When its first Pod was stored."""
+    succeeded: dict[str, float] = field(default_factory=dict)
+    """When its status said so."""
+
+    def request(self, info: RequestInfo, agent: str) -> None:
+        """Count a request of the operator."""
+        if self.created and agent != CLIENT_AGENT:
+            self.requests[f"{info.verb} {'/'.join(filter(None, (info.resource, info.subresource)))}"] += 1
+
+    async def pods(self, store: Store) -> None:
+        """Note each job's first Pod."""
+        async for _, pod in store.watch_from_start("pods"):
+            self.placed.setdefault(pod["metadata"]["labels"][LABEL_JOB], time.monotonic())
+
+    async def jobs(self, store: Store, expected: int) -> None:
+        """Note creation and success of the jobs, until so many have succeeded."""
+        async for _, job in store.watch_from_start(f"{PLURAL}.{GROUP}"):
+            self.created.setdefault(name_of(job), time.monotonic())
+            if job.get("status", {}).get("phase") == "Succeeded":
+                self.succeeded.setdefault(name_of(job), time.monotonic())
+            if len(self.succeeded) == expected:
+                return
+
+
+async def serve(data: Path, definition: Path, expected: int, pace: float) -> None:
+    """Serve until SIGTERM; ends at once, with the error, if a part of it fails."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    record = Record()
+    settings = ServerSettings(observe=record.request)
+    sandbox = Sandbox(data=data, definitions=[definition], with_node=False, server=settings)
+    async with sandbox, asyncio.TaskGroup() as tasks:
+        work = [
+            tasks.create_task(fake_node.play(sandbox.store, pace)),
+            tasks.create_task(record.pods(sandbox.store)),
+            tasks.create_task(_finish(data, record, sandbox.store, expected)),
+        ]
+        await stop.wait()
+        for task in work:
+            task.cancel()
+
+
+async def _finish(data: Path, record: Record, store: Store, expected: int) -> None:
+    await record.jobs(store, expected)
+    _write(data / RECORD, record)
+
+
+def _write(path: Path, record: Record) -> None:
+    """Atomically: whoever waits for the file finds all of it."""
+    staged = path.with_suffix(".tmp")
+    staged.write_text(json.dumps(vars(record)), encoding="utf-8")
+    staged.replace(path)
+
+
+if __name__ == "__main__":
+    data, definition, jobs, pace = sys.argv[1:]
+    asyncio.run(serve(Path(data), Path(definition), int(jobs), float(pace)))

@@ -1,0 +1,240 @@
+"""The local stack: an emulated Kubernetes API server with one node, and the operator, each in a process of its own.
+
+`with Stack(directory) as stack:` is how the demo and the integration tests have it; as a program (`make sandbox`) it
+stays up until Ctrl-C. Everything that it writes lies below the directory.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+DEFINITION: Final = REPOSITORY / "crds" / "sftjobs.yaml"
+DATA: Final = REPOSITORY / ".sandbox"
+IMAGE: Final = "sftjob-trainer:local"
+"""Name of the image that the node has: this Python environment."""
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+"""The node gives its Pods a grace period of its own, so stopping may take a while."""
+POLL_SECONDS: Final = 0.05
+
+
+class StackError(RuntimeError):
+    """A process of the stack did not start, or is gone; the text says which and ends with its log."""
+
+
+class Stack:
+    """Sandbox and operator, started on entry and stopped on exit, whatever happens in between."""
+
+    def __init__(self, data: Path, *, gpus: int = 0, progress_interval_seconds: int = 2) -> None:
+        self.data = data.resolve()
+        self.kubeconfig = self.data / "kubeconfig"
+        self.sandbox_log = self.data / "logs" / "sandbox.log"
+        self.operator_log = self.data / "logs" / "operator.log"
+        self._gpus = gpus
+        self._interval_seconds = progress_interval_seconds
+        self._progress_port = free_port()
+        self._liveness_port = free_port()
+        self._sandbox: subprocess.Popen[bytes] | None = None
+        self._operator: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start_sandbox()
+            self.start_operator()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def volume(self, claim: str, namespace: str = "default") -> Path:
+        """Directory behind a PersistentVolumeClaim."""
+        return self.data / "volumes" / namespace / claim
+
+    def start_sandbox(self) -> None:
+        """Start the API server and its node, without anything from an earlier run, and wait until it answers."""
+        self.sandbox_log.parent.mkdir(parents=True, exist_ok=True)
+        self.kubeconfig.unlink(missing_ok=True)
+        self._sandbox = _start(self.sandbox_command(), self.sandbox_log, {})
+        _wait("the sandbox", self._sandbox, self.sandbox_log, self.kubeconfig.exists)
+
+    def sandbox_command(self) -> list[str]:
+        """How to start the API server and its node."""
+        command = [sys.executable, "-m", "sftjob_sandbox", "up", "--fresh", "--data", str(self.data)]
+        command += ["--crd", str(DEFINITION), "--image", f"{IMAGE}={Path(sys.executable).parent}"]
+        return [*command, "--gpus", str(self._gpus)]
+
+    @property
+    def operator_pid(self) -> int:
+        """Process id of the running operator.
+
+        Raises:
+            StackError: it is not running.
+        """
+        if self._operator is None:
+            raise StackError("the operator is not running")
+        return self._operator.pid
+
+    def start_operator(self) -> None:
+        """Start the operator, always with the same settings, and wait until it answers."""
+        settings = {
+            "KUBECONFIG": str(self.kubeconfig),
+            "SFTJOB_TRAINER_IMAGE": IMAGE,
+            "SFTJOB_PROGRESS_ADDRESS": f"127.0.0.1:{self._progress_port}",
+            "SFTJOB_PROGRESS_URL": f"https://127.0.0.1:{self._progress_port}",
+            "SFTJOB_PROGRESS_TLS_DIR": str(self.data / "progress-tls"),
+            "SFTJOB_PROGRESS_INTERVAL_SECONDS": str(self._interval_seconds),
+            "SFTJOB_LIVENESS_ADDRESS": f"127.0.0.1:{self._liveness_port}",
+        }
+        self._operator = _start([sys.executable, "-m", "sftjob_operator"], self.operator_log, settings)
+        _wait("the operator", self._operator, self.operator_log, self._operator_answers)
+
+    def kill_operator(self) -> None:
+        """End the operator as a crash would (SIGKILL)."""
+        if self._operator is not None:
+            self._operator.kill()
+            self._operator.wait()
+            self._operator = None
+
+    def check(self) -> None:
+        """See that both processes are alive.
+
+        Raises:
+            StackError: one of them ended by itself.
+        """
+        for name, process, log in (
+            ("the sandbox", self._sandbox, self.sandbox_log),
+            ("the operator", self._operator, self.operator_log),
+        ):
+            if process is not None and process.poll() is not None:
+                raise StackError(_gone(name, process, log))
+
+    def stop(self) -> None:
+        """End both processes, the operator first; the sandbox ends its Pods. Does nothing the second time."""
+        operator, sandbox = self._operator, self._sandbox
+        self._operator = self._sandbox = None
+        _stop(operator)
+        _stop(sandbox)
+
+    def _operator_answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._liveness_port}/healthz", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def log_end(log: Path, lines: int = 20) -> str:
+    """The last lines of a log."""
+    with contextlib.suppress(FileNotFoundError):
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return "(no log)"
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this program as Ctrl-C does, so that `with` blocks clean up."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+def _start(command: Sequence[str], log: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process that Ctrl-C in the terminal does not reach: `stop` ends it, in the right order."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **settings, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+
+
+def _wait(name: str, process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None:
+            raise StackError(_gone(name, process, log))
+        if time.monotonic() > deadline:
+            raise StackError(f"{name} is not ready after {START_SECONDS:.0f} s; its log ends with:\n{log_end(log)}")
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _gone(name: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    return f"{name} ended with exit code {process.returncode}; its log ends with:\n{log_end(log)}"
+
+
+def main() -> None:
+    """Stay up until Ctrl-C, after saying what can be done now."""
+    end_on_signals()
+    print("Starting a local API server, a node and the operator ...")
+    try:
+        with Stack(DATA) as stack:
+            print(_HINTS.format(kubeconfig=_short(stack.kubeconfig), data=_short(stack.data)), flush=True)
+            while True:
+                stack.check()
+                time.sleep(1)
+    except StackError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("\nStopped.")
+
+
+def _short(path: Path) -> str:
+    """`path` as one would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+_HINTS: Final = """
+This is an emulator of a Kubernetes API server, not a cluster. In another terminal:
+
+  export KUBECONFIG={kubeconfig}
+  python examples/quickstart/dataset.py {data}/volumes/default/quickstart-data
+  kubectl apply -f examples/quickstart/data.yaml
+  kubectl apply -f examples/quickstart/sftjob.yaml
+  kubectl get sft -w
+  kubectl logs -f quickstart-train-1
+
+Logs: {data}/logs. Volumes: {data}/volumes. Ctrl-C stops everything.
+"""
+
+
+if __name__ == "__main__":
+    main()

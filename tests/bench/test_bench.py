@@ -1,0 +1,52 @@
+from collections import Counter
+
+import pytest
+
+from bench import BEGIN, END, Result, columns, markdown, measure, replace_section
+
+
+def a_result(jobs: int, **requests: int) -> Result:
+    return Result(
+        jobs=jobs,
+        requests=Counter({what.replace("__", " ").replace("_status", "/status"): n for what, n in requests.items()}),
+        pod_p50_seconds=0.025,
+        pod_p99_seconds=1.5,
+        burst_seconds=2.0,
+        cpu_seconds=0.4,
+        resident_bytes=90_000_000,
+    )
+
+
+def test_requests_are_told_per_job_and_children_are_summed() -> None:
+    result = a_result(2, create__pods=4, create__configmaps=2, list__pods=2, patch__sftjobs_status=8, watch__sftjobs=1)
+    assert result.child_requests == 4
+    assert result.status_writes == 4
+
+
+def test_the_table_has_one_column_per_size_and_a_row_for_every_verb_that_any_size_saw() -> None:
+    header, rows = columns([a_result(1, create__pods=2), a_result(1000, create__pods=2000, watch__pods=1)])
+    assert header == ["", "1 jobs", "1,000 jobs"]
+    assert rows[0] == ["`create pods` per job", "2.00", "2.00"]
+    assert rows[1] == ["`watch pods` per job", "0.00", "0.00"]
+    assert ["create to first Pod, p99", "1,500 ms", "1,500 ms"] in rows
+    assert ["operator CPU per job", "400.0 ms", "0.4 ms"] in rows
+    assert ["operator resident memory", "90 MB", "90 MB"] in rows
+
+
+def test_only_the_section_between_the_markers_is_replaced() -> None:
+    section = markdown("2 cores", ["", "1 jobs"], [["status writes per job", "4.00"]])
+    page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n"
+    replaced = replace_section(page, section)
+    assert replaced == f"# Title\n\n{section}\n\nMore.\n"
+    assert "| status writes per job | 4.00 |" in replaced
+    assert "old" not in replaced
+    assert replace_section(replaced, section) == replaced
+
+
+@pytest.mark.slow
+def test_a_quiet_job_costs_four_creates_and_five_status_writes() -> None:
+    result = measure(3, pace=0.05)
+    requests = {what: n / result.jobs for what, n in result.requests.items() if what != "create events"}
+    assert requests.pop("patch sftjobs/status") <= 5, "Pending, Preparing, data prepared, Running, Succeeded"
+    assert requests == {"create persistentvolumeclaims": 1, "create configmaps": 1, "create pods": 2}
+    assert result.resident_bytes < 150e6

@@ -1,0 +1,56 @@
+from typing import Any
+
+import pytest
+
+from demo import Followed, failures, finished
+
+
+def ended(phase: str, before: float | None = None, after: float | None = None) -> Followed:
+    metrics = {name: value for name, value in (("initialEvalLoss", before), ("evalLoss", after)) if value is not None}
+    job: dict[str, Any] = {
+        "metadata": {"name": "quickstart"},
+        "status": {
+            "phase": phase,
+            "conditions": [{"type": "Succeeded", "status": "False", "message": "train.jsonl:3: no assistant turn"}],
+            "output": {"metrics": metrics},
+        },
+    }
+    return Followed(job, (phase,), ())
+
+
+GOOD = ended("Succeeded", 6.6, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("full", "lora", "sentences"),
+    [
+        (GOOD, ended("Succeeded", 3.5, 3.3), []),
+        (ended("Failed"), None, ["quickstart ended as Failed: train.jsonl:3: no assistant turn"]),
+        (
+            ended("Succeeded", 6.0, 3.6),
+            ended("Succeeded", 3.6, 3.3),
+            ["quickstart: evaluation loss 3.600 is not below 60% of 6.000"],
+        ),
+        (
+            ended("Succeeded"),
+            ended("Succeeded", 3.5, 3.3),
+            [
+                "quickstart: evaluation loss nan is not below 60% of nan",
+                "quickstart-lora: evaluation loss 3.300 is not below nan",
+            ],
+        ),
+        (GOOD, ended("Succeeded", 3.5, 3.5), ["quickstart-lora: evaluation loss 3.500 is not below 3.500"]),
+        (GOOD, ended("Failed"), ["quickstart-lora ended as Failed: train.jsonl:3: no assistant turn"]),
+    ],
+)
+def test_what_the_demo_says_went_wrong(full: Followed, lora: Followed | None, sentences: list[str]) -> None:
+    assert failures(full, lora) == sentences
+
+
+@pytest.mark.parametrize(("status", "over"), [("Unknown", False), ("True", True), ("False", True)])
+def test_a_job_is_over_once_it_is_known_how_it_ended(status: str, over: bool) -> None:
+    assert finished({"status": {"conditions": [{"type": "Succeeded", "status": status}]}}) is over
+
+
+def test_a_job_without_conditions_is_not_over() -> None:
+    assert not finished({"metadata": {"name": "quickstart"}})

@@ -1,0 +1,207 @@
+"""What the documents say is so: links lead somewhere, tables match the code, commands name what exists."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import KIND, LABEL_JOB, PLURAL, SHORT_NAME, SINGULAR, Stage
+from sftjob_contract.reasons import REASON_BY_EXIT_CODE, Reason
+from sftjob_operator.api import SFTJobSpec, parse_job
+from sftjob_operator.api.conditions import ConditionReason, ConditionType
+from sftjob_operator.api.status import Phase
+from sftjob_operator.render import pod_name
+from sftjob_operator.settings import OperatorSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "crds/README.md", *ROOT.glob("docs/**/*.md")])
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+GENERATED = {"docs/reference/sftjob.md"}
+RESOURCES = {KIND.lower(), SINGULAR, PLURAL, SHORT_NAME, "pod", "pods", "pvc", "configmaps"}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def sentences_between(text: str, opening: str, closing: str) -> Iterator[str]:
+    return (found[1] for found in re.finditer(f"{re.escape(opening)}(.*?){re.escape(closing)}", text, re.DOTALL))
+
+
+def commands(document: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def table_after(heading: str, document: str = README) -> list[list[str]]:
+    """Rows of the first table after `heading`, without its two header lines, cells without backticks."""
+    lines = iter(document[document.index(heading) :].splitlines())
+    rows: list[str] = []
+    for line in lines:
+        if line.startswith("|"):
+            rows.append(line)
+        elif rows:
+            break
+    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of a document's headings as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_leads_to_a_file_and_a_heading(name: str) -> None:
+    document = ROOT / name
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (document.parent / path).resolve() if path else document
+        assert place.exists(), f"{name} links to {target}"
+        if anchor:
+            assert anchor in anchors(place), f"{name} links to {target}"
+
+
+def test_the_exit_code_table_is_the_contract() -> None:
+    told = {int(row[0]): row[1] for row in table_after("Exit codes, for whoever")}
+    assert told == {int(code): code.name for code in ExitCode}
+
+
+def test_the_reason_table_is_the_contract() -> None:
+    told = {row[0] for row in table_after("Reasons of a failure")}
+    assert told == {str(reason) for reason in Reason}
+
+
+def test_a_reason_that_the_table_calls_permanent_has_an_exit_code_that_is() -> None:
+    permanent = {row[0] for row in table_after("Reasons of a failure") if row[2] == "no"}
+    never = {ExitCode.INVALID, ExitCode.NOT_FOUND, ExitCode.GPU_OUT_OF_MEMORY, ExitCode.DIVERGED}
+    for code, reason in REASON_BY_EXIT_CODE.items():
+        assert (str(reason) in permanent) == (code in never), reason
+
+
+def test_the_condition_table_names_every_condition() -> None:
+    assert [row[0] for row in table_after("conditions:\n")] == [str(type_) for type_ in ConditionType]
+
+
+def test_the_phases_are_all_named() -> None:
+    told = next(sentences_between(README, "`phase` is a summary for people: ", "."))
+    assert [name.strip() for name in told.split(",")] == [str(phase) for phase in Phase]
+
+
+def test_the_field_table_names_every_field_of_the_spec() -> None:
+    rows = table_after("| field of `spec`")
+    told = [re.sub(r"\[(.+)\]\(.+\)", r"\1", row[0]) for row in rows]
+    fields = [field.alias or name for name, field in SFTJobSpec.model_fields.items()]
+    assert told == fields
+
+
+def test_the_settings_table_names_every_setting() -> None:
+    source = Path(ROOT / "operator/src/sftjob_operator/settings.py").read_text(encoding="utf-8")
+    read = set(re.findall(r'environ(?:\.get\(|, )"(SFTJOB_\w+)"', source))
+    assert {row[0] for row in table_after("Settings of the operator")} == read
+    assert len(read) == len(OperatorSettings.__annotations__) - 1, "all but KUBECONFIG"
+
+
+def test_every_reason_has_a_place_in_troubleshooting() -> None:
+    told = anchors(ROOT / "docs/troubleshooting.md")
+    reasons = [*Reason, ConditionReason.RETRIES_EXHAUSTED]
+    assert not [reason for reason in reasons if reason.lower() not in told]
+
+
+def test_every_decision_is_in_the_list_of_decisions() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")
+    for page in ROOT.glob("docs/adr/[0-9]*.md"):
+        title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(": ")[2]
+        assert f"({page.name}) | {title} |" in index
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in GENERATED])
+def test_every_path_in_a_table_or_sentence_exists(name: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    tops = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"build", "dist"}
+    for token in re.findall(r"`([\w./-]+/[\w./-]*)`", text):
+        if token.split("/")[0] in tops:
+            assert (ROOT / token).exists(), f"{name} names {token}"
+
+
+COMMANDS = [pytest.param(name, line, id=f"{name}: {line}") for name in NAMES for line in commands(name)]
+
+
+@pytest.mark.parametrize(("name", "line"), COMMANDS)
+def test_every_command_names_what_exists(name: str, line: str) -> None:
+    words = shlex.split(line)
+    match words:
+        case ["make", target]:
+            assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        case ["export", assignment]:
+            assert_known_variable(assignment.partition("=")[0])
+        case [".venv/bin/python", "-m", module]:
+            assert (ROOT / {"sftjob_operator": "operator"}[module] / "src" / module / "__main__.py").exists()
+        case [".venv/bin/python", script, *_]:
+            assert (ROOT / script).exists()
+        case ["kubectl", verb, *rest]:
+            assert_kubectl(verb, rest)
+        case _:
+            pytest.fail(f"{name}: no test knows what to make of {line!r}")
+
+
+def assert_known_variable(variable: str) -> None:
+    assert variable == "KUBECONFIG" or variable in {row[0] for row in table_after("Settings of the operator")}
+
+
+def assert_kubectl(verb: str, rest: list[str]) -> None:
+    files = rest[rest.index("-f") + 1 :] if "-f" in rest and verb != "logs" else []
+    match verb, [word for word in rest if not word.startswith("-") and word not in files]:
+        case (("apply" | "delete"), []):
+            assert files
+            assert [load(file) for file in files]
+        case "logs", [pod]:
+            assert pod in {*pods("quickstart", 1), *pods("quickstart", 2)}
+        case "delete", ["pod", pod]:
+            assert pod in pods("quickstart", 1)
+        case "explain", [path]:
+            assert path.split(".")[0] == SINGULAR
+            assert_field(path.split(".")[1:])
+        case "wait", [target]:
+            (condition,) = [word for word in rest if word.startswith("--for=condition=")]
+            assert condition.removeprefix("--for=condition=") in set(ConditionType)
+            assert_exists(*target.split("/"))
+        case (("get" | "describe" | "delete"), [kinds, *words]):
+            assert set(kinds.split(",")) <= RESOURCES
+            for word in words:
+                if "=" in word:
+                    assert word == f"{LABEL_JOB}=quickstart"
+                elif word != "wide":
+                    assert_exists(kinds, word)
+        case _:
+            pytest.fail(f"no test knows kubectl {verb} {rest}")
+
+
+def load(file: str) -> dict[str, object]:
+    body: dict[str, object] = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    return body
+
+
+def pods(job: str, attempt: int) -> set[str]:
+    body = {**load("examples/quickstart/sftjob.yaml")}
+    body["metadata"] = {"name": job, "namespace": "default", "uid": "0", "generation": 1, "resourceVersion": "1"}
+    return {pod_name(parse_job(body), stage, attempt) for stage in Stage}
+
+
+def assert_exists(kind: str, name: str) -> None:
+    manifests = [*ROOT.glob("examples/quickstart/*.yaml"), *ROOT.glob("crds/samples/*.yaml")]
+    names = {yaml.safe_load(path.read_text(encoding="utf-8"))["metadata"]["name"] for path in manifests}
+    assert kind in RESOURCES
+    assert name in names
+
+
+def assert_field(path: list[str]) -> None:
+    definition = load("crds/sftjobs.yaml")
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]  # type: ignore[index] -- parsed YAML
+    for part in path:
+        schema = schema["properties"][part]

@@ -1,0 +1,25 @@
+"""Tiny models, made once per test process."""
+
+from pathlib import Path
+
+import pytest
+
+from support.tiny import CHATML_GENERATION, write_model, write_model_without_weights
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 model with random weights; plain ChatML template. Read only."""
+    return write_model(tmp_path_factory.mktemp("qwen2"))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama model with random weights; ChatML template with generation markers. Read only."""
+    return write_model(tmp_path_factory.mktemp("llama"), "llama", chat_template=CHATML_GENERATION)
+
+
+@pytest.fixture(scope="session")
+def model_without_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `prepare` reads of a model. Read only."""
+    return write_model_without_weights(tmp_path_factory.mktemp("model"))

@@ -1,0 +1,238 @@
+"""What the user reads when the data can not be used: one row of a table for each kind of fault."""
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from sftjob_contract.config import Columns, DataFormat, HeldOut
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.failure import Failure
+from support.preparing import Workbench
+
+
+def jsonl(*rows: Any) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_parquet(table: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table(table), buffer)
+    return buffer.getvalue()
+
+
+def talk(*turns: Any) -> dict[str, Any]:
+    return {"messages": list(turns)}
+
+
+USER = {"role": "user", "content": "what does it do"}
+ASSISTANT = {"role": "assistant", "content": "return the first item"}
+GOOD = {"text": "open a file"}
+
+FILES = [
+    # name, content, sentence
+    (
+        "train.jsonl",
+        jsonl({"body": "a", "id": 1}),
+        (
+            'train.jsonl:1: no column "text", "prompt" and "completion" or "messages", there is "body", "id"; '
+            "name the right ones in dataset.columns"
+        ),
+    ),
+    ("train.jsonl", jsonl(GOOD, GOOD, {"body": "a"}), 'train.jsonl:3: no column "text", there is "body"'),
+    ("train.jsonl", jsonl(GOOD, {}), 'train.jsonl:2: no column "text", the row is empty'),
+    (
+        "train.jsonl",
+        jsonl({"text": "a", "messages": []}),
+        "train.jsonl:1: the columns fit more than one format; set dataset.format to text or messages",
+    ),
+    ("train.jsonl", jsonl(GOOD, {"text": 7}), 'train.jsonl:2: "text" must be text, not a number'),
+    ("train.jsonl", jsonl(GOOD, {"text": None}), 'train.jsonl:2: "text" must be text, not null'),
+    ("train.jsonl", jsonl(GOOD, {"text": ""}), 'train.jsonl:2: "text" is empty, so there is nothing to train on'),
+    (
+        "train.jsonl",
+        jsonl({"prompt": "a", "completion": ["b"]}),
+        'train.jsonl:1: "completion" must be text, not a list',
+    ),
+    (
+        "train.jsonl",
+        jsonl({"prompt": "a", "completion": ""}),
+        'train.jsonl:1: "completion" is empty, so there is nothing to train on',
+    ),
+    ("train.jsonl", b"", "train.jsonl: the file has no rows"),
+    ("train.jsonl", b"\n \n", "train.jsonl: the file has no rows"),
+    (
+        "train.jsonl",
+        jsonl(GOOD) + b'{"text": "caf\xe9"}\n',
+        "train.jsonl:2: not valid UTF-8: byte 0xe9 at column 14; save the file as UTF-8",
+    ),
+    (
+        "train.jsonl",
+        '{"text": "a"}'.encode("utf-16"),
+        "train.jsonl:1: not valid UTF-8: byte 0xff at column 1; save the file as UTF-8",
+    ),
+    (
+        "train.jsonl",
+        jsonl(GOOD) + b'\n{"text": "a"\n',
+        "train.jsonl:3: not valid JSON: Expecting ',' delimiter at column 1; every line must be one JSON object",
+    ),
+    (
+        "train.jsonl",
+        b"[" * 100_000,
+        "train.jsonl:1: not valid JSON: nested too deeply",
+    ),
+    ("train.jsonl", b'[{"text": "a"}]', "train.jsonl:1: a row must be a JSON object, not a list"),
+    (
+        "train.jsonl",
+        b'{"text": "a \\ud800"}',
+        'train.jsonl:1: "text" contains \\ud800, half of a surrogate pair, which is no character',
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk(USER, ASSISTANT), talk(USER)),
+        'chat.jsonl:2: "messages" has no assistant turn, so there is nothing to train on',
+    ),
+    ("chat.jsonl", jsonl(talk()), 'chat.jsonl:1: "messages" has no assistant turn, so there is nothing to train on'),
+    (
+        "chat.jsonl",
+        jsonl(talk({"role": "human", "content": "a"}, ASSISTANT)),
+        'chat.jsonl:1: messages[0].role must be system, user, assistant or tool, not "human"',
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk({"from": "user", "value": "a"}, ASSISTANT)),
+        'chat.jsonl:1: messages[0] has no role; it has "from", "value"',
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk(USER, {"role": "assistant", "content": ""})),
+        "chat.jsonl:1: messages[1].content is empty, so there is nothing to train on",
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk(USER, {"role": "assistant", "content": [{"type": "text", "text": "a"}]})),
+        "chat.jsonl:1: messages[1].content must be text, not a list",
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk(USER, {**ASSISTANT, "tool_calls": [{}]})),
+        "chat.jsonl:1: messages[1] has tool_calls, which are not supported; write the call into content",
+    ),
+    ("chat.jsonl", jsonl(talk("hello")), "chat.jsonl:1: messages[0] must be an object with role and content, not text"),
+    (
+        "chat.jsonl",
+        jsonl({"messages": '[{"role": "user"}]'}),
+        'chat.jsonl:1: "messages" must be a list of {role, content} objects, not text',
+    ),
+    ("train.csv", b"text\n", "train.csv: the file has no rows"),
+    ("train.csv", b"", "train.csv: the file has no rows"),
+    (
+        "train.csv",
+        b'text,id\n"two\nlines",1\nthree\n',
+        "train.csv:4: the row has 1 fields but the header has 2",
+    ),
+    ("train.csv", b"text,text\na,b\n", 'train.csv:1: the header names the column "text" twice'),
+    ("train.csv", b'text\nfine\n"open\n', "train.csv:3: not valid CSV: unexpected end of data"),
+    (
+        "train.csv",
+        b"text\nfine\ncaf\xe9\n",
+        "train.csv:3: not valid UTF-8: byte 0xe9 at column 4; save the file as UTF-8",
+    ),
+    ("train.csv", b'text\nfine\n""\n', 'train.csv:3: "text" is empty, so there is nothing to train on'),
+    ("train.parquet", as_parquet({"text": ["a", None]}), 'train.parquet row 2: "text" must be text, not null'),
+    ("train.parquet", as_parquet({"text": pa.array([], pa.string())}), "train.parquet: the file has no rows"),
+    (
+        "train.parquet",
+        as_parquet({"text": pa.array(["fine", b"caf\xe9"], pa.binary()).view(pa.string())}),
+        "train.parquet row 2: text that is not valid UTF-8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), FILES)
+def test_bad_data_is_told_with_file_and_line(bench: Workbench, name: str, content: bytes, sentence: str) -> None:
+    with pytest.raises(Failure) as raised:
+        bench.prepare(bench.write(name, content))
+    assert raised.value.message == sentence
+    assert raised.value.reason is Reason.DATA_INVALID
+    assert raised.value.exit_code is ExitCode.INVALID
+    assert not (bench.volume / "prepared" / "stats.json").exists()
+
+
+def test_a_file_that_is_no_parquet(bench: Workbench) -> None:
+    with pytest.raises(Failure, match=r"^train\.parquet after row 0: not readable as Parquet: .*magic bytes"):
+        bench.prepare(bench.write("train.parquet", b"PAR2" * 10))
+
+
+def test_a_bad_row_of_the_second_file_is_told_with_that_file(bench: Workbench) -> None:
+    bench.write("a.jsonl", [GOOD])
+    bench.write("sub/b.jsonl", [GOOD, {"text": 1}])
+    with pytest.raises(Failure, match=r'^sub/b\.jsonl:2: "text" must be text, not a number$'):
+        bench.prepare(bench.root / "data")
+
+
+def test_a_bad_row_beyond_the_first_batch_is_found(bench: Workbench) -> None:
+    path = bench.write("train.jsonl", [*[GOOD] * 2500, {"text": 1}])
+    with pytest.raises(Failure, match=r"^train\.jsonl:2501: "):
+        bench.prepare(path)
+
+
+def test_a_missing_column_of_a_named_format_is_told_by_its_own_name(bench: Workbench) -> None:
+    config = bench.config(bench.write("train.jsonl", [{"text": "a"}]), data_format=DataFormat.PROMPT_COMPLETION)
+    with pytest.raises(Failure, match=r'^train\.jsonl:1: no column "prompt", there is "text"$'):
+        bench.run(config)
+
+
+def test_a_file_of_an_unknown_kind(bench: Workbench) -> None:
+    path = bench.write("train.txt", b"hello")
+    with pytest.raises(Failure) as raised:
+        bench.prepare(path)
+    assert raised.value.message == f"{path}: train.txt must be a .jsonl, .csv or .parquet file; convert it first"
+    assert raised.value.reason is Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize(
+    ("held_out", "sentence"),
+    [
+        (
+            HeldOut(fraction=0.5, source=None),
+            (
+                "{path} has 1 usable row(s), too few to hold out 0.5 of them; "
+                "add rows, or set dataset.evaluation.fraction: 0"
+            ),
+        ),
+        (HeldOut(fraction=None, source="{root}/data/empty.jsonl"), "empty.jsonl: the file has no rows"),
+    ],
+)
+def test_nothing_to_evaluate_on(bench: Workbench, held_out: HeldOut, sentence: str) -> None:
+    bench.write("empty.jsonl", b"")
+    path = bench.write("train.jsonl", [GOOD])
+    source = held_out.source.format(root=bench.root) if held_out.source else None
+    with pytest.raises(Failure) as raised:
+        bench.prepare(path, held_out=HeldOut(fraction=held_out.fraction, source=source))
+    assert raised.value.message == sentence.format(path=path)
+    assert raised.value.reason is Reason.DATA_INVALID
+
+
+def test_no_row_with_a_trained_token_within_the_length(bench: Workbench) -> None:
+    path = bench.write("train.jsonl", [{"prompt": "a very long prompt " * 20, "completion": "short"}] * 3)
+    with pytest.raises(Failure) as raised:
+        bench.prepare(path, max_length=16)
+    assert raised.value.message == (
+        "train.jsonl:1 and every other row: no token to train on among the first 16 of the row; "
+        "raise training.maxLength, or check that the chat template marks what the assistant writes"
+    )
+    assert raised.value.reason is Reason.DATA_INVALID
+
+
+def test_columns_can_be_named_and_the_names_are_used_in_messages(bench: Workbench) -> None:
+    from dataclasses import replace
+
+    config = bench.config(bench.write("train.jsonl", [{"body": "a"}, {"body": 3}]))
+    columns = Columns(text="body", prompt="question", completion="answer", messages="turns")
+    with pytest.raises(Failure, match=r'^train\.jsonl:2: "body" must be text, not a number$'):
+        bench.run(replace(config, dataset=replace(config.dataset, columns=columns)))

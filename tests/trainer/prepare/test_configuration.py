@@ -1,0 +1,97 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftjob_contract.codec import encode
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.configuration import read_config
+from sftjob_trainer.failure import Failure
+from support.tiny import run_config
+
+GOOD = run_config(model="/model", dataset="/data.jsonl")
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The good config as JSON data with one key set, or removed when `value` is None."""
+    data: dict[str, Any] = encode(GOOD)
+    *parents, key = path.split(".")
+    place = data
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[key] = value
+    if value is None:
+        del place[key]
+    return data
+
+
+def test_a_config_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(encode(GOOD)))
+    assert read_config(path) == GOOD
+
+
+QUANTIZATION: Mapping[str, Any] = {"type": "nf4", "doubleQuantization": True, "computeDtype": "bfloat16"}
+
+PROBLEMS = [
+    (changed("training.maxSeqLength", 3), "training.maxSeqLength is not known; known are: epochs, maxSteps, "),
+    (changed("training.learningRate", "fast"), "training.learningRate must be a finite number, not 'fast'"),
+    (changed("training.seed", None), "training.seed is missing"),
+    (changed("training.precision", "fp16"), "training.precision must be one of auto, bf16, fp32, not 'fp16'"),
+    (
+        changed("version", 2),
+        "version is 2 but this trainer understands 1: use a trainer image and an operator of the same release",
+    ),
+    (changed("training.maxSteps", 3), "training must have exactly one of epochs and maxSteps"),
+    (changed("training.epochs", None), "training must have exactly one of epochs and maxSteps"),
+    (changed("training.epochs", -1.0), "training.epochs must be above 0, not -1.0"),
+    (changed("training.maxLength", 0), "training.maxLength must be above 0, not 0"),
+    (changed("training.learningRate", 0), "training.learningRate must be above 0, not 0.0"),
+    (changed("training.warmupSteps", 3), "training must have at most one of warmupRatio and warmupSteps"),
+    (changed("dataset.evaluation.source", "/x"), "dataset.evaluation must have exactly one of fraction and source"),
+    (
+        changed("dataset.evaluation.fraction", 1),
+        "dataset.evaluation.fraction must be at least 0 and below 1, not 1.0",
+    ),
+    (changed("dataset.maxSamples", 0), "dataset.maxSamples must be at least 1, not 0"),
+    (changed("gpus", -1), "gpus must be at least 0, not -1"),
+    (changed("checkpoints.keep", 0), "checkpoints.keep must be at least 1, not 0"),
+    (changed("checkpoints.everySteps", 0), "checkpoints.everySteps must be at least 1, not 0"),
+    (
+        changed("method.quantization", {**QUANTIZATION, "bits": 4}),
+        "method.quantization needs method.lora: quantized weights themselves can not be trained",
+    ),
+    (
+        changed(
+            "method",
+            {
+                "quantization": {**QUANTIZATION, "bits": 5},
+                "lora": {"rank": 1, "alpha": 1, "dropout": 0, "targetModules": ["q_proj"]},
+            },
+        ),
+        "method.quantization.bits must be 4 or 8, not 5",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "sentence"), PROBLEMS)
+def test_a_config_that_can_not_be_run_is_refused(tmp_path: Path, data: Any, sentence: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(Failure) as raised:
+        read_config(path)
+    assert raised.value.message.startswith(f"run config: {sentence}")
+    assert raised.value.reason is Reason.CONFIG_INVALID
+    assert raised.value.exit_code is ExitCode.INVALID
+
+
+def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with pytest.raises(Failure, match=r"the run config .*config\.json can not be read: No such file or directory"):
+        read_config(path)
+    path.write_bytes(b"\xff{")
+    with pytest.raises(Failure, match=r"run config: not valid JSON: "):
+        read_config(path)

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import ENV_ATTEMPT, ENV_CLAIMS, ENV_HUB_TOKEN, ENV_RUN_CONFIG, ENV_VOLUME
+from sftjob_trainer.environment import read_environment
+from sftjob_trainer.failure import Failure
+
+NEEDED = {ENV_RUN_CONFIG: "/etc/config.json", ENV_VOLUME: "/volume"}
+
+
+def test_what_is_not_given_is_absent() -> None:
+    environment = read_environment({**NEEDED, ENV_CLAIMS: ""})
+    assert environment.config_path == Path("/etc/config.json")
+    assert environment.volume == Path("/volume")
+    assert environment.attempt == 1
+    assert environment.claims is None
+    assert environment.progress_url is None
+    assert environment.hub_token is None
+
+
+def test_the_hub_token_is_not_shown() -> None:
+    environment = read_environment({**NEEDED, ENV_HUB_TOKEN: "hf_secret"})
+    assert environment.hub_token == "hf_secret"
+    assert "hf_secret" not in repr(environment)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {ENV_RUN_CONFIG: ""},
+            "the environment variable SFTJOB_RUN_CONFIG is not set; it must be the path of the run config",
+        ),
+        (
+            {ENV_VOLUME: ""},
+            "the environment variable SFTJOB_VOLUME is not set; it must be the root of the job's volume",
+        ),
+        ({ENV_ATTEMPT: "0"}, "SFTJOB_ATTEMPT must be a whole number from 1, not '0'"),
+        ({ENV_ATTEMPT: "two"}, "SFTJOB_ATTEMPT must be a whole number from 1, not 'two'"),
+        ({ENV_ATTEMPT: "²"}, "SFTJOB_ATTEMPT must be a whole number from 1, not '²'"),
+    ],
+)
+def test_a_wrong_variable_is_named(change: dict[str, str], sentence: str) -> None:
+    with pytest.raises(Failure) as raised:
+        read_environment({**NEEDED, **change})
+    assert raised.value.message == sentence
+    assert raised.value.exit_code is ExitCode.INVALID

@@ -1,0 +1,213 @@
+"""Models and data sets from a hub, against a stand-in that answers as the real one does."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sftjob_contract.config import HeldOut
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import ENV_HUB_TOKEN
+from sftjob_contract.reasons import Reason
+from sftjob_trainer import hub
+from sftjob_trainer.environment import Environment
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.sources import model_path
+from support.hub import Hub
+from support.preparing import Workbench, environment
+
+TOKEN = "hf_of_the_job"
+MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    with Hub(tokens=frozenset({TOKEN})) as running:
+        running.commit("model", "org/tiny", MODEL)
+        running.commit("model", "org/private", MODEL, private=True)
+        running.commit("model", "org/gated", MODEL, gated=True)
+        running.commit("model", "org/docs", {"README.md": b""})
+        yield running
+
+
+@pytest.fixture
+def reach(server: Hub, tmp_path: Path) -> Environment:
+    """An environment that has the job's token for the hub."""
+    return environment(tmp_path, hub_endpoint=server.url, hub_token=TOKEN)
+
+
+def test_a_model_is_downloaded_once_into_the_volumes_cache(server: Hub, reach: Environment) -> None:
+    commit = server.commit("model", "org/tiny", MODEL)  # the same files: the same commit
+    snapshot = hub.download_model("hf://org/tiny", None, reach)
+    assert snapshot.commit == commit
+    assert snapshot.directory.is_relative_to(reach.volume / "cache")
+    assert {path.name: path.read_bytes() for path in snapshot.directory.iterdir()} == MODEL
+    downloads = [request for request in server.requests if "/resolve/" in request.path]
+    assert hub.download_model("hf://org/tiny", None, reach) == snapshot
+    assert [request for request in server.requests if "/resolve/" in request.path] == downloads
+
+
+def test_the_jobs_token_goes_with_every_request(server: Hub, reach: Environment) -> None:
+    hub.download_model("hf://org/private", None, reach)
+    assert {request.token for request in server.requests} == {TOKEN}
+
+
+def test_without_a_token_none_is_sent_even_if_the_machine_has_one(
+    server: Hub, reach: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_HUB_TOKEN, "hf_of_somebody_else")
+    hub.download_model("hf://org/tiny", None, replace(reach, hub_token=None))
+    assert {request.token for request in server.requests} == {None}
+
+
+def test_a_revision_is_a_branch_or_a_commit(server: Hub, reach: Environment) -> None:
+    old = server.commit("model", "org/tiny", MODEL)
+    new = server.commit("model", "org/tiny", {**MODEL, "model.safetensors": b"better"})
+    side = server.commit("model", "org/tiny", {**MODEL, "model.safetensors": b"other"}, branch="side")
+    assert hub.download_model("hf://org/tiny", None, reach).commit == new
+    assert hub.download_model("hf://org/tiny", "main", reach).commit == new
+    assert hub.download_model("hf://org/tiny", "side", reach).commit == side
+    assert hub.download_model("hf://org/tiny", old, reach).commit == old
+
+
+def test_only_what_loading_needs_is_downloaded() -> None:
+    names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.model"]
+    assert hub.model_files([*names, "onnx/model.onnx", "original/params.json", "model.gguf"]) == [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "tokenizer.model",
+    ]
+    assert hub.model_files(["config.json", "pytorch_model.bin"]) == ["config.json", "pytorch_model.bin"]
+
+
+def test_of_a_data_set_the_path_is_downloaded(server: Hub, reach: Environment) -> None:
+    files = {"data/train[1].jsonl": b"{}", "data/test.csv": b"text", "data.jsonl": b"{}", "data/notes.txt": b""}
+    server.commit("dataset", "org/corpus", files)
+    directory = hub.download_dataset("hf://org/corpus/data", None, reach)
+    assert sorted(path.name for path in directory.iterdir()) == ["test.csv", "train[1].jsonl"]
+    assert hub.download_dataset("hf://org/corpus/data.jsonl", None, reach).read_bytes() == b"{}"
+
+
+REFUSALS = [
+    # source, revision, token, reason, sentence
+    (
+        "hf://org/none",
+        None,
+        TOKEN,
+        Reason.MODEL_NOT_FOUND,
+        "hf://org/none does not exist on the hub, or the token has no access to it",
+    ),
+    (
+        "hf://org/private",
+        None,
+        None,
+        Reason.MODEL_NOT_FOUND,
+        "hf://org/private does not exist on the hub, or it is private; then set model.tokenSecretRef",
+    ),
+    ("hf://org/tiny", "v2", TOKEN, Reason.MODEL_NOT_FOUND, "hf://org/tiny has no revision v2"),
+    (
+        "hf://org/gated",
+        None,
+        TOKEN,
+        Reason.ACCESS_DENIED,
+        "hf://org/gated is gated: ask for access on its page",
+    ),
+    (
+        "hf://org/gated",
+        None,
+        None,
+        Reason.ACCESS_DENIED,
+        "hf://org/gated is gated: set model.tokenSecretRef to a token with access",
+    ),
+    (
+        "hf://org/tiny",
+        None,
+        "hf_wrong",
+        Reason.ACCESS_DENIED,
+        "hf://org/tiny can not be read: the hub does not accept the token",
+    ),
+    (
+        "hf://org/docs",
+        None,
+        TOKEN,
+        Reason.MODEL_NOT_FOUND,
+        "hf://org/docs has no model files; it has README.md",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "revision", "token", "reason", "sentence"), REFUSALS)
+def test_a_refusal_is_told(
+    reach: Environment, source: str, revision: str | None, token: str | None, reason: Reason, sentence: str
+) -> None:
+    with pytest.raises(Failure) as raised:
+        hub.download_model(source, revision, replace(reach, hub_token=token))
+    assert raised.value.message == sentence
+    assert raised.value.reason is reason
+    assert raised.value.exit_code is ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (
+            "hf://org/none/data",
+            "hf://org/none/data does not exist on the hub, or the token has no access to it",
+        ),
+        (
+            "hf://org/corpus/eval",
+            (
+                "hf://org/corpus/eval has no .jsonl, .csv or .parquet file at eval; "
+                "the repository has README.md, train.jsonl"
+            ),
+        ),
+    ],
+)
+def test_a_data_set_that_is_not_there(server: Hub, reach: Environment, source: str, sentence: str) -> None:
+    server.commit("dataset", "org/corpus", {"README.md": b"", "train.jsonl": b"{}"})
+    with pytest.raises(Failure) as raised:
+        hub.download_dataset(source, None, reach)
+    assert raised.value.message == sentence
+    assert raised.value.reason is Reason.DATASET_NOT_FOUND
+
+
+def test_a_hub_that_fails_is_tried_again_by_the_operator(server: Hub, reach: Environment) -> None:
+    server.broken = True
+    with pytest.raises(Failure) as raised:
+        hub.download_model("hf://org/tiny", None, reach)
+    assert raised.value.message == "hf://org/tiny: the hub answered with HTTP 500"
+    assert raised.value.exit_code is ExitCode.INTERNAL
+
+
+def test_a_hub_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Path) -> None:
+    with Hub() as gone:
+        url = gone.url
+    with pytest.raises(Failure) as raised:
+        hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=url))
+    assert raised.value.message == "hf://org/tiny: the hub can not be reached (ConnectError)"
+    assert raised.value.exit_code is ExitCode.INTERNAL
+
+
+def test_preparing_from_a_hub_pins_the_model_and_does_not_ask_again(
+    server: Hub, reach: Environment, bench: Workbench
+) -> None:
+    files = {path.name: path.read_bytes() for path in bench.model.iterdir()}
+    commit = server.commit("model", "org/tiny", files)
+    server.commit("dataset", "org/corpus", {"train.jsonl": b'{"text": "a b"}\n' * 4})
+    config = bench.config(
+        "hf://org/corpus/train.jsonl", model="hf://org/tiny", held_out=HeldOut(fraction=0.0, source=None)
+    )
+    stats = bench.run(config, hub_endpoint=server.url, hub_token=TOKEN)
+    assert stats.model_revision == commit
+    assert model_path(config, environment(bench.volume), stats) == bench.volume / str(stats.model_snapshot)
+    server.commit("model", "org/tiny", {**files, "model.safetensors": b"newer"})
+    server.requests.clear()
+    assert bench.run(config, hub_endpoint=server.url, hub_token=TOKEN) == stats
+    assert server.requests == []
+
+
+def test_a_model_from_a_hub_must_have_been_prepared(bench: Workbench) -> None:
+    config = bench.config("/data.jsonl", model="hf://org/tiny")
+    with pytest.raises(Failure, match=r"^hf://org/tiny has not been downloaded to the volume$"):
+        model_path(config, environment(bench.volume), None)

@@ -1,0 +1,245 @@
+"""The process: exit codes, the termination log, signals, and what must never be printed."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftjob_contract.codec import from_json, to_json
+from sftjob_contract.config import RunConfig
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import (
+    ENV_HUB_TOKEN,
+    ENV_RUN_CONFIG,
+    ENV_TERMINATION_LOG,
+    ENV_VOLUME,
+    TRAINER_COMMAND,
+    Stage,
+)
+from sftjob_contract.outcome import Outcome
+from sftjob_contract.reasons import Reason
+from sftjob_trainer import outcome
+from sftjob_trainer.__main__ import Redacted, run
+from sftjob_trainer.environment import ENV_HUB_ENDPOINT
+from sftjob_trainer.libraries import library_variables
+from support.hub import Hub
+from support.preparing import Workbench
+from support.tiny import run_config
+
+SECRET = "hf_never_to_be_seen"
+DEADLINE_SECONDS = 60
+
+
+class Container:
+    """One process of the trainer, with a volume and a termination log."""
+
+    def __init__(self, root: Path, config: RunConfig | str, **environ: str) -> None:
+        self.log = root / "termination-log"
+        self.environ = {
+            **{key: value for key, value in os.environ.items() if key not in (ENV_HUB_TOKEN, ENV_HUB_ENDPOINT)},
+            ENV_RUN_CONFIG: str(root / "config.json"),
+            ENV_VOLUME: str(root / "volume"),
+            ENV_TERMINATION_LOG: str(self.log),
+            **environ,
+        }
+        (root / "volume").mkdir(exist_ok=True)
+        text = config if isinstance(config, str) else to_json(config)
+        (root / "config.json").write_text(text, encoding="utf-8")
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-X", "importtime", *TRAINER_COMMAND[1:], *arguments]
+        return subprocess.Popen(command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    @property
+    def outcome(self) -> Outcome:
+        return from_json(Outcome, self.log.read_bytes(), ignore_unknown=False)
+
+
+def imported(stderr: str) -> set[str]:
+    """Top-level packages imported, from the output of -X importtime."""
+    lines = [line for line in stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def said(stderr: str) -> str:
+    """What was written to stderr besides the import times."""
+    return "\n".join(line for line in stderr.splitlines() if not line.startswith("import time:"))
+
+
+def test_preparing_from_a_hub_with_a_token_ends_with_zero_and_tells_it_to_nobody(bench: Workbench) -> None:
+    with Hub(tokens=frozenset({SECRET})) as hub:
+        files = {path.name: path.read_bytes() for path in bench.model.iterdir()}
+        hub.commit("model", "org/tiny", files, private=True)
+        hub.commit("dataset", "org/corpus", {"train.jsonl": b'{"text": "a b"}\n' * 4}, private=True)
+        config = bench.config("hf://org/corpus/train.jsonl", model="hf://org/tiny", packing=True)
+        container = Container(bench.root, config, **{ENV_HUB_ENDPOINT: hub.url, ENV_HUB_TOKEN: SECRET})
+        process = container.start("prepare")
+        stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+        assert {request.token for request in hub.requests} == {SECRET}
+    assert process.returncode == ExitCode.DONE, said(stderr)
+    assert container.outcome.exit_code is ExitCode.DONE
+    assert container.outcome.prepared is not None
+    assert container.outcome.prepared.rows == 4
+    assert "[4/4] prepared 1 sequences" in stdout
+    assert said(stderr) == ""
+    written = [path.read_bytes() for path in bench.volume.rglob("*") if path.is_file()]
+    assert all(SECRET not in text for text in (stdout, stderr, container.log.read_text()))
+    assert all(SECRET.encode() not in content for content in written)
+    assert "transformers" in imported(stderr)
+    assert not {"torch", "peft", "accelerate", "bitsandbytes"} & imported(stderr)
+
+
+def test_a_token_that_is_refused_is_not_repeated(bench: Workbench) -> None:
+    with Hub() as hub:
+        config = bench.config("/nowhere.jsonl", model="hf://org/tiny")
+        container = Container(bench.root, config, **{ENV_HUB_ENDPOINT: hub.url, ENV_HUB_TOKEN: SECRET})
+        process = container.start("prepare")
+        stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    sentence = "hf://org/tiny can not be read: the hub does not accept the token"
+    assert process.returncode == ExitCode.NOT_FOUND
+    assert said(stderr) == f"prepare failed: AccessDenied: {sentence}"
+    assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, sentence)
+    assert all(SECRET not in text for text in (stdout, stderr, container.log.read_text()))
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_an_invalid_config_ends_the_stage_before_anything_heavy_is_imported(bench: Workbench, stage: Stage) -> None:
+    container = Container(bench.root, "{}")
+    process = container.start(stage)
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == ExitCode.INVALID
+    assert said(stderr) == f"{stage} failed: ConfigInvalid: run config: version is missing"
+    assert container.outcome.stage is stage
+    assert container.outcome.reason is Reason.CONFIG_INVALID
+    assert not {"torch", "transformers", "trl", "datasets", "pyarrow", "numpy", "huggingface_hub"} & imported(stderr)
+
+
+def test_bad_data_is_told_on_stderr_and_in_the_outcome(bench: Workbench) -> None:
+    container = Container(bench.root, bench.config(bench.write("d.jsonl", [{"text": "a"}, {"text": 1}])))
+    process = container.start("prepare")
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    sentence = 'd.jsonl:2: "text" must be text, not a number'
+    assert process.returncode == ExitCode.INVALID
+    assert said(stderr) == f"prepare failed: DataInvalid: {sentence}"
+    assert (container.outcome.reason, container.outcome.message) == (Reason.DATA_INVALID, sentence)
+
+
+def test_a_stop_request_ends_preparation_at_once_and_asks_for_a_retry(bench: Workbench) -> None:
+    with Hub() as hub:
+        hub.open.clear()
+        config = bench.config("/nowhere.jsonl", model="hf://org/tiny")
+        container = Container(bench.root, config, **{ENV_HUB_ENDPOINT: hub.url})
+        process = container.start("prepare")
+        assert hub.asked.wait(DEADLINE_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=5)
+    assert process.returncode == ExitCode.RETRY
+    assert container.outcome.exit_code is ExitCode.RETRY
+    assert container.outcome.reason is Reason.INTERRUPTED
+    assert container.outcome.message == "prepare was asked to stop (SIGTERM)"
+    assert said(stderr) == "prepare was asked to stop (SIGTERM)"
+
+
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("prepare", "train")])
+def test_an_unknown_stage_is_told_how_to_start_one(bench: Workbench, arguments: tuple[str, ...]) -> None:
+    container = Container(bench.root, "{}")
+    process = container.start(*arguments)
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == ExitCode.INVALID
+    assert said(stderr) == "usage: python -m sftjob_trainer prepare|train"
+
+
+@pytest.fixture
+def environ(bench: Workbench) -> dict[str, str]:
+    """The environment of a stage that runs in this process, whose PyTorch stays."""
+    import torch  # noqa: F401 -- loaded already, so that preparing does not hide it from this process
+
+    config = bench.config(bench.write("d.jsonl", [{"text": "a"}]))
+    return Container(bench.root, config).environ
+
+
+RAISED = [
+    (
+        ValueError("something odd"),
+        ExitCode.INTERNAL,
+        Reason.INTERNAL_ERROR,
+        "prepare ended by an unexpected ValueError: something odd",
+    ),
+    (MemoryError(), ExitCode.INTERNAL, Reason.HOST_OUT_OF_MEMORY, "prepare ran out of memory; raise resources.memory"),
+    (
+        OSError(28, "No space left on device"),
+        ExitCode.INVALID,
+        Reason.CONFIG_INVALID,
+        "prepare: the job's volume is full; raise storage.size",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "reason", "sentence"), RAISED)
+def test_whatever_is_raised_becomes_an_outcome(
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: ExitCode,
+    reason: Reason,
+    sentence: str,
+) -> None:
+    def broken(*_: Any) -> Outcome:
+        raise error
+
+    monkeypatch.setattr("sftjob_trainer.prepare.prepare", broken)
+    ended = run(Stage.PREPARE, environ)
+    assert (ended.stage, ended.exit_code, ended.reason, ended.message) == (Stage.PREPARE, code, reason, sentence)
+
+
+def test_training_is_dispatched(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sftjob_trainer.train.train", lambda _config, _environment: outcome.done(Stage.TRAIN))
+    assert run(Stage.TRAIN, environ).stage is Stage.TRAIN
+
+
+def test_libraries_are_told_what_to_do_before_they_are_imported(environ: dict[str, str]) -> None:
+    assert run(Stage.PREPARE, environ).stage is Stage.PREPARE
+    assert environ["HF_HOME"] == f"{environ[ENV_VOLUME]}/cache"
+    assert environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "dataset", "offline"),
+    [
+        (Stage.PREPARE, "/model", "pvc://data/d.jsonl", "1"),
+        (Stage.PREPARE, "hf://org/model", "/d.jsonl", "0"),
+        (Stage.PREPARE, "/model", "hf://org/data/d.jsonl", "0"),
+        (Stage.TRAIN, "hf://org/model", "hf://org/data/d.jsonl", "1"),
+    ],
+)
+def test_libraries_go_online_only_to_fetch_from_a_hub(stage: Stage, model: str, dataset: str, offline: str) -> None:
+    variables = library_variables(stage, run_config(model=model, dataset=dataset), Path("/volume"))
+    assert variables["HF_HUB_OFFLINE"] == offline
+
+
+def test_a_secret_in_a_traceback_is_not_logged() -> None:
+    error = ValueError(f"bad header: Bearer {SECRET}")
+    record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "sent %s", (SECRET,), (ValueError, error, None))
+    text = Redacted(SECRET).format(record)
+    assert text.startswith("sent [hub token]\n")
+    assert text.endswith("ValueError: bad header: Bearer [hub token]")
+
+
+def test_a_termination_log_that_can_not_be_written_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome.write_outcome(outcome.done(Stage.PREPARE), tmp_path / "none" / "log")
+    assert "the outcome could not be written to" in caplog.text
+
+
+def test_the_outcome_replaces_what_the_log_held(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * 9999)
+    outcome.write_outcome(outcome.done(Stage.PREPARE), log)
+    assert json.loads(log.read_text())["exitCode"] == 0

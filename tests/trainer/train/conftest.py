@@ -1,0 +1,22 @@
+"""One finished run that many tests look at."""
+
+from pathlib import Path
+
+import pytest
+
+from support.training import Finished, finish, job
+
+
+@pytest.fixture(scope="session")
+def finished(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two epochs of 6 steps, full fine-tuning in fp32, with evaluation and checkpoint at steps 4, 8 and 12."""
+    config = job(
+        qwen2,
+        save_every=4,
+        evaluate_every=4,
+        epochs=2.0,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        warmup_ratio=0.2,
+    )
+    return finish(tmp_path_factory.mktemp("finished"), config)

@@ -1,0 +1,124 @@
+"""How a run that can not go on ends: with its reason, a sentence, and the last good checkpoint untouched."""
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sftjob_contract import layout
+from sftjob_contract.config import Scheduler
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.checkpoints import CheckpointStore
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.train import volume_is_full
+from support.training import Finished, job, read_metrics, run_train, write_prepared
+
+
+def test_a_run_that_diverges_ends_before_it_saves_nonsense(qwen2: Path, tmp_path: Path) -> None:
+    config = job(qwen2, save_every=1, max_steps=9, learning_rate=1e30, warmup_ratio=None, scheduler=Scheduler.CONSTANT)
+    write_prepared(tmp_path, config)
+
+    outcome = run_train(tmp_path, config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.DIVERGED, Reason.DIVERGED)
+    assert outcome.message is not None
+    assert "training diverged" in outcome.message
+    assert "training.learningRate" in outcome.message
+    assert outcome.progress is not None
+    assert outcome.progress.step == 2
+    assert list(read_metrics(tmp_path).values("loss")) == [1]
+    assert [found.step for found in outcome.progress.checkpoints] == [1]
+    assert not (tmp_path / layout.OUTPUT).exists()
+
+
+def test_a_gpu_without_memory_ends_the_run_with_what_could_be_lowered(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sftjob_trainer.evaluation import Trainer
+
+    def compute_loss(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Trainer, "compute_loss", compute_loss)
+    config = job(qwen2, max_steps=2)
+    write_prepared(tmp_path, config, held_out=0)
+
+    outcome = run_train(tmp_path, config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.GPU_OUT_OF_MEMORY, Reason.GPU_OUT_OF_MEMORY)
+    assert outcome.message is not None
+    assert "perDeviceBatchSize 2 and maxLength 64" in outcome.message
+
+
+def test_a_volume_that_fills_up_while_saving_leaves_the_last_checkpoint_as_it_was(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prepared(tmp_path, finished.config)
+    synced = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if "checkpoint-8" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    outcome = run_train(tmp_path, finished.config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.INVALID, Reason.CONFIG_INVALID)
+    assert outcome.message == (
+        "the volume is full: saving after step 8 failed (checkpoints/checkpoint-4 is intact); "
+        "give storage.size more room, or keep fewer checkpoints with checkpoints.keep"
+    )
+    assert [path.name for path in (tmp_path / layout.CHECKPOINTS).iterdir()] == ["checkpoint-4"]
+    assert CheckpointStore(tmp_path, keep=3).open().step == 4
+
+
+TORCH_ERRORS = (
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    RuntimeError("basic_ios::clear: iostream error"),
+)
+"""What torch.save says on a full disk, depending on where it finds out."""
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "saving", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 0, False, True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1 << 40, True, True),
+        (OSError(errno.EACCES, "Permission denied"), 0, True, False),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1 << 40, True, True),
+        *((error, 4096, True, True) for error in TORCH_ERRORS),
+        *((error, 1 << 40, True, False) for error in TORCH_ERRORS),
+        (RuntimeError("shape mismatch"), 0, False, False),
+        (ZeroDivisionError(), 0, True, False),
+    ],
+)
+def test_a_full_volume_is_recognized_by_what_each_library_says(
+    error: Exception, free: int, saving: bool, full: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
+
+    assert volume_is_full(error, tmp_path, saving=saving) is full
+
+
+def test_without_prepared_data_the_stage_says_so(qwen2: Path, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="the Prepare stage must run first") as failure:
+        run_train(tmp_path, job(qwen2, max_steps=1))
+
+    assert failure.value.exit_code is ExitCode.INTERNAL
+
+
+def test_a_fault_of_ours_is_not_dressed_up(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = job(qwen2, max_steps=1)
+    write_prepared(tmp_path, config)
+    monkeypatch.setattr("sftjob_trainer.fit.fit", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        run_train(tmp_path, config)

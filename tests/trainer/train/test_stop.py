@@ -1,0 +1,148 @@
+"""SIGTERM: the step is finished, the state saved, and the run goes on later as if nothing had happened."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftjob_contract import layout
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.checkpoints import verify
+from sftjob_trainer.stop import StopRequest
+from sftjob_trainer.telemetry import Telemetry
+from support.training import Finished, read_metrics, run_train, write_prepared
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def terminated_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Send this process SIGTERM when a step has ended."""
+
+    def arrange(step: int) -> None:
+        original = Telemetry.step_ended
+
+        def step_ended(self: Telemetry, number: int, epoch: float) -> None:
+            original(self, number, epoch)
+            if number == step:
+                terminate()
+
+        monkeypatch.setattr(Telemetry, "step_ended", step_ended)
+
+    return arrange
+
+
+@pytest.fixture
+def terminated_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Send this process SIGTERM when the evaluation after a step has begun."""
+    from sftjob_trainer.evaluation import Trainer
+
+    def arrange(step: int) -> None:
+        original = Trainer.prediction_step
+
+        def prediction_step(self: Any, *arguments: Any, **options: Any) -> Any:
+            if self.state.global_step == step:
+                terminate()
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(Trainer, "prediction_step", prediction_step)
+
+    return arrange
+
+
+@pytest.fixture
+def volume(finished: Finished, tmp_path: Path) -> Path:
+    write_prepared(tmp_path, finished.config)
+    return tmp_path
+
+
+def assert_goes_on_as_if_undisturbed(finished: Finished, volume: Path) -> None:
+    again = run_train(volume, finished.config, attempt=3)
+
+    assert again.exit_code is ExitCode.DONE
+    for name in ("loss", "evalLoss"):
+        expected = read_metrics(finished.volume).values(name)
+        assert read_metrics(volume).values(name) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_run_stops_at_the_step_edge_with_a_checkpoint_and_goes_on_later(
+    finished: Finished, volume: Path, terminated_after: Callable[[int], None]
+) -> None:
+    terminated_after(7)
+
+    outcome = run_train(volume, finished.config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.RETRY, Reason.INTERRUPTED)
+    assert outcome.message == "stopped on request after step 7 of 12; checkpoints/checkpoint-7 is saved"
+    assert outcome.progress is not None
+    assert outcome.progress.step == 7
+    verify(volume / layout.CHECKPOINTS / "checkpoint-7")
+    assert not (volume / layout.OUTPUT).exists()
+    assert_goes_on_as_if_undisturbed(finished, volume)
+
+
+def test_an_evaluation_that_was_due_is_made_up_for(
+    finished: Finished, volume: Path, terminated_after: Callable[[int], None]
+) -> None:
+    terminated_after(4)
+
+    run_train(volume, finished.config)
+
+    assert 4 not in read_metrics(volume).values("evalLoss")
+    assert_goes_on_as_if_undisturbed(finished, volume)
+
+
+def test_an_evaluation_is_broken_off_and_made_later(
+    finished: Finished, volume: Path, terminated_in_evaluation: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminated_in_evaluation(8)
+
+    outcome = run_train(volume, finished.config)
+
+    assert outcome.exit_code is ExitCode.RETRY
+    assert 8 not in read_metrics(volume).values("evalLoss")
+    verify(volume / layout.CHECKPOINTS / "checkpoint-8")
+    monkeypatch.undo()
+    assert_goes_on_as_if_undisturbed(finished, volume)
+
+
+def test_before_the_first_step_there_is_nothing_to_save(
+    finished: Finished, volume: Path, terminated_in_evaluation: Callable[[int], None]
+) -> None:
+    terminated_in_evaluation(0)
+
+    outcome = run_train(volume, finished.config)
+
+    assert outcome.exit_code is ExitCode.RETRY
+    assert outcome.message == "stopped on request after step 0 of 12; there is no checkpoint yet"
+    assert list((volume / layout.CHECKPOINTS).iterdir()) == []
+
+
+def test_a_request_after_the_last_step_lets_the_run_come_to_its_end(
+    finished: Finished, volume: Path, terminated_after: Callable[[int], None]
+) -> None:
+    terminated_after(12)
+
+    outcome = run_train(volume, finished.config)
+
+    assert outcome.exit_code is ExitCode.DONE
+    assert outcome.output is not None
+    assert outcome.progress is not None
+    assert 12 in read_metrics(volume).values("evalLoss")
+
+
+def test_the_signal_belongs_to_its_former_owner_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    with StopRequest() as stop:
+        assert not stop.requested
+        terminate()
+        assert stop.requested
+
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,166 @@
+"""What is told about a run: arithmetic over injected clocks."""
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+
+from sftjob_contract.codec import from_json, to_json
+from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES
+from sftjob_contract.progress import HISTORY_POINTS, Activity, Checkpoint, HistoryPoint, SkippedCheckpoint
+from sftjob_trainer.telemetry import History, SavedTelemetry, Telemetry, TrainingLog
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def telemetry(clock: Clock, max_steps: int = 100, attempt: int = 1) -> Telemetry:
+    return Telemetry(
+        attempt=attempt, max_steps=max_steps, clock=clock, now=lambda: datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+    )
+
+
+def log(step: int, *, loss: float = 2.0, tokens: int = 0) -> TrainingLog:
+    return TrainingLog(step=step, loss=loss, learning_rate=1e-4, grad_norm=0.5, tokens=tokens)
+
+
+def take_steps(run: Telemetry, clock: Clock, count: int, seconds: float) -> None:
+    run.doing(Activity.TRAINING)
+    for _ in range(count):
+        clock.seconds += seconds
+        run.step_ended(run.step + 1, epoch=0.0)
+
+
+def test_before_the_first_step_little_is_known(clock: Clock) -> None:
+    state = telemetry(clock).progress()
+
+    assert (state.activity, state.step, state.max_steps, state.tokens) == (Activity.LOADING, 0, 100, 0)
+    assert state.time == "2026-05-04T03:02:01Z"
+    assert (state.loss, state.eta_seconds, state.tokens_per_second) == (None, None, None)
+
+
+def test_the_remaining_time_is_the_mean_step_so_far_times_the_steps_to_go(clock: Clock) -> None:
+    run = telemetry(clock)
+    clock.seconds += 60  # loading is not counted
+    take_steps(run, clock, 10, seconds=2)
+    assert run.progress().eta_seconds == 180
+
+    run.doing(Activity.EVALUATING)  # comes again, so it is
+    clock.seconds += 10
+    take_steps(run, clock, 10, seconds=2)
+
+    assert run.progress().eta_seconds == 200
+
+
+def test_throughput_counts_time_in_steps_only(clock: Clock) -> None:
+    run = telemetry(clock)
+    take_steps(run, clock, 4, seconds=1)
+    run.doing(Activity.SAVING)
+    clock.seconds += 1000
+    take_steps(run, clock, 6, seconds=1)
+    run.logged(log(10, tokens=5000))
+
+    assert run.progress().tokens_per_second == 500.0
+    assert run.metrics()["trainSeconds"] == 10.0
+
+
+def test_a_resumed_run_adds_to_what_was_known(clock: Clock) -> None:
+    first = telemetry(clock)
+    first.evaluated(0, 4.0)
+    take_steps(first, clock, 10, seconds=1)
+    first.logged(log(10, loss=3.0, tokens=1000))
+    first.evaluated(10, 2.5)
+    saved = from_json(SavedTelemetry, to_json(first.saved()), ignore_unknown=False)
+
+    second = telemetry(clock, attempt=2)
+    second.resume(saved)
+    second.skipped((SkippedCheckpoint(path="checkpoints/checkpoint-12", why="truncated"),))
+    take_steps(second, clock, 5, seconds=2)
+    second.logged(log(15, loss=1.5, tokens=600))
+
+    state = second.progress()
+    assert (state.attempt, state.step, state.resumed_from_step, state.tokens) == (2, 15, 10, 1600)
+    assert state.tokens_per_second == 60.0  # of this attempt
+    assert state.eta_seconds == 170
+    assert state.skipped_checkpoints[0].why == "truncated"
+    assert [point.step for point in state.history] == [0, 10, 15]
+    assert second.metrics() == {
+        "initialEvalLoss": 4.0,
+        "evalLoss": 2.5,
+        "evalPerplexity": math.exp(2.5),
+        "trainLoss": (3.0 * 10 + 1.5 * 5) / 15,
+        "trainSeconds": 20.0,
+    }
+
+
+def test_an_evaluation_loss_belongs_to_its_step(clock: Clock) -> None:
+    run = telemetry(clock)
+    run.evaluated(4, 2.0)
+
+    assert (run.eval_loss_at(4), run.eval_loss_at(5)) == (2.0, None)
+
+
+def test_a_perplexity_that_no_number_can_hold_is_left_out(clock: Clock) -> None:
+    run = telemetry(clock)
+    run.evaluated(0, 2000.0)
+
+    assert "evalPerplexity" not in run.metrics()
+
+
+@pytest.mark.parametrize("max_steps", [1, 5, 47, 48, 100, 999, 100_000])
+def test_the_history_is_bounded_ordered_and_ends_with_the_last_step(max_steps: int) -> None:
+    history = History(max_steps)
+    history.add(HistoryPoint(step=0, eval_loss=9.0))
+    for step in range(1, max_steps + 1):
+        history.add(HistoryPoint(step=step, loss=1.0 / step))
+
+    steps = [point.step for point in history.points]
+    assert len(steps) == min(max_steps + 1, HISTORY_POINTS)
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, max_steps)
+
+
+def test_log_and_evaluation_of_one_step_are_one_point() -> None:
+    history = History(10)
+    history.add(HistoryPoint(step=5, loss=1.0))
+    history.add(HistoryPoint(step=5, eval_loss=2.0))
+
+    assert history.points == (HistoryPoint(step=5, loss=1.0, eval_loss=2.0),)
+
+
+def test_an_evaluated_point_stands_for_its_stretch_of_steps() -> None:
+    history = History(4700)
+    history.add(HistoryPoint(step=10, loss=1.0))
+    history.add(HistoryPoint(step=20, loss=1.1, eval_loss=2.0))
+    history.add(HistoryPoint(step=30, loss=1.2))
+
+    assert [point.step for point in history.points] == [20]
+
+
+def test_the_largest_state_fits_a_report(clock: Clock) -> None:
+    run = telemetry(clock, max_steps=1_000_000)
+    for step in range(0, 1_000_001, 10_000):
+        run.logged(log(step, loss=1.2345678901234567 / (step + 1), tokens=step * 10**6))
+        run.evaluated(step, 1.2345678901234567)
+    checkpoint = Checkpoint(
+        step=10**6,
+        path="checkpoints/checkpoint-1000000",
+        bytes=10**12,
+        time=run.timestamp(),
+        eval_loss=1.23456789012345,
+    )
+    run.checkpoints((checkpoint,) * 100, best_step=10**6)
+
+    assert len(to_json(run.progress()).encode()) < PROGRESS_BODY_LIMIT_BYTES / 2

@@ -1,0 +1,1 @@
+"""The trainer: prepares data and fine-tunes with TRL. Started as `python -m sftjob_trainer STAGE`."""

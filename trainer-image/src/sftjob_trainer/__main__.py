@@ -1,0 +1,137 @@
+"""`python -m sftjob_trainer prepare|train`: run one stage, and leave its outcome however it ends."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from sftjob_contract.config import RunConfig
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import ENV_HUB_TOKEN, Stage
+from sftjob_contract.outcome import Outcome
+from sftjob_contract.reasons import Reason
+from sftjob_trainer import outcome
+from sftjob_trainer.configuration import read_config
+from sftjob_trainer.environment import Environment, read_environment, termination_log
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.libraries import import_transformers_without_torch, library_variables
+
+logger = logging.getLogger("sftjob_trainer")
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_HIDDEN: Final = "[hub token]"
+
+
+class Redacted(logging.Formatter):
+    """Leaves the hub token out of whatever is logged, tracebacks included."""
+
+    def __init__(self, secret: str | None) -> None:
+        super().__init__("%(message)s")
+        self._secret = secret
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return redact(super().format(record), self._secret)
+
+
+def redact(text: str, secret: str | None) -> str:
+    """`text` without `secret`."""
+    return text.replace(secret, _HIDDEN) if secret else text
+
+
+def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
+    """Run `stage` and say how it ended; nothing is raised. Everything heavy is imported after the config is checked.
+
+    `environ` is the process's own: what libraries are to find there is added.
+    """
+    try:
+        environment = read_environment(environ)
+        config = read_config(environment.config_path)
+        environ.update(library_variables(stage, config, environment.volume))
+        return _run(stage, config, environment)
+    except Failure as failure:
+        return outcome.failed(stage, failure)
+    except MemoryError:
+        logger.exception("out of memory")
+        message = f"{stage} ran out of memory; raise resources.memory"
+        return outcome.failed(stage, Failure(Reason.HOST_OUT_OF_MEMORY, message))
+    except Exception as error:
+        logger.exception("unexpected")
+        return outcome.failed(stage, _unexpected(stage, error))
+
+
+def main() -> NoReturn:
+    """The process: sys.argv names the stage, the environment says the rest, the exit code is the verdict."""
+    secret = os.environ.get(ENV_HUB_TOKEN) or None
+    _log_to_stdout(secret)
+    stage = _stage(sys.argv[1:])
+    log = termination_log(os.environ)
+    _stop_on_signal(stage, log)
+    ended = run(stage, os.environ)
+    _leave(ended, log, secret)
+    sys.exit(ended.exit_code)
+
+
+def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
+    function: Callable[[RunConfig, Environment], Outcome]
+    if stage is Stage.TRAIN:
+        from sftjob_trainer.train import train as function
+    else:
+        if not config.model.trust_remote_code:
+            import_transformers_without_torch()
+        from sftjob_trainer.prepare import prepare as function
+    return function(config, environment)
+
+
+def _unexpected(stage: Stage, error: Exception) -> Failure:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return Failure(Reason.CONFIG_INVALID, f"{stage}: the job's volume is full; raise storage.size")
+    return Failure(Reason.INTERNAL_ERROR, f"{stage} ended by an unexpected {type(error).__name__}: {error}")
+
+
+def _stage(arguments: Sequence[str]) -> Stage:
+    if len(arguments) == 1 and arguments[0] in list(Stage):
+        return Stage(arguments[0])
+    sys.stderr.write(f"usage: python -m sftjob_trainer {'|'.join(Stage)}\n")
+    sys.exit(ExitCode.INVALID)
+
+
+def _log_to_stdout(secret: str | None) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Redacted(secret))
+    logging.getLogger().addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _stop_on_signal(stage: Stage, log: Path | None) -> None:
+    """End at once when asked to. Whatever a stage leaves on the volume is whole or absent at any moment.
+
+    Training takes the signal over as soon as it has something to save.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        failure = Failure(Reason.INTERRUPTED, f"{stage} was asked to stop ({signal.Signals(number).name})")
+        outcome.write_outcome(outcome.failed(stage, failure), log)
+        os.write(sys.stderr.fileno(), f"{failure.message}\n".encode())
+        os._exit(failure.exit_code)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _leave(ended: Outcome, log: Path | None, secret: str | None) -> None:
+    """Write the outcome, and for a person the sentence."""
+    if ended.message is not None:
+        ended = replace(ended, message=redact(ended.message, secret))
+        sys.stderr.write(f"{ended.stage} failed: {ended.reason}: {ended.message}\n")
+    outcome.write_outcome(ended, log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Checkpoints that can be trusted: sealed by a manifest, renamed into place complete, verified before use."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sftjob_contract import layout
+from sftjob_contract.codec import ContractError, from_json, to_json
+from sftjob_contract.progress import Checkpoint, SkippedCheckpoint
+from sftjob_trainer.durable import replace_directory, sha256, sync_tree, write_atomically
+
+MANIFEST_VERSION: Final = 1
+_STAGING: Final = ".staging"
+_REPLACED: Final = ".replaced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """One file: `path` is relative to the checkpoint, `size` in bytes, `sha256` in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a complete checkpoint consists of. `time` is RFC 3339 in UTC."""
+
+    version: int
+    step: int
+    time: str
+    eval_loss: float | None
+    files: tuple[SealedFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """Where a run goes on: the directory to load, and the newer checkpoints that were passed over."""
+
+    step: int
+    directory: Path | None
+    skipped: tuple[SkippedCheckpoint, ...]
+
+
+class BrokenCheckpointError(Exception):
+    """A checkpoint that must not be used; the text says why."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run on its volume. Only sealed ones count; `complete` lists them, oldest first."""
+
+    def __init__(self, volume: Path, keep: int) -> None:
+        self._root = volume / layout.CHECKPOINTS
+        self._keep = keep
+        self.staging = self._root / _STAGING
+        self.complete: tuple[Checkpoint, ...] = ()
+
+    def open(self) -> ResumePoint:
+        """Clear what an interrupted attempt left half done, and find the newest checkpoint that verifies.
+
+        Nothing else is deleted: a broken checkpoint stays until a good newer one is sealed.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        self.discard_staged()
+        shutil.rmtree(self._root / _REPLACED, ignore_errors=True)
+        skipped = []
+        found: Path | None = None
+        for step in sorted(_steps(self._root), reverse=True):
+            directory = self._root / layout.checkpoint_name(step)
+            try:
+                verify(directory)
+            except BrokenCheckpointError as broken:
+                skipped.append(SkippedCheckpoint(path=_path(step), why=str(broken)))
+                continue
+            found = directory
+            break
+        newest = (found and layout.checkpoint_step(found.name)) or 0
+        self.complete = tuple(_listed(self._root, until=newest))
+        return ResumePoint(step=newest, directory=found, skipped=tuple(skipped))
+
+    def seal(self, step: int, *, time: str, eval_loss: float | None) -> None:
+        """Make the staged checkpoint of `step` complete, move it into place, and drop those no longer needed.
+
+        Raises:
+            OSError: it could not be written; older checkpoints are as they were.
+        """
+        name = layout.checkpoint_name(step)
+        manifest = seal(self.staging / name, step=step, time=time, eval_loss=eval_loss)
+        replace_directory(self.staging / name, self._root / name, aside=self._root / _REPLACED)
+        self.discard_staged()
+        older = (checkpoint for checkpoint in self.complete if checkpoint.step != step)
+        self._retain((*older, _checkpoint(manifest)))
+
+    def discard_staged(self) -> None:
+        """Delete whatever is half done."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the complete checkpoint with the lowest evaluation loss."""
+        return best_step(self.complete)
+
+    def _retain(self, complete: tuple[Checkpoint, ...]) -> None:
+        kept = retained(complete, self._keep)
+        newest = kept[-1].step
+        for step in _steps(self._root):
+            if step < newest and all(checkpoint.step != step for checkpoint in kept):
+                _delete(self._root / layout.checkpoint_name(step))
+        self.complete = kept
+
+
+def seal(directory: Path, *, step: int, time: str, eval_loss: float | None) -> Manifest:
+    """Write every file of `directory` through to the disk, and then the manifest that says what they are."""
+    sync_tree(directory)
+    files = tuple(
+        SealedFile(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    )
+    manifest = Manifest(version=MANIFEST_VERSION, step=step, time=time, eval_loss=eval_loss, files=files)
+    write_atomically(directory / layout.MANIFEST, to_json(manifest))
+    return manifest
+
+
+def verify(directory: Path) -> Manifest:
+    """The manifest of `directory`, once every file is found to be what it says.
+
+    Raises:
+        BrokenCheckpointError: it is not.
+    """
+    manifest = _read_manifest(directory)
+    _check_sizes(directory, manifest)
+    for file in manifest.files:
+        if sha256(directory / file.path) != file.sha256:
+            raise BrokenCheckpointError(f"{file.path} was damaged: its content differs from the manifest")
+    return manifest
+
+
+def best_step(complete: Iterable[Checkpoint]) -> int | None:
+    """Step of the checkpoint with the lowest evaluation loss; None when none was evaluated."""
+    evaluated = [(checkpoint.eval_loss, checkpoint.step) for checkpoint in complete if checkpoint.eval_loss is not None]
+    return min(evaluated)[1] if evaluated else None
+
+
+def retained(complete: tuple[Checkpoint, ...], keep: int) -> tuple[Checkpoint, ...]:
+    """The checkpoints to keep: the newest `keep` (at least one) and the best one."""
+    ordered = sorted(complete, key=lambda checkpoint: checkpoint.step)
+    newest = {checkpoint.step for checkpoint in ordered[-max(keep, 1) :]}
+    return tuple(checkpoint for checkpoint in ordered if checkpoint.step in newest | {best_step(ordered)})
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    try:
+        text = (directory / layout.MANIFEST).read_bytes()
+        manifest = from_json(Manifest, text, ignore_unknown=True)
+    except FileNotFoundError:
+        raise BrokenCheckpointError(f"it has no {layout.MANIFEST}, so it was never completed") from None
+    except (OSError, ContractError) as error:
+        raise BrokenCheckpointError(f"{layout.MANIFEST} can not be read: {error}") from error
+    if manifest.version != MANIFEST_VERSION or manifest.step != layout.checkpoint_step(directory.name):
+        raise BrokenCheckpointError(f"{layout.MANIFEST} is not that of this checkpoint")
+    return manifest
+
+
+def _check_sizes(directory: Path, manifest: Manifest) -> None:
+    for file in manifest.files:
+        try:
+            size = (directory / file.path).stat().st_size
+        except OSError:
+            raise BrokenCheckpointError(f"{file.path} is missing") from None
+        if size != file.size:
+            raise BrokenCheckpointError(f"{file.path} has {size} bytes instead of {file.size}")
+
+
+def _listed(root: Path, *, until: int) -> Iterator[Checkpoint]:
+    """Sealed checkpoints up to step `until` with all their bytes; their content is verified only when one is used."""
+    for step in sorted(_steps(root)):
+        directory = root / layout.checkpoint_name(step)
+        try:
+            manifest = _read_manifest(directory)
+            _check_sizes(directory, manifest)
+        except BrokenCheckpointError:
+            continue
+        if step <= until:
+            yield _checkpoint(manifest)
+
+
+def _checkpoint(manifest: Manifest) -> Checkpoint:
+    return Checkpoint(
+        step=manifest.step,
+        path=_path(manifest.step),
+        bytes=sum(file.size for file in manifest.files),
+        time=manifest.time,
+        eval_loss=manifest.eval_loss,
+    )
+
+
+def _path(step: int) -> str:
+    return f"{layout.CHECKPOINTS}/{layout.checkpoint_name(step)}"
+
+
+def _steps(root: Path) -> list[int]:
+    steps = (layout.checkpoint_step(path.name) for path in root.iterdir() if path.is_dir())
+    return [step for step in steps if step is not None]
+
+
+def _delete(directory: Path) -> None:
+    """Delete a checkpoint, its manifest first: half of it must never look complete."""
+    (directory / layout.MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""TRL's trainer with an evaluation loss that is the mean over tokens, whatever the batch size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTTrainer
+
+from sftjob_trainer.tokenization import NOT_TRAINED
+
+
+class Trainer(SFTTrainer):
+    """SFTTrainer that weights every evaluation batch by its trained tokens, and can break off an evaluation.
+
+    transformers averages the batches' means, so a short last batch counts as much as a full one and the loss depends on
+    how rows were batched. `broken_off` is asked before each evaluation batch; once it says yes, the rest is passed over
+    and the evaluation has no loss.
+    """
+
+    def __init__(self, *, broken_off: Callable[[], bool], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._broken_off = broken_off
+        self._loss_sum = 0.0
+        self._tokens = 0
+        self._passed_over = 0
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """One evaluation batch: the mean loss over its trained tokens, and no predictions."""
+        if self._broken_off():
+            self._passed_over += 1
+            return torch.zeros((), device=self.args.device), None, None
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        tokens = int((inputs["labels"][..., 1:] != NOT_TRAINED).sum())
+        self._loss_sum += loss.item() * tokens
+        self._tokens += tokens
+        return loss, logits, labels
+
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], description: str, *arguments: Any, **options: Any
+    ) -> EvalLoopOutput:
+        """An evaluation whose `*_loss` is the token mean; without that metric when it was broken off."""
+        self._loss_sum, self._tokens, self._passed_over = 0.0, 0, 0
+        output = super().evaluation_loop(dataloader, description, *arguments, **options)
+        key = f"{options.get('metric_key_prefix', 'eval')}_loss"
+        metrics = {name: value for name, value in output.metrics.items() if name != key}
+        if self._tokens and not self._passed_over:
+            metrics[key] = self._loss_sum / self._tokens
+        return output._replace(metrics=metrics)

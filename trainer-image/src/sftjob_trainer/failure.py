@@ -1,0 +1,34 @@
+"""Failures with a verdict: the one exception type that says why a stage ended and what the operator should do."""
+
+from typing import Final
+
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.reasons import Reason
+
+_EXIT_CODES: Final = {
+    Reason.DATA_INVALID: ExitCode.INVALID,
+    Reason.CONFIG_INVALID: ExitCode.INVALID,
+    Reason.MODEL_NOT_FOUND: ExitCode.NOT_FOUND,
+    Reason.DATASET_NOT_FOUND: ExitCode.NOT_FOUND,
+    Reason.ACCESS_DENIED: ExitCode.NOT_FOUND,
+    Reason.INTERRUPTED: ExitCode.RETRY,
+    Reason.GPU_OUT_OF_MEMORY: ExitCode.GPU_OUT_OF_MEMORY,
+    Reason.DIVERGED: ExitCode.DIVERGED,
+    Reason.HOST_OUT_OF_MEMORY: ExitCode.INTERNAL,
+    Reason.INTERNAL_ERROR: ExitCode.INTERNAL,
+}
+"""The reasons that a trainer can give. The others (Killed, PodLost) are the operator's to conclude."""
+
+
+class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect of this program
+    """Ends the stage. `message` is one sentence for the user: what is wrong, where, and what to write instead.
+
+    Raises:
+        KeyError: `reason` is not one that a trainer can give.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.exit_code = _EXIT_CODES[reason]

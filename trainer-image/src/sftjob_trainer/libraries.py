@@ -1,0 +1,48 @@
+"""How libraries are made to behave in our containers: quiet, on the volume, and no larger than needed."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sftjob_contract import layout
+from sftjob_contract.config import RunConfig
+from sftjob_contract.names import Stage
+
+
+def library_variables(stage: Stage, config: RunConfig, volume: Path) -> Mapping[str, str]:
+    """Environment variables to set before any library is imported: caches on the volume, no telemetry, no bars.
+
+    Nothing goes out but what Prepare fetches from a hub: training is offline, and so is preparing without a hub.
+    """
+    sources = (config.model.source, config.dataset.source, config.dataset.evaluation.source or "")
+    fetches = stage is Stage.PREPARE and any(source.startswith(layout.HUB_SCHEME) for source in sources)
+    variables = {
+        "HF_HOME": str(volume / layout.CACHE),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "HF_HUB_OFFLINE": "0" if fetches else "1",
+    }
+    if stage is Stage.TRAIN:
+        return variables
+    # Preparing without PyTorch is meant, and rows longer than the model allows are cut: neither needs a warning.
+    return {**variables, "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def import_transformers_without_torch() -> None:
+    """Import the tokenizer part of transformers as if PyTorch were not installed, which it supports.
+
+    Preparing needs no tensor, and PyTorch costs more time and memory than everything else together. transformers
+    decides once per process whether PyTorch is there, so this is for a process that never trains; when it is loaded
+    already, nothing is done.
+    """
+    if "torch" in sys.modules:
+        return
+    modules: dict[str, Any] = sys.modules
+    modules["torch"] = None
+    try:
+        from transformers import AutoTokenizer  # noqa: F401 -- imported for its effect
+    finally:
+        del modules["torch"]

@@ -1,0 +1,71 @@
+"""What the model can take at most, read from its config.json, and whether the run stays within it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.failure import Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Longest sequence in tokens, and number of rows of the embedding. None: the model does not say."""
+
+    positions: int | None
+    vocabulary: int | None
+
+
+def read_limits(directory: Path) -> Limits:
+    """The limits of the model in `directory`.
+
+    Raises:
+        Failure: its config.json can not be read.
+    """
+    path = directory / "config.json"
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Failure(Reason.CONFIG_INVALID, f"the model's {path} can not be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise Failure(Reason.CONFIG_INVALID, f"the model's {path} must be a JSON object")
+    text = settings.get("text_config")
+    settings = text if isinstance(text, dict) else settings
+    return Limits(
+        positions=_number(settings, "max_position_embeddings") or _number(settings, "n_positions"),
+        vocabulary=_number(settings, "vocab_size"),
+    )
+
+
+def check_length(limits: Limits, max_length: int) -> None:
+    """Refuse sequences that the model has no positions for.
+
+    Raises:
+        Failure: `max_length` is too long.
+    """
+    if limits.positions is not None and max_length > limits.positions:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.maxLength is {max_length} but the model has {limits.positions} positions; "
+            f"set it to {limits.positions} or less",
+        )
+
+
+def check_vocabulary(limits: Limits, largest_token: int) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Raises:
+        Failure: a token is out of range.
+    """
+    if limits.vocabulary is not None and largest_token >= limits.vocabulary:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"the tokenizer made token {largest_token} but the model's vocabulary has {limits.vocabulary} tokens; "
+            "tokenizer and model do not belong together",
+        )
+
+
+def _number(settings: dict[str, Any], key: str) -> int | None:
+    value = settings.get(key)
+    return value if isinstance(value, int) and value > 0 else None

@@ -1,0 +1,68 @@
+"""What a finished run leaves behind, each file or directory appearing complete or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from sftjob_contract import layout
+from sftjob_contract.codec import encode
+from sftjob_contract.config import Model, RunConfig
+from sftjob_contract.outcome import Output
+from sftjob_trainer.durable import replace_directory, sync_tree, write_atomically
+from sftjob_trainer.telemetry import SAVED_TELEMETRY
+
+_ADAPTER_CONFIG: Final = "adapter_config.json"
+_FOR_RESUMING_ONLY: Final = (
+    "optimizer.*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "README.md",
+    layout.MANIFEST,
+    SAVED_TELEMETRY,
+)
+"""Files of a checkpoint that are no part of a model, and PEFT's README with nothing filled in."""
+
+
+def write_run_config(config: RunConfig, volume: Path) -> None:
+    """`config.yaml`: the run config with every default resolved, for people."""
+    text = yaml.safe_dump(encode(config), sort_keys=False, allow_unicode=True)
+    write_atomically(volume / layout.RUN_CONFIG, text)
+
+
+def publish(checkpoint: Path, config: RunConfig, volume: Path, metrics: Mapping[str, float]) -> Output:
+    """Make the final checkpoint's weights the run's output, and write the final metrics beside it.
+
+    The output is copied from the checkpoint, so it is the same whether this attempt trained or only came to finish.
+    """
+    path = layout.OUTPUT_MODEL if config.method.lora is None else layout.OUTPUT_ADAPTER
+    target = volume / path
+    staging = target.with_name(f".{target.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(
+        checkpoint, staging, ignore=shutil.ignore_patterns(*_FOR_RESUMING_ONLY), copy_function=shutil.copyfile
+    )
+    if config.method.lora is not None:
+        _name_base_model(staging / _ADAPTER_CONFIG, config.model)
+    sync_tree(staging)
+    replace_directory(staging, target, aside=target.with_name(f".{target.name}.replaced"))
+    write_atomically(volume / layout.EVAL_RESULTS, json.dumps(dict(metrics), indent=2, allow_nan=False) + "\n")
+    return Output(path=path, metrics=metrics)
+
+
+def base_model_name(model: Model) -> str:
+    """What PEFT and people should load an adapter onto: a hub id where there is one, else the source as given."""
+    return model.source.removeprefix(layout.HUB_SCHEME)
+
+
+def _name_base_model(adapter_config: Path, model: Model) -> None:
+    """PEFT wrote the directory that the base was loaded from, which means nothing outside of this container."""
+    settings = json.loads(adapter_config.read_text(encoding="utf-8"))
+    named = {**settings, "base_model_name_or_path": base_model_name(model), "revision": model.revision}
+    adapter_config.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")

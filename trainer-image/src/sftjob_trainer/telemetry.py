@@ -1,0 +1,246 @@
+"""What is known about a run at this moment, gathered step by step into the contract's Progress.
+
+Pure state: clocks are injected, and nothing is written or sent here. What a resumed run must still know travels in the
+checkpoint as SavedTelemetry.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from sftjob_contract.progress import (
+    HISTORY_POINTS,
+    PROGRESS_VERSION,
+    Activity,
+    Checkpoint,
+    HistoryPoint,
+    Progress,
+    SkippedCheckpoint,
+)
+
+SAVED_TELEMETRY: Final = "sftjob-telemetry.json"
+"""File in a checkpoint that holds SavedTelemetry."""
+_LARGEST_EXPONENT: Final = 700.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedTelemetry:
+    """What must outlive an attempt.
+
+    `tokens` are non-padding ones since step 0, `loss_sum` adds up the loss of every step, `seconds` is time spent in
+    steps (not in evaluations or saves), `evaluated_step` says which step `eval_loss` belongs to.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    logged_step: int = 0
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    initial_eval_loss: float | None = None
+    evaluated_step: int | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    history: tuple[HistoryPoint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLog:
+    """What the training loop says at a logging step.
+
+    `loss` is the mean since the log before, `tokens` counts non-padding tokens since this attempt began.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+
+
+class History:
+    """At most HISTORY_POINTS points, evenly spread over the run.
+
+    The run is divided into equal stretches of steps, each keeping one point: an evaluated one if there is, else the
+    newest. So a point once old never moves, and memory is bounded however long the run.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps = max(max_steps, 1)
+        self._points: dict[int, HistoryPoint] = {}
+
+    def add(self, point: HistoryPoint) -> None:
+        """Take in `point`; one of the same step is completed rather than replaced."""
+        stretch = point.step * (HISTORY_POINTS - 1) // self._max_steps
+        old = self._points.get(stretch)
+        if old is not None and old.step == point.step:
+            point = HistoryPoint(
+                step=point.step,
+                loss=old.loss if point.loss is None else point.loss,
+                eval_loss=old.eval_loss if point.eval_loss is None else point.eval_loss,
+            )
+        if old is None or old.step == point.step or old.eval_loss is None or point.eval_loss is not None:
+            self._points[stretch] = point
+
+    @property
+    def points(self) -> tuple[HistoryPoint, ...]:
+        """The points by rising step."""
+        return tuple(sorted(self._points.values(), key=lambda point: point.step))
+
+
+class Telemetry:
+    """The state of one attempt. Used by the training thread alone; what it hands out is immutable."""
+
+    def __init__(
+        self, *, attempt: int, max_steps: int, clock: Callable[[], float], now: Callable[[], datetime]
+    ) -> None:
+        """`clock` gives seconds that only rise, `now` the time of day in UTC."""
+        self._attempt = attempt
+        self._max_steps = max_steps
+        self._clock = clock
+        self._now = now
+        self._history = History(max_steps)
+        self._state = self._resumed = SavedTelemetry()
+        self._skipped: tuple[SkippedCheckpoint, ...] = ()
+        self._checkpoints: tuple[Checkpoint, ...] = ()
+        self._best_step: int | None = None
+        self._activity = Activity.LOADING
+        self._mark = clock()
+        self._first_step_began: float | None = None
+        self._tokens_per_second: float | None = None
+
+    def resume(self, saved: SavedTelemetry) -> None:
+        """Go on from what a checkpoint knew."""
+        self._state = self._resumed = saved
+        for point in saved.history:
+            self._history.add(point)
+
+    def skipped(self, skipped: tuple[SkippedCheckpoint, ...]) -> None:
+        """Checkpoints that were passed over on resume."""
+        self._skipped = skipped
+
+    def doing(self, activity: Activity) -> None:
+        """What happens from now on. Only time in TRAINING counts as training time."""
+        self._take_time()
+        self._activity = activity
+        if activity is Activity.TRAINING and self._first_step_began is None:
+            self._first_step_began = self._mark
+
+    def step_ended(self, step: int, epoch: float) -> None:
+        """An optimizer step is done."""
+        self._take_time()
+        self._state = replace(self._state, step=step, epoch=epoch)
+
+    def logged(self, log: TrainingLog) -> None:
+        """The training loop logged."""
+        state = self._state
+        self._state = replace(
+            state,
+            loss=log.loss,
+            learning_rate=log.learning_rate,
+            grad_norm=log.grad_norm,
+            tokens=self._resumed.tokens + log.tokens,
+            loss_sum=state.loss_sum + log.loss * (log.step - state.logged_step),
+            logged_step=log.step,
+        )
+        seconds = state.seconds - self._resumed.seconds
+        self._tokens_per_second = round(log.tokens / seconds, 1) if seconds > 0 else None
+        self._history.add(HistoryPoint(step=log.step, loss=log.loss))
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """An evaluation is done; `loss` is the mean over all trained tokens of the held-out part."""
+        initial = loss if step == 0 else self._state.initial_eval_loss
+        self._state = replace(self._state, eval_loss=loss, evaluated_step=step, initial_eval_loss=initial)
+        self._history.add(HistoryPoint(step=step, eval_loss=loss))
+
+    def checkpoints(self, complete: tuple[Checkpoint, ...], best_step: int | None) -> None:
+        """The complete checkpoints changed."""
+        self._checkpoints = complete
+        self._best_step = best_step
+
+    @property
+    def activity(self) -> Activity:
+        """What happens now."""
+        return self._activity
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done since step 0."""
+        return self._state.step
+
+    @property
+    def resumed_from_step(self) -> int:
+        """The step at which this attempt began."""
+        return self._resumed.step
+
+    def eval_loss_at(self, step: int) -> float | None:
+        """Evaluation loss after `step`, if that was the last one evaluated."""
+        return self._state.eval_loss if self._state.evaluated_step == step else None
+
+    def timestamp(self) -> str:
+        """The time of day as RFC 3339."""
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def saved(self) -> SavedTelemetry:
+        """What a checkpoint must keep."""
+        return replace(self._state, history=self._history.points)
+
+    def progress(self) -> Progress:
+        """The whole state as the contract's message."""
+        state = self._state
+        return Progress(
+            version=PROGRESS_VERSION,
+            attempt=self._attempt,
+            activity=self._activity,
+            time=self.timestamp(),
+            step=state.step,
+            max_steps=self._max_steps,
+            resumed_from_step=self._resumed.step,
+            tokens=state.tokens,
+            epoch=state.epoch,
+            loss=state.loss,
+            eval_loss=state.eval_loss,
+            learning_rate=state.learning_rate,
+            grad_norm=state.grad_norm,
+            tokens_per_second=self._tokens_per_second,
+            eta_seconds=self._eta_seconds(),
+            best_step=self._best_step,
+            checkpoints=self._checkpoints,
+            skipped_checkpoints=self._skipped,
+            history=self._history.points,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Final metrics under the names that Output documents."""
+        state = self._state
+        metrics = {
+            "initialEvalLoss": state.initial_eval_loss,
+            "evalLoss": state.eval_loss,
+            "evalPerplexity": _perplexity(state.eval_loss),
+            "trainLoss": state.loss_sum / state.logged_step if state.logged_step else None,
+            "trainSeconds": round(state.seconds, 3),
+        }
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    def _take_time(self) -> None:
+        mark = self._clock()
+        if self._activity is Activity.TRAINING:
+            self._state = replace(self._state, seconds=self._state.seconds + mark - self._mark)
+        self._mark = mark
+
+    def _eta_seconds(self) -> int | None:
+        """Steps that remain times the mean wall time of this attempt's steps, evaluations and saves included."""
+        done = self._state.step - self._resumed.step
+        remaining = self._max_steps - self._state.step
+        if self._first_step_began is None or done == 0:
+            return None
+        return round(remaining * (self._mark - self._first_step_began) / done)
+
+
+def _perplexity(loss: float | None) -> float | None:
+    """exp(loss); None where that is no number that JSON can carry."""
+    return math.exp(loss) if loss is not None and loss < _LARGEST_EXPONENT else None

@@ -1,0 +1,186 @@
+"""The Train stage: fine-tune on the prepared data, from the newest good checkpoint to the final output."""
+
+import errno
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from sftjob_contract import layout
+from sftjob_contract.codec import ContractError, from_json
+from sftjob_contract.config import RunConfig
+from sftjob_contract.names import Stage
+from sftjob_contract.outcome import Outcome, Output
+from sftjob_contract.progress import Activity
+from sftjob_contract.reasons import Reason
+from sftjob_contract.stats import PreparedStats
+from sftjob_trainer import outcome, outputs
+from sftjob_trainer.checkpoints import CheckpointStore, ResumePoint
+from sftjob_trainer.environment import Environment
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.reporter import Endpoint, Reporter
+from sftjob_trainer.run import Run
+from sftjob_trainer.sources import model_path
+from sftjob_trainer.stop import StopRequest
+from sftjob_trainer.telemetry import SAVED_TELEMETRY, SavedTelemetry, Telemetry
+
+logger = logging.getLogger(__name__)
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_FULL_BELOW_BYTES: Final = 16 << 20
+
+
+def train(config: RunConfig, environment: Environment) -> Outcome:
+    """Train to the end, or to where it has to stop, and say how it went.
+
+    Raises:
+        Failure: the run could not even be looked at; there is no progress to tell.
+    """
+    with logged_to(environment.volume / layout.TRAIN_LOG), Reporter(_endpoint(environment)) as reporter:
+        run = new_run(config, environment, reporter)
+        outputs.write_run_config(config, run.volume)
+        try:
+            output = _train(run, environment)
+        except Failure as failure:
+            return replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
+        finally:
+            run.store.discard_staged()
+        return replace(outcome.done(Stage.TRAIN), progress=run.telemetry.progress(), output=output)
+
+
+def new_run(config: RunConfig, environment: Environment, reporter: Reporter) -> Run:
+    """A run at step 0, with what Prepare found out.
+
+    Raises:
+        Failure: Prepare did not run.
+    """
+    stats = read_stats(environment.volume)
+    return Run(
+        config=config,
+        stats=stats,
+        volume=environment.volume,
+        store=CheckpointStore(environment.volume, config.checkpoints.keep),
+        telemetry=Telemetry(
+            attempt=environment.attempt, max_steps=stats.max_steps, clock=time.monotonic, now=lambda: datetime.now(UTC)
+        ),
+        reporter=reporter,
+        stop=StopRequest(),
+    )
+
+
+def read_stats(volume: Path) -> PreparedStats:
+    """What Prepare left on the volume.
+
+    Raises:
+        Failure: it did not, so there is nothing to train on.
+    """
+    path = volume / layout.PREPARED_STATS
+    try:
+        return from_json(PreparedStats, path.read_bytes(), ignore_unknown=True)
+    except (OSError, ContractError) as error:
+        raise Failure(
+            Reason.INTERNAL_ERROR, f"the prepared data set can not be read, the Prepare stage must run first: {error}"
+        ) from error
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Write the log into `path` as well, appended over attempts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _train(run: Run, environment: Environment) -> Output:
+    point = _resume(run)
+    run.report()
+    with _verdicts(run):
+        if point.step < run.stats.max_steps:
+            from sftjob_trainer.fit import fit
+
+            fit(run, model_path(run.config, environment, run.stats), point)
+        run.doing(Activity.SAVING)
+        final = run.volume / run.store.complete[-1].path
+        output = outputs.publish(final, run.config, run.volume, run.telemetry.metrics())
+    run.doing(Activity.FINISHED)
+    return output
+
+
+def _resume(run: Run) -> ResumePoint:
+    """Find where to go on, and know what was known there."""
+    point = run.store.open()
+    for skipped in point.skipped:
+        logger.warning("%s is passed over: %s", skipped.path, skipped.why)
+    if point.directory is not None:
+        logger.info("resuming from %s", point.directory.name)
+        text = (point.directory / SAVED_TELEMETRY).read_bytes()
+        run.telemetry.resume(from_json(SavedTelemetry, text, ignore_unknown=True))
+    run.telemetry.skipped(point.skipped)
+    run.telemetry.checkpoints(run.store.complete, run.store.best_step)
+    return point
+
+
+@contextmanager
+def _verdicts(run: Run) -> Iterator[None]:
+    """Turn what libraries raise into a Failure where there is something to tell the user."""
+    try:
+        yield
+    except Failure:
+        raise
+    except Exception as error:
+        failure = verdict(error, run)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def verdict(error: Exception, run: Run) -> Failure | None:
+    """What `error` means for the user; None when it is a fault of ours."""
+    import torch
+
+    step = run.telemetry.step
+    training = run.config.training
+    if isinstance(error, torch.OutOfMemoryError):
+        return Failure(
+            Reason.GPU_OUT_OF_MEMORY,
+            f"the GPU ran out of memory after step {step}, with perDeviceBatchSize {training.per_device_batch_size} "
+            f"and maxLength {training.max_length}; lower one of them or set training.gradientCheckpointing",
+        )
+    if volume_is_full(error, run.volume, saving=run.telemetry.activity is Activity.SAVING):
+        saved = f"{run.store.complete[-1].path} is intact" if run.store.complete else "no checkpoint was complete yet"
+        return Failure(
+            Reason.CONFIG_INVALID,
+            f"the volume is full: saving after step {step} failed ({saved}); "
+            "give storage.size more room, or keep fewer checkpoints with checkpoints.keep",
+        )
+    return None
+
+
+def volume_is_full(error: Exception, volume: Path, *, saving: bool) -> bool:
+    """Whether `error` comes from writing to a volume that has no room left.
+
+    Neither safetensors nor torch raises an OSError: the first gives its number as text, the second does not say what
+    went wrong, so that only the volume itself can tell.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    if any(f"(os error {number})" in str(error) for number in _FULL):
+        return True
+    return saving and isinstance(error, RuntimeError) and shutil.disk_usage(volume).free < _FULL_BELOW_BYTES
+
+
+def _endpoint(environment: Environment) -> Endpoint | None:
+    if environment.progress_url is None:
+        return None
+    return Endpoint(url=environment.progress_url, ca=environment.progress_ca, token=environment.progress_token)

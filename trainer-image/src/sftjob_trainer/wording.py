@@ -1,0 +1,25 @@
+"""Pieces of the sentences that users read."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+_TYPES: Final = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def either(options: Sequence[str]) -> str:
+    """`a, b or c`."""
+    *others, last = options
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def type_name(value: Any) -> str:
+    """What kind of JSON value `value` is."""
+    return _TYPES.get(type(value), type(value).__name__)
