@@ -29,6 +29,9 @@ WATCH_SECONDS: Final = 10
 """How often to look whether the stack is still alive."""
 LOG_LINES: Final = 30
 ANSWER_WIDTH: Final = 100
+PHASES: Final = ("Pending", "Preparing", "Running", "Succeeded")
+UPDATES: Final = 8
+"""At least as many different steps must be seen in the status of a job."""
 LOSS_RATIO: Final = 0.6
 """Evaluation loss after full fine-tuning must be below this part of the one before."""
 QUESTIONS: Final = (
@@ -88,6 +91,9 @@ def failures(full: Followed, lora: Followed | None) -> list[str]:
     """What did not go as it should, one sentence each."""
     found = []
     before, after = full.metric("initialEvalLoss"), full.metric("evalLoss")
+    for followed in (full, lora):
+        if followed is not None and followed.succeeded:
+            found += _unseen(followed)
     if not full.succeeded:
         found.append(f"quickstart ended as {full.job['status']['phase']}: {_message(full.job)}")
     elif not after < LOSS_RATIO * before:
@@ -96,6 +102,16 @@ def failures(full: Followed, lora: Followed | None) -> list[str]:
         found.append(f"quickstart-lora ended as {lora.job['status']['phase']}: {_message(lora.job)}")
     elif lora is not None and not lora.metric("evalLoss") < after:
         found.append(f"quickstart-lora: evaluation loss {lora.metric('evalLoss'):.3f} is not below {after:.3f}")
+    return found
+
+
+def _unseen(followed: Followed) -> list[str]:
+    """What the status of a successful job should have shown on the way, and did not."""
+    name, found = followed.job["metadata"]["name"], []
+    if followed.phases != PHASES:
+        found.append(f"{name} went through {', '.join(followed.phases)}, not {', '.join(PHASES)}")
+    if len(followed.steps) < UPDATES or list(followed.steps) != sorted(followed.steps):
+        found.append(f"{name}: its step was seen as {followed.steps}, not as at least {UPDATES} rising ones")
     return found
 
 

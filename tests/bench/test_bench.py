@@ -44,9 +44,9 @@ def test_only_the_section_between_the_markers_is_replaced() -> None:
 
 
 @pytest.mark.slow
-def test_a_quiet_job_costs_four_creates_and_five_status_writes() -> None:
+def test_a_quiet_job_costs_four_creates_and_one_status_write_per_change_of_phase() -> None:
     result = measure(3, pace=0.05)
     requests = {what: n / result.jobs for what, n in result.requests.items() if what != "create events"}
-    assert requests.pop("patch sftjobs/status") <= 5, "Pending, Preparing, data prepared, Running, Succeeded"
+    assert requests.pop("patch sftjobs/status") <= 4, "Pending, Preparing, Running, Succeeded"
     assert requests == {"create persistentvolumeclaims": 1, "create configmaps": 1, "create pods": 2}
     assert result.resident_bytes < 150e6

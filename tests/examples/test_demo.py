@@ -15,7 +15,12 @@ def ended(phase: str, before: float | None = None, after: float | None = None) -
             "output": {"metrics": metrics},
         },
     }
-    return Followed(job, (phase,), ())
+    return Followed(job, ("Pending", "Preparing", "Running", phase), tuple(range(0, 900, 100)))
+
+
+def seen(phases: tuple[str, ...], steps: tuple[int, ...]) -> Followed:
+    """A job that succeeded after `phases` and `steps`."""
+    return Followed(ended("Succeeded", 6.6, 3.5).job, phases, steps)
 
 
 GOOD = ended("Succeeded", 6.6, 3.5)
@@ -45,6 +50,13 @@ GOOD = ended("Succeeded", 6.6, 3.5)
 )
 def test_what_the_demo_says_went_wrong(full: Followed, lora: Followed | None, sentences: list[str]) -> None:
     assert failures(full, lora) == sentences
+
+
+def test_a_job_whose_status_did_not_show_its_way_is_no_success() -> None:
+    assert failures(seen(("Running", "Succeeded"), (10, 5)), None) == [
+        "quickstart went through Running, Succeeded, not Pending, Preparing, Running, Succeeded",
+        "quickstart: its step was seen as (10, 5), not as at least 8 rising ones",
+    ]
 
 
 @pytest.mark.parametrize(("status", "over"), [("Unknown", False), ("True", True), ("False", True)])
