@@ -25,7 +25,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from server import CLIENT_AGENT, RECORD
+from server import CLIENT_AGENT, RECORD, WATCHED
 from sftjob_contract.names import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from stack import DEFINITION, REPOSITORY, Stack, StackError
 
@@ -88,9 +88,10 @@ def measure(jobs: int, pace: float = 1.0) -> Result:
     """
     with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, pace) as stack:
         operator = psutil.Process(stack.operator_pid)
+        _wait(stack, WATCHED, operator)
         before = _cpu_seconds(operator)
         asyncio.run(create(yaml.safe_load(stack.kubeconfig.read_text(encoding="utf-8")), jobs))
-        resident = _wait(stack, operator)
+        resident = _wait(stack, RECORD, operator)
         record = json.loads((stack.data / RECORD).read_text(encoding="utf-8"))
         cpu_seconds = _cpu_seconds(operator) - before
     created, placed = record["created"], record["placed"]
@@ -136,13 +137,13 @@ def _job(name: str) -> dict[str, Any]:
     }
 
 
-def _wait(stack: Stack, operator: psutil.Process) -> int:
-    """Wait for the end of all jobs; answers the operator's largest resident memory in bytes."""
+def _wait(stack: Stack, name: str, operator: psutil.Process) -> int:
+    """Wait until the server writes a file; answers the operator's largest resident memory meanwhile, in bytes."""
     deadline, largest = time.monotonic() + LONGEST_SECONDS, 0
-    while not (stack.data / RECORD).exists():
+    while not (stack.data / name).exists():
         stack.check()
         if time.monotonic() > deadline:
-            raise StackError(f"the jobs did not finish within {LONGEST_SECONDS} s")
+            raise StackError(f"the server did not write {name} within {LONGEST_SECONDS} s")
         largest = max(largest, operator.memory_info().rss)
         time.sleep(SAMPLE_SECONDS)
     return largest

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ from sftjob_sandbox.server import ServerSettings
 from sftjob_sandbox.store import Store
 
 RECORD: Final = "record.json"
+WATCHED: Final = "watched"
+"""Appears in DATA once the operator watches jobs and Pods: what it asks before belongs to its start."""
 CLIENT_AGENT: Final = "bench"
 """User-Agent of the benchmark's own requests, which are not the operator's."""
 
@@ -65,7 +68,7 @@ async def serve(data: Path, definition: Path, expected: int, pace: float) -> Non
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     record = Record()
-    settings = ServerSettings(observe=record.request)
+    settings = ServerSettings(observe=_observer(data, record))
     sandbox = Sandbox(data=data, definitions=[definition], with_node=False, server=settings)
     async with sandbox, asyncio.TaskGroup() as tasks:
         work = [
@@ -76,6 +79,19 @@ async def serve(data: Path, definition: Path, expected: int, pace: float) -> Non
         await stop.wait()
         for task in work:
             task.cancel()
+
+
+def _observer(data: Path, record: Record) -> Callable[[RequestInfo, str], None]:
+    missing = {PLURAL, "pods"}
+
+    def observe(info: RequestInfo, agent: str) -> None:
+        record.request(info, agent)
+        if info.verb == "watch" and info.resource in missing:
+            missing.remove(info.resource)
+            if not missing:
+                (data / WATCHED).touch()
+
+    return observe
 
 
 async def _finish(data: Path, record: Record, store: Store, expected: int) -> None:
