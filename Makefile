@@ -37,10 +37,6 @@ sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; st
 test: $(INSTALLED) ## Run every test
 	$(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: test-cluster
-test-cluster: $(INSTALLED) ## Run the cluster tests against a real cluster: KUBECONFIG=... make test-cluster
-	$(BIN)/pytest tests/integration -m cluster
-
 .PHONY: fmt
 fmt: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format $(SOURCES)

@@ -206,7 +206,7 @@ def main() -> None:
     print("Starting a local API server, a node and the operator ...")
     try:
         with Stack(DATA) as stack:
-            print(_HINTS.format(kubeconfig=_short(stack.kubeconfig), data=_short(stack.data)), flush=True)
+            print(_hints(stack), flush=True)
             while True:
                 stack.check()
                 time.sleep(1)
@@ -214,6 +214,12 @@ def main() -> None:
         sys.exit(str(error))
     except KeyboardInterrupt:
         print("\nStopped.")
+
+
+def _hints(stack: Stack) -> str:
+    return _HINTS.format(
+        kubeconfig=_short(stack.kubeconfig), data=_short(stack.data), python=_short(Path(sys.executable))
+    )
 
 
 def _short(path: Path) -> str:
@@ -226,7 +232,7 @@ _HINTS: Final = """
 This is an emulator of a Kubernetes API server, not a cluster. In another terminal:
 
   export KUBECONFIG={kubeconfig}
-  python examples/quickstart/dataset.py {data}/volumes/default/quickstart-data
+  {python} examples/quickstart/dataset.py {data}/volumes/default/quickstart-data
   kubectl apply -f examples/quickstart/data.yaml
   kubectl apply -f examples/quickstart/sftjob.yaml
   kubectl get sft -w
