@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from sftjob_sandbox.objects import Object, finalizers_of, is_deleting, with_metadata
+from sftjob_sandbox.objects import claims_of, finalizers_of, is_deleting, with_metadata
 from sftjob_sandbox.storage import Change, Key, Storage
 from sftjob_sandbox.strategies import PROTECTION_FINALIZER
 from sftjob_sandbox.writes import Writer
@@ -23,7 +23,7 @@ class ClaimProtection:
         if resource == _CLAIMS and change.type != "DELETED" and is_deleting(change.entry.object):
             asyncio.get_running_loop().call_soon(self._release, change.key)
         if resource == "pods" and change.type == "DELETED":
-            for name in _claims_of(change.entry.object):
+            for name in claims_of(change.entry.object):
                 asyncio.get_running_loop().call_soon(self._release, (change.key[0], name))
 
     def _release(self, key: Key) -> None:
@@ -35,12 +35,7 @@ class ClaimProtection:
             for (namespace, _), pod in self._storage.collection("pods").entries.items()
             if namespace == key[0]
         ]
-        if any(pod["spec"].get("nodeName") and key[1] in _claims_of(pod) for pod in pods):
+        if any(pod["spec"].get("nodeName") and key[1] in claims_of(pod) for pod in pods):
             return
         others = [name for name in finalizers_of(entry.object) if name != PROTECTION_FINALIZER]
         self._writer.amend(_CLAIMS, key, with_metadata(entry.object, finalizers=others))
-
-
-def _claims_of(pod: Object) -> list[str]:
-    sources = [volume.get("persistentVolumeClaim") for volume in pod["spec"].get("volumes") or ()]
-    return [source["claimName"] for source in sources if source]

@@ -71,3 +71,9 @@ def with_metadata(obj: Object, **changes: Any) -> Object:
         if metadata[key] is None or metadata[key] in ([], {}):
             del metadata[key]
     return {**obj, "metadata": metadata}
+
+
+def claims_of(pod: Object) -> list[str]:
+    """Names of the PersistentVolumeClaims that the Pod mounts."""
+    volumes = pod["spec"].get("volumes") or ()
+    return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if volume.get("persistentVolumeClaim")]

@@ -177,8 +177,10 @@ def test_refusals_are_told_once_until_a_report_gets_through(
 
 
 def test_without_an_endpoint_nothing_is_sent() -> None:
+    threads = threading.active_count()
     with Reporter(None) as reporter:
         reporter.offer(state(1))
+        assert threading.active_count() == threads
 
 
 def test_the_wait_after_failures_doubles_and_is_bounded() -> None:

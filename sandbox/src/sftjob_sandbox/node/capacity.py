@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from sftjob_sandbox.builtin import quantity
-from sftjob_sandbox.objects import Object, is_deleting, namespace_of
+from sftjob_sandbox.objects import Object, claims_of, is_deleting, namespace_of
 
 PODS: Final = "pods"
 _UNHELPFUL: Final = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
@@ -66,12 +66,6 @@ def shortages(pod: Object, node: Object, used: Resources) -> list[str]:
     """Names of the resources of which `pod` asks for more than `node` has left."""
     requests, allocatable = pod_requests(pod), _parsed(node["status"]["allocatable"])
     return [name for name in requests if requests[name] > allocatable.get(name, Decimal(0)) - used.get(name, 0)]
-
-
-def claims_of(pod: Object) -> list[str]:
-    """Names of the PersistentVolumeClaims that the Pod mounts."""
-    volumes = pod["spec"].get("volumes") or ()
-    return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if volume.get("persistentVolumeClaim")]
 
 
 def total(requests: Iterable[Resources]) -> dict[str, Decimal]:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from sftjob_sandbox.node.api import NodeApi
-from sftjob_sandbox.node.capacity import claims_of, pod_requests
+from sftjob_sandbox.node.capacity import pod_requests
 from sftjob_sandbox.node.claims import Claims
 from sftjob_sandbox.node.gpus import GpuSlots
 from sftjob_sandbox.node.node_object import node_object
@@ -18,7 +18,7 @@ from sftjob_sandbox.node.scheduler import Scheduler
 from sftjob_sandbox.node.settings import NodeSettings
 from sftjob_sandbox.node.status import TERMINAL_PHASES, Failure, rejected_status
 from sftjob_sandbox.node.worker import PodWorker
-from sftjob_sandbox.objects import Object, is_deleting, name_of, namespace_of, timestamp, uid_of
+from sftjob_sandbox.objects import Object, claims_of, is_deleting, name_of, namespace_of, timestamp, uid_of
 
 _log = logging.getLogger(__name__)
 
