@@ -17,6 +17,7 @@ from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_operator.api import HistoryPointStatus, SFTJobStatus
 from sftjob_operator.reconcile import PodPhase, check_progress, merge_patch, owner_uid, pod_job, pod_view
 from sftjob_operator.reconcile.progress import with_progress
+from sftjob_operator.reconcile.sentences import closed
 from sftjob_operator.reconcile.times import duration, parse_time, rfc3339
 from sftjob_operator.render import pod
 from support.builders import UID, a_job
@@ -219,3 +220,15 @@ def test_a_merge_patch_turns_the_old_into_the_new(old: dict[str, Any], new: dict
 def test_the_contract_reader_and_the_status_agree_on_unknown_keys() -> None:
     text = json.dumps({**encode(PROGRESS), "fromTheFuture": 1})
     assert from_json(Progress, text, ignore_unknown=True) == PROGRESS
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("a.jsonl:2: save the file as UTF-8", "a.jsonl:2: save the file as UTF-8."),
+        ("Signal 9 ended it.", "Signal 9 ended it."),
+        (None, "no message."),
+    ],
+)
+def test_a_message_is_closed_before_another_sentence_follows(said: str | None, sentence: str) -> None:
+    assert closed(said) == sentence

@@ -194,7 +194,7 @@ class ProvenanceStatus(Model):
     """Digest of the prepared data."""
     config_hash: Word | None = None
     """SHA-256 of the run config."""
-    libraries: dict[str, Word] = Field(default_factory=dict, max_length=32)
+    libraries: Annotated[dict[str, Word], Field(max_length=32)] | None = None
     """Versions of the libraries in the image."""
 
 

@@ -10,7 +10,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase
 from sftjob_operator.reconcile.attempts import backoff_seconds, failures, is_permanent, may_retry, succeeded
 from sftjob_operator.reconcile.observed import Create, PodPhase
-from sftjob_operator.reconcile.sentences import completed, log_hint, pod_runs, pod_waits, prepared_sentence
+from sftjob_operator.reconcile.sentences import closed, completed, log_hint, pod_runs, pod_waits, prepared_sentence
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import parse_time, rfc3339, seconds_since
 from sftjob_operator.render import config_map, pod, pod_name, volume_claim
@@ -178,7 +178,7 @@ def _given_up(at: Situation, last: AttemptStatus | None) -> Finding | None:
     if last is None or last.end_time is None or succeeded(last) or may_retry(at.attempts, last, at.job):
         return None
     tried = failures(at.attempts, last.stage)
-    message = f"{last.message or 'It left no message.'} {log_hint(at.job, last.pod)}"
+    message = f"{closed(last.message)} {log_hint(at.job, last.pod)}"
     if is_permanent(last) or tried == 1:
         return _failed(at, last.reason or Reason.INTERNAL_ERROR, message)
     told = f"All {tried} attempts of stage {last.stage} failed, the last one with {last.reason}: {message}"
@@ -207,7 +207,7 @@ def _backing_off(at: Situation, last: AttemptStatus, wait: float) -> Said:
     free = " This does not count as a failure." if last.exit_code == ExitCode.RETRY else ""
     resumes = " and resumes from the newest complete checkpoint" if last.stage == Stage.TRAIN else ""
     message = (
-        f"Attempt {last.number} ended with {last.reason}: {last.message or 'no message.'}{free} "
+        f"Attempt {last.number} ended with {last.reason}: {closed(last.message)}{free} "
         f"Attempt {last.number + 1} starts at {due}{resumes}. {log_hint(at.job, last.pod)}"
     )
     return Said(status=ConditionStatus.FALSE, reason=ConditionReason.BACKING_OFF, message=message)

@@ -17,6 +17,12 @@ def log_hint(job: SFTJob, pod: str) -> str:
     return f"Log: kubectl logs -n {job.metadata.namespace} {pod}"
 
 
+def closed(sentence: str | None) -> str:
+    """A message as a sentence that another may follow."""
+    text = (sentence or "no message").rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def pod_waits(pod: PodView) -> str:
     """Why a Pod has not started."""
     if pod.unschedulable:
@@ -32,7 +38,7 @@ def pod_runs(at: Situation, pod: PodView) -> str:
         return f"Node {pod.node} of Pod {pod.name} does not answer; a new attempt starts once the Pod is gone."
     attempt = next((a for a in at.attempts if (a.stage, a.number) == (pod.stage, pod.attempt)), None)
     notes = [f"It resumed from step {attempt.from_step}."] if attempt is not None and attempt.from_step else []
-    notes += [f"{attempt.message}."] if attempt is not None and attempt.message else []
+    notes += [closed(attempt.message)] if attempt is not None and attempt.message else []
     return " ".join([f"Attempt {pod.attempt} runs in Pod {pod.name}.", *notes, log_hint(at.job, pod.name)])
 
 
