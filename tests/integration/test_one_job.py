@@ -46,10 +46,21 @@ def story(lab: Lab) -> Story:
 
     try:
         status = reach(lab.cluster, NAME, ended)
+        watched = printed_until(status["phase"], watch)
     finally:
         watch.terminate()
-        watched, _ = watch.communicate(timeout=10)
+        watch.communicate(timeout=10)
     return Story(status, seen, watched)
+
+
+def printed_until(word: str, process: subprocess.Popen[str]) -> str:
+    """What a process prints up to the line with `word`, which may come a moment after the API server knows it."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    while not lines or word not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], f"it ended without {word}: {lines}"
+    return "".join(lines)
 
 
 def distinct(values: list[Any]) -> list[Any]:
