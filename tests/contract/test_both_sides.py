@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sftjob_contract.codec import encode, from_json
+from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE
 from sftjob_contract.outcome import Outcome
@@ -19,7 +20,6 @@ from sftjob_operator.reconcile import pod_view
 from sftjob_operator.reconcile.progress import with_progress
 from sftjob_operator.render import run_config
 from sftjob_trainer.arguments import sft_arguments
-from sftjob_trainer.configuration import read_config
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,7 +38,7 @@ def test_the_operator_writes_the_run_config() -> None:
 
 
 def test_the_trainer_reads_the_run_config_and_what_prepare_found(tmp_path: Path) -> None:
-    config = read_config(GOLDEN / "run-config.json")
+    config = from_json(RunConfig, (GOLDEN / "run-config.json").read_bytes(), ignore_unknown=False)
     stats = from_json(Outcome, json.dumps(golden("outcome-prepared")), ignore_unknown=False).prepared
     assert stats is not None
     arguments = sft_arguments(config, stats, output_dir=tmp_path, bf16=False)

@@ -1,5 +1,6 @@
 """What the documents say is so: links lead somewhere, tables match the code, commands name what exists."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -117,7 +118,11 @@ def test_every_decision_is_in_the_list_of_decisions() -> None:
     index = (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")
     for page in ROOT.glob("docs/adr/[0-9]*.md"):
         title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(": ")[2]
-        assert f"({page.name}) | {title} |" in index
+        row = re.search(
+            rf"\({re.escape(page.name)}\) \| {re.escape(title)}(?: \(superseded by (\d+)\))? \|$", index, re.MULTILINE
+        )
+        assert row is not None, page.name
+        assert row[1] is None or list(ROOT.glob(f"docs/adr/{row[1]}-*.md"))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in GENERATED])
@@ -150,6 +155,23 @@ def test_every_command_names_what_exists(name: str, line: str) -> None:
             pytest.fail(f"{name}: no test knows what to make of {line!r}")
 
 
+def changeable() -> set[str]:
+    """Fields of the spec that no rule of the definition keeps as they were."""
+    schema = load("crds/sftjobs.yaml")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]  # type: ignore[index]  # parsed YAML
+    spec = schema["properties"]["spec"]
+    fixed = set(re.findall(r"oldSelf\.(\w+)", json.dumps(spec["x-kubernetes-validations"])))
+    own = {name for name, field in spec["properties"].items() if "oldSelf" in json.dumps(field)}
+    return set(spec["properties"]) - fixed - own
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/troubleshooting.md"])
+def test_the_fields_that_can_be_changed_are_named(name: str) -> None:
+    text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    told = re.search(r"only ((?:`\w+`(?:, | and )?)+) can be changed", text, re.IGNORECASE)
+    assert told is not None
+    assert set(re.findall(r"`(\w+)`", told[1])) == changeable()
+
+
 def assert_known_variable(variable: str) -> None:
     assert variable == "KUBECONFIG" or variable in {row[0] for row in table_after("Settings of the operator")}
 
@@ -164,6 +186,9 @@ def assert_kubectl(verb: str, rest: list[str]) -> None:
             assert pod in {*pods("quickstart", 1), *pods("quickstart", 2)}
         case "delete", ["pod", pod]:
             assert pod in pods("quickstart", 1)
+        case "patch", [kind, name, patch]:
+            assert_exists(kind, name)
+            assert set(json.loads(patch)["spec"]) <= changeable()
         case "explain", [path]:
             assert path.split(".")[0] == SINGULAR
             assert_field(path.split(".")[1:])
@@ -202,6 +227,6 @@ def assert_exists(kind: str, name: str) -> None:
 
 def assert_field(path: list[str]) -> None:
     definition = load("crds/sftjobs.yaml")
-    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]  # type: ignore[index] -- parsed YAML
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]  # type: ignore[index]  # parsed YAML
     for part in path:
         schema = schema["properties"][part]

@@ -65,6 +65,10 @@ class JobBuilder:
         """LoRA over quantized weights; options are those of the quantization."""
         return self.set("method", {"lora": {}, "quantization": _camel(options)})
 
+    def distillation(self, teacher: str, **options: Any) -> Self:
+        """The same method, from a teacher as well."""
+        return self.set("method.distillation", {"teacher": {"source": teacher}, **_camel(options)})
+
     def training(self, **options: Any) -> Self:
         """Hyperparameters."""
         return self._merged("training", options)
@@ -76,6 +80,14 @@ class JobBuilder:
     def checkpoints(self, **options: Any) -> Self:
         """When to save."""
         return self._merged("checkpoints", options)
+
+    def output(self, **options: Any) -> Self:
+        """What is made of the trained weights."""
+        return self._merged("output", options)
+
+    def tracking(self, **options: Any) -> Self:
+        """Where metrics go."""
+        return self._merged("tracking", options)
 
     def storage(self, **options: Any) -> Self:
         """The volume."""
@@ -92,6 +104,10 @@ class JobBuilder:
     def failure_policy(self, **options: Any) -> Self:
         """Retries and backoff."""
         return self._merged("failurePolicy", options)
+
+    def env(self, **variables: str) -> Self:
+        """Environment variables, by name."""
+        return self.set("env", [{"name": name, "value": value} for name, value in variables.items()])
 
     def meta(self, **options: Any) -> Self:
         """Metadata beyond name and namespace: uid, generation, labels, ..."""

@@ -110,6 +110,19 @@ class FakeCluster:
         self._record("get", kind, name)
         return copy.deepcopy(self._stored(kind, namespace, name))
 
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        self._record("delete", kind, name, uid)
+        stored = self._stored(kind, namespace, name)
+        if stored["metadata"]["uid"] != uid:
+            raise ConflictError(f"the UID in the precondition does not match that of {kind} {name}")
+        status = stored.get("status") or {}
+        if kind == "Pod" and status.get("phase") in ("Running", "Unknown"):  # its node ends it in its own time
+            metadata = {"deletionTimestamp": moment(0)} | stored["metadata"]
+            if metadata != stored["metadata"]:
+                self.store({**stored, "metadata": metadata}, "MODIFIED")
+        else:
+            self.remove(kind, namespace, name)
+
     async def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
         self._record("list", kind, "")
         for (of_kind, _, _), stored in tuple(self.objects.items()):
@@ -138,7 +151,7 @@ class FakeCluster:
         return copy.deepcopy(stored)
 
     def remove(self, kind: str, namespace: str, name: str) -> None:
-        """Delete an object."""
+        """Let an object vanish."""
         stored = self.objects.pop((kind, namespace, name))
         metadata = stored["metadata"] | {"resourceVersion": str(next(self._numbers))}
         self.undelivered.append(("DELETED", stored | {"metadata": metadata}))
@@ -229,6 +242,28 @@ class World:
         spec = stored.get("spec") or {}
         self.cluster.store({**stored, "spec": {**spec, "nodeName": NODE}, "status": dict(status)}, "MODIFIED")
 
+    async def pod_leaves(self, name: str, status: Mapping[str, Any]) -> None:
+        """A Pod ends and its object goes at once, so that only the last event tells how it ended."""
+        self.set_pod(name, status)
+        self.cluster.undelivered.pop()
+        self.cluster.remove("Pod", *self._place(name))
+        await self.settle()
+
+    async def change(self, key: Key, **spec: Any) -> None:
+        """Patch top-level fields of a job's spec (camelCase), as its user does; then settle."""
+        stored = self.cluster.objects[KIND, *key]
+        metadata = stored["metadata"] | {"generation": stored["metadata"]["generation"] + 1}
+        self.cluster.store({**stored, "metadata": metadata, "spec": {**stored["spec"], **spec}}, "MODIFIED")
+        await self.settle()
+
+    def kinds(self) -> list[str]:
+        """Which kinds of objects there are, but for SFTJobs and Events."""
+        return sorted(kind for kind, _, _ in self.cluster.objects if kind not in (KIND, "Event"))
+
+    def _place(self, pod: str) -> tuple[str, str]:
+        (place,) = [(space, name) for kind, space, name in self.cluster.objects if (kind, name) == ("Pod", pod)]
+        return place
+
     def status(self, key: Key) -> dict[str, Any]:
         """The stored status of a job."""
         return self.cluster.objects[KIND, *key].get("status") or {}
@@ -282,6 +317,13 @@ def waiting(reason: str, message: str = "") -> Object:
 def unschedulable(message: str) -> Object:
     """Status of a Pod that no node takes."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+def gated() -> Object:
+    """Status of a Pod that the scheduler may not look at yet."""
+    message = "Scheduling is blocked due to non-empty scheduling gates"
+    condition = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": message}
     return {"phase": "Pending", "conditions": [condition]}
 
 

@@ -1,4 +1,4 @@
-"""Manifests as kubectl reads them, and the sentence that a bad one must be refused with."""
+"""Manifests as kubectl reads them, and the sentences that a bad one must be refused with."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 DEFINITION = ROOT / "crds" / "sftjobs.yaml"
 SAMPLES = sorted((ROOT / "crds" / "samples").glob("*.yaml"))
 INVALID = sorted((ROOT / "tests" / "crd" / "invalid").glob("*.yaml"))
+VALID = sorted((ROOT / "tests" / "crd" / "valid").glob("*.yaml"))
 IMMUTABLE = ROOT / "tests" / "crd" / "immutable"
+_EXPECT = "# expect: "
 
 
 class _Loader(yaml.SafeLoader):
@@ -24,14 +26,18 @@ _Loader.add_implicit_resolver(
 
 def load_manifest(path: Path) -> dict[str, Any]:
     """The one document of a manifest."""
-    manifest: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    return read_manifest(path.read_text(encoding="utf-8"))
+
+
+def read_manifest(text: str) -> dict[str, Any]:
+    """The one document of a YAML text."""
+    manifest: dict[str, Any] = yaml.load(text, Loader=_Loader)
     return manifest
 
 
-def expected_sentence(path: Path) -> str:
-    """What the first line says that a user must read: `# expect: SENTENCE`."""
-    first, _, _ = path.read_text(encoding="utf-8").partition("\n")
-    marker, _, sentence = first.partition("# expect: ")
-    assert marker == "", f"{path.name} must begin with '# expect: ' and a sentence"
-    assert sentence
-    return sentence
+def expected_sentences(path: Path) -> list[str]:
+    """What a bad manifest says at its top that a user must read, all of it: `# expect: SENTENCE` for each complaint."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    sentences = [line.removeprefix(_EXPECT) for line in lines if line.startswith(_EXPECT)]
+    assert sentences, f"{path.name} must begin with '{_EXPECT}' and a sentence"
+    return sentences

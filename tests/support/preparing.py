@@ -19,6 +19,7 @@ def environment(volume: Path, **changes: Any) -> Environment:
     bare = Environment(
         config_path=volume / "unused.json",
         volume=volume,
+        cache=volume / layout.CACHE,
         claims=None,
         attempt=1,
         termination_log=None,

@@ -4,26 +4,35 @@ The tokenizer is a byte-level BPE, so it can encode anything; its chat template 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sftjob_contract.config import (
+    Attention,
     Checkpoints,
     Columns,
     DataFormat,
     Dataset,
+    DataSource,
     Evaluation,
     HeldOut,
     JobReference,
+    Kernels,
     Lora,
+    LoraBias,
     Method,
     Model,
+    ModelDtype,
+    OnInvalidRow,
     Optimizer,
+    PackingStrategy,
+    PaddingSide,
     Precision,
     Quantization,
     RunConfig,
     Scheduler,
     Training,
 )
+from sftjob_contract.destinations import Output, Retain, Tracking
 
 Architecture = Literal["qwen2", "llama"]
 
@@ -150,33 +159,105 @@ def run_config(
         "optimizer": Optimizer.ADAMW_TORCH,
         "max_length": 64,
         "packing": False,
+        "packing_strategy": PackingStrategy.BFD,
+        "loss_on": None,
         "precision": Precision.AUTO,
         "gradient_checkpointing": False,
+        "neftune_noise_alpha": None,
+        "kernels": Kernels.AUTO,
+        "compile": False,
+        "early_stopping": None,
+        "extra": {},
         "seed": 42,
         "logging_steps": 1,
     }
     return RunConfig(
         version=1,
         job=JobReference(namespace="default", name="tiny", uid="00000000-0000-0000-0000-000000000001"),
-        model=Model(source=model, revision=None, trust_remote_code=False),
-        dataset=Dataset(
-            source=dataset,
+        model=Model(
+            source=model,
             revision=None,
-            format=data_format,
-            columns=Columns(text="text", prompt="prompt", completion="completion", messages="messages"),
-            max_samples=None,
-            evaluation=held_out or HeldOut(fraction=0.0, source=None),
+            dtype=ModelDtype.AUTO,
+            attention=Attention.AUTO,
+            trust_remote_code=False,
+            chat_template=None,
+            add_eos_token=True,
+            padding_side=PaddingSide.RIGHT,
         ),
-        method=method or Method(lora=None, quantization=None),
+        dataset=Dataset(
+            sources=(data_source(dataset, data_format),),
+            shuffle_seed=int(str(training.get("seed", 42))),
+            deduplicate=False,
+            min_tokens=None,
+            max_tokens=None,
+            on_invalid_row=OnInvalidRow.FAIL,
+            max_invalid_rows=0,
+            evaluation=held_out or held_out_fraction(0.0),
+        ),
+        method=method or Method(lora=None, quantization=None, distillation=None),
         training=Training(**{**defaults, **training}),  # type: ignore[arg-type]
-        evaluation=Evaluation(every_steps=None),
-        checkpoints=Checkpoints(every_steps=None, keep=3),
+        evaluation=Evaluation(
+            every_steps=None,
+            per_epoch=1,
+            metrics=(),
+            save_predictions=False,
+            sample_prompts=(),
+            max_new_tokens=16,
+            max_samples=4,
+        ),
+        checkpoints=Checkpoints(every_steps=None, per_epoch=1, keep=3, on_termination=True, resume_from=None),
+        output=Output(merge_adapter=False, hub=None, upload_uri=None, retain=Retain.ALL),
+        tracking=Tracking(tensorboard=False, wandb=None, mlflow=None),
         gpus=0,
+        nodes=1,
     )
 
 
-def lora(rank: int = 4, *, quantization: Quantization | None = None) -> Method:
+def data_source(source: str, data_format: DataFormat = DataFormat.AUTO, **changes: Any) -> DataSource:
+    """One source with the usual columns."""
+    columns = Columns(
+        text="text",
+        prompt="prompt",
+        completion="completion",
+        messages="messages",
+        instruction="instruction",
+        input="input",
+        output="output",
+        conversations="conversations",
+        system="system",
+    )
+    usual: dict[str, Any] = {
+        "revision": None,
+        "subset": None,
+        "split": None,
+        "columns": columns,
+        "max_samples": None,
+        "weight": 1.0,
+    }
+    return DataSource(source=source, format=data_format, **{**usual, **changes})
+
+
+def held_out_fraction(fraction: float) -> HeldOut:
+    """Some of the rows, chosen by the seed."""
+    return HeldOut(fraction=fraction, split=None, source=None)
+
+
+def held_out_source(source: str) -> HeldOut:
+    """A data set of its own."""
+    return HeldOut(fraction=None, split=None, source=source)
+
+
+def lora(rank: int = 4, *, quantization: Quantization | None = None, **changes: Any) -> Method:
     """A LoRA method on every linear layer."""
-    return Method(
-        lora=Lora(rank=rank, alpha=2 * rank, dropout=0.0, target_modules=("all-linear",)), quantization=quantization
-    )
+    usual: dict[str, Any] = {
+        "rank": rank,
+        "alpha": 2 * rank,
+        "dropout": 0.0,
+        "target_modules": ("all-linear",),
+        "bias": LoraBias.NONE,
+        "rslora": False,
+        "dora": False,
+        "modules_to_save": (),
+        "extra": {},
+    }
+    return Method(lora=Lora(**{**usual, **changes}), quantization=quantization, distillation=None)

@@ -12,9 +12,10 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import Checkpoints, DataFormat, Evaluation, RunConfig
+from sftjob_contract.config import DataFormat, RunConfig
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_trainer.configuration import devices
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.plan import max_steps, steps_per_epoch
 from support.tiny import run_config
@@ -67,7 +68,7 @@ def write_prepared(volume: Path, config: RunConfig, *, rows: int = 24, held_out:
         if count:
             Dataset.from_list(parts[path]).save_to_disk(volume / path)
     train = parts[layout.PREPARED_TRAIN]
-    per_epoch = steps_per_epoch(len(train), training, config.gpus)
+    per_epoch = steps_per_epoch(len(train), training, devices(config))
     stats = stats_of(
         rows=rows + held_out,
         train_rows=rows,
@@ -115,14 +116,20 @@ def job(
     config = run_config(model=str(model), dataset="unused", **options)
     return replace(
         config,
-        evaluation=Evaluation(every_steps=evaluate_every),
-        checkpoints=Checkpoints(every_steps=save_every, keep=keep),
+        evaluation=replace(config.evaluation, every_steps=evaluate_every, per_epoch=_once(evaluate_every)),
+        checkpoints=replace(config.checkpoints, every_steps=save_every, per_epoch=_once(save_every), keep=keep),
     )
+
+
+def _once(every_steps: int | None) -> int | None:
+    """Once per epoch, where no number of steps is given."""
+    return 1 if every_steps is None else None
 
 
 def environment(volume: Path, *, attempt: int = 1, progress_url: str | None = None) -> Environment:
     """The environment of a container on `volume`."""
     return Environment(
+        cache=volume / layout.CACHE,
         config_path=volume / "unused.json",
         volume=volume,
         claims=None,

@@ -1,7 +1,7 @@
 """Dataclasses to JSON and back: camelCase keys, absent for None, and an error sentence that names the field.
 
 Supported types are those the contract needs: str, int, float, bool, enums, nested dataclasses, `X | None`,
-`tuple[X, ...]` and `Mapping[str, X]`. Anything else is a programming error.
+`tuple[X, ...]`, `Mapping[str, X]`, and `Any` for plain JSON. Anything else is a programming error.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def encode(value: Any) -> Any:
         return value.value
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise ContractError(f"{value} is not a number that JSON can carry")
@@ -114,7 +114,7 @@ def _value(hint: Any, data: Any, ignore_unknown: bool, at: str) -> Any:
         return _member(hint, data, at)
     if hint is float:
         return _finite(data, at)
-    return _expect(hint, data, at)
+    return data if hint is Any else _expect(hint, data, at)
 
 
 def _member(enum: type[Enum], data: Any, at: str) -> Enum:

@@ -5,9 +5,12 @@ so nothing here has one, and a None means that the user left an optional choice 
 INVALID): an option that a trainer does not know must never be dropped in silence.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
+
+from sftjob_contract.destinations import Output, Tracking
 
 RUN_CONFIG_VERSION: Final = 1
 
@@ -20,6 +23,100 @@ class DataFormat(StrEnum):
     TEXT = "text"
     PROMPT_COMPLETION = "prompt-completion"
     MESSAGES = "messages"
+    ALPACA = "alpaca"
+    """`instruction`, an optional `input`, and `output`."""
+    SHAREGPT = "sharegpt"
+    """`conversations`: a list of {from, value}."""
+
+
+class ModelDtype(StrEnum):
+    """Dtype that weights are loaded in, under transformers' names (`dtype`)."""
+
+    AUTO = "auto"
+    """What the method and the precision of a step need."""
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+class Attention(StrEnum):
+    """Implementation of attention, under transformers' names (`attn_implementation`)."""
+
+    AUTO = "auto"
+    """The fastest that image and GPU have."""
+    EAGER = "eager"
+    SDPA = "sdpa"
+    FLASH_ATTENTION_2 = "flash_attention_2"
+    FLASH_ATTENTION_3 = "flash_attention_3"
+    FLEX_ATTENTION = "flex_attention"
+
+
+class ChatTemplateName(StrEnum):
+    """Chat templates that the trainer brings along."""
+
+    CHATML = "chatml"
+    ZEPHYR = "zephyr"
+    LLAMA = "llama"
+    ALPACA = "alpaca"
+    VICUNA = "vicuna"
+    MISTRAL = "mistral"
+
+
+class PaddingSide(StrEnum):
+    """Where short rows of a batch are filled up (`padding_side`)."""
+
+    RIGHT = "right"
+    LEFT = "left"
+
+
+class OnInvalidRow(StrEnum):
+    """What a row that can not be used does to the job."""
+
+    FAIL = "Fail"
+    SKIP = "Skip"
+
+
+class LossOn(StrEnum):
+    """Which tokens are trained on."""
+
+    ALL = "all"
+    COMPLETION = "completion"
+    ASSISTANT = "assistant"
+
+
+class PackingStrategy(StrEnum):
+    """How rows are packed, under TRL's names (`packing_strategy`)."""
+
+    BFD = "bfd"
+    """Best fit decreasing: a row is never cut to fill a sequence."""
+    WRAPPED = "wrapped"
+    """Rows one after the other, cut wherever a sequence is full."""
+
+
+class Kernels(StrEnum):
+    """Fused GPU kernels."""
+
+    AUTO = "auto"
+    """Those that image and GPU have and that help."""
+    NONE = "none"
+    LIGER = "liger"
+
+
+class LoraBias(StrEnum):
+    """Which biases LoRA trains, under PEFT's names (`bias`)."""
+
+    NONE = "none"
+    ALL = "all"
+    LORA_ONLY = "lora_only"
+
+
+class Metric(StrEnum):
+    """What an evaluation measures besides the loss."""
+
+    PERPLEXITY = "perplexity"
+    BLEU = "bleu"
+    ROUGE = "rouge"
+    EXACT_MATCH = "exact_match"
 
 
 class Precision(StrEnum):
@@ -28,6 +125,7 @@ class Precision(StrEnum):
     AUTO = "auto"
     """bf16 where the accelerator has it, else fp32."""
     BF16 = "bf16"
+    FP16 = "fp16"
     FP32 = "fp32"
 
 
@@ -36,6 +134,9 @@ class Scheduler(StrEnum):
 
     LINEAR = "linear"
     COSINE = "cosine"
+    COSINE_WITH_RESTARTS = "cosine_with_restarts"
+    POLYNOMIAL = "polynomial"
+    INVERSE_SQRT = "inverse_sqrt"
     CONSTANT = "constant"
     CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
@@ -46,7 +147,12 @@ class Optimizer(StrEnum):
     ADAMW_TORCH = "adamw_torch"
     ADAMW_TORCH_FUSED = "adamw_torch_fused"
     ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW_32BIT = "paged_adamw_32bit"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    LION_8BIT = "lion_8bit"
+    PAGED_LION_8BIT = "paged_lion_8bit"
+    ADAFACTOR = "adafactor"
+    SGD = "sgd"
 
 
 class QuantizationType(StrEnum):
@@ -60,6 +166,7 @@ class ComputeDtype(StrEnum):
     """Dtype of the matrix products on quantized weights (`bnb_4bit_compute_dtype`)."""
 
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
     FLOAT32 = "float32"
 
 
@@ -73,12 +180,30 @@ class JobReference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """A chat template: exactly one of a template of the trainer's own, Jinja text, and a file in the Prepare Pod."""
+
+    name: ChatTemplateName | None
+    jinja: str | None
+    file: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """The model to start from. `source`: hf://ORG/NAME, pvc://CLAIM/PATH, or a path in the container."""
+    """The model to start from. `chat_template` None: the one that comes with it.
+
+    `source`: hf://ORG/NAME, pvc://CLAIM/PATH, s3://, gs:// or https:// URI of a directory or an archive of one, or a
+    path in the container.
+    """
 
     source: str
     revision: str | None
+    dtype: ModelDtype
+    attention: Attention
     trust_remote_code: bool
+    chat_template: ChatTemplate | None
+    add_eos_token: bool
+    padding_side: PaddingSide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,39 +214,78 @@ class Columns:
     prompt: str
     completion: str
     messages: str
+    instruction: str
+    input: str
+    output: str
+    conversations: str
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """One part of the data.
+
+    `source`: hf://ORG/NAME[/PATH] of a data set repository, pvc://CLAIM/PATH, an s3://, gs:// or https:// URI, or a
+    path in the container; a file or a directory of files. `subset` and `split` are the hub's. `max_samples` takes the
+    first rows; `weight` is how often each of them is used in one epoch, 0.5 for half of them.
+    """
+
+    source: str
+    revision: str | None
+    subset: str | None
+    split: str | None
+    format: DataFormat
+    columns: Columns
+    max_samples: int | None
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What to evaluate on: a fraction of the rows (0: no evaluation) or a source of its own; exactly one is set."""
+    """What to evaluate on; exactly one is set.
+
+    A fraction of the rows (0: no evaluation), a split of the same hub data set, or a source of its own.
+    """
 
     fraction: float | None
+    split: str | None
     source: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The data. `source`: hf://ORG/NAME/PATH of a data set repository, pvc://CLAIM/PATH, or a path in the container.
+    """The data: at least one source. `shuffle_seed` decides the held-out rows and the order of the others.
 
-    The path is a file or a directory of files: .jsonl, .csv or .parquet.
+    `deduplicate` drops rows that are equal token by token. Rows of fewer than `min_tokens` or more than `max_tokens`
+    are left out. With `on_invalid_row` Skip, up to `max_invalid_rows` rows that can not be used are left out too.
     """
 
-    source: str
-    revision: str | None
-    format: DataFormat
-    columns: Columns
-    max_samples: int | None
+    sources: tuple[DataSource, ...]
+    shuffle_seed: int
+    deduplicate: bool
+    min_tokens: int | None
+    max_tokens: int | None
+    on_invalid_row: OnInvalidRow
+    max_invalid_rows: int
     evaluation: HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """LoRA, under PEFT's names (`r`, `lora_alpha`, `lora_dropout`, `target_modules`)."""
+    """LoRA, under PEFT's names (`r`, `lora_alpha`, ..., `use_rslora`, `use_dora`, `modules_to_save`).
+
+    `extra` are more fields of `peft.LoraConfig`, in its own names.
+    """
 
     rank: int
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
+    bias: LoraBias
+    rslora: bool
+    dora: bool
+    modules_to_save: tuple[str, ...]
+    extra: Mapping[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +299,46 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The model to learn from; `source` as that of `Model`."""
+
+    source: str
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Loss = alpha * T^2 * KL(teacher || student, both at T) + (1 - alpha) * cross entropy (Hinton et al. 2015)."""
+
+    teacher: Teacher
+    temperature: float
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """How weights are adapted. No `lora`: every weight is trained. `quantization` is for LoRA only (QLoRA)."""
 
     lora: Lora | None
     quantization: Quantization | None
+    distillation: Distillation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Stop after `patience` evaluations without an evaluation loss better by `threshold` (transformers' names)."""
+
+    patience: int
+    threshold: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Hyperparameters, as TRL's SFTConfig understands them. Exactly one of epochs and max_steps is set.
 
-    `warmup_ratio` is a fraction of all steps, `max_length` and batch sizes count tokens and sequences.
+    `warmup_ratio` is a fraction of all steps, `max_length` and batch sizes count tokens and sequences. `loss_on` None:
+    what suits the rows (all of a text, the completion, the assistant's turns). `extra` are more fields of
+    `trl.SFTConfig`, in its own names.
     """
 
     epochs: float | None
@@ -162,30 +354,56 @@ class Training:
     optimizer: Optimizer
     max_length: int
     packing: bool
+    packing_strategy: PackingStrategy
+    loss_on: LossOn | None
     precision: Precision
     gradient_checkpointing: bool
+    neftune_noise_alpha: float | None
+    kernels: Kernels
+    compile: bool
+    early_stopping: EarlyStopping | None
     seed: int
     logging_steps: int
+    extra: Mapping[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """When to evaluate besides before the first and after the last step. None: at the end of each epoch."""
+    """When to evaluate, besides before the first and after the last step, and what to measure.
+
+    Exactly one of `every_steps` and `per_epoch` (evaluations in each epoch) is set. Answers are generated for the
+    first `max_samples` held-out rows, at most `max_new_tokens` each, where a metric or `save_predictions` needs them.
+    `sample_prompts` are answered before and after training.
+    """
 
     every_steps: int | None
+    per_epoch: int | None
+    metrics: tuple[Metric, ...]
+    save_predictions: bool
+    sample_prompts: tuple[str, ...]
+    max_new_tokens: int
+    max_samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """When to save (None: at the end of each epoch) and how many complete checkpoints to keep."""
+    """When to save, how many complete checkpoints to keep, and what to start from.
+
+    Exactly one of `every_steps` and `per_epoch` (checkpoints in each epoch) is set. `on_termination` saves one when
+    the Pod is told to stop. `resume_from` is the URI of another run's checkpoint, or of its `checkpoints` directory
+    for the newest one.
+    """
 
     every_steps: int | None
+    per_epoch: int | None
     keep: int
+    on_termination: bool
+    resume_from: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run. `gpus` is the number of accelerators that the Pod asked for; 0 trains on the CPU."""
+    """One run. `gpus` is the number of accelerators of each of its `nodes`; 0 trains on the CPU."""
 
     version: int
     job: JobReference
@@ -195,4 +413,7 @@ class RunConfig:
     training: Training
     evaluation: Evaluation
     checkpoints: Checkpoints
+    output: Output
+    tracking: Tracking
     gpus: int
+    nodes: int

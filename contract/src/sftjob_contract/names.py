@@ -21,11 +21,16 @@ LABEL_STAGE: Final = f"{GROUP}/stage"
 """Which Stage a Pod runs."""
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 """Attempt number of a Pod, counted from 1 within its stage."""
+LABEL_NODE_RANK: Final = f"{GROUP}/node-rank"
+"""Which of an attempt's Train Pods a Pod is, from 0; only with several nodes."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "sftjob-operator"
 
 ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
 """SHA-256 of the run config. Written by the operator on Pods and the ConfigMap; read into status.provenance."""
+ANNOTATION_JOB_UID: Final = f"{GROUP}/job-uid"
+"""UID of the SFTJob that a claim was made for. Written by the operator on claims that outlive their job and so have no
+owner; read by it to tell its own claim from another's."""
 
 
 class Stage(StrEnum):
@@ -47,6 +52,14 @@ ENV_VOLUME: Final = "SFTJOB_VOLUME"
 """Root of the job's volume, laid out as sftjob_contract.layout says."""
 ENV_CLAIMS: Final = "SFTJOB_CLAIMS"
 """Directory below which each claim named by a pvc:// URI is mounted, read-only, under its own name."""
+ENV_CACHE: Final = "SFTJOB_CACHE"
+"""Directory for downloads: on the job's volume, or on a claim that several jobs share."""
+ENV_NODES: Final = "SFTJOB_NODES"
+"""How many Train Pods the attempt has, one on each node. Absent: one."""
+ENV_NODE_RANK: Final = "SFTJOB_NODE_RANK"
+"""Which of them this Pod is, from 0. Absent: 0."""
+ENV_RENDEZVOUS: Final = "SFTJOB_RENDEZVOUS"
+"""HOST:PORT of the Pod of rank 0, where the others find it. Absent: with one Pod."""
 ENV_ATTEMPT: Final = "SFTJOB_ATTEMPT"
 """Attempt number, from 1."""
 ENV_TERMINATION_LOG: Final = "SFTJOB_TERMINATION_LOG"
@@ -58,7 +71,10 @@ ENV_PROGRESS_CA: Final = "SFTJOB_PROGRESS_CA"
 ENV_PROGRESS_TOKEN: Final = "SFTJOB_PROGRESS_TOKEN"  # noqa: S105 -- the variable's name, not a token
 """File with the projected ServiceAccount token; re-read before every report since the kubelet rotates it."""
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # noqa: S105 -- the variable's name, not a token
-"""Hub token from spec.model.tokenSecretRef or spec.dataset.tokenSecretRef; only Prepare Pods have it."""
+"""Hub token: in Prepare Pods from spec.model.tokenSecretRef or spec.dataset.tokenSecretRef, in Train Pods from
+spec.output.hub.tokenSecretRef."""
+ENV_WANDB_API_KEY: Final = "WANDB_API_KEY"
+"""From spec.tracking.wandb.apiKeySecretRef, in Train Pods."""
 
 TOKEN_AUDIENCE: Final = "sftjob-progress"  # noqa: S105 -- an audience, not a token
 """Audience of the projected token; the operator asks TokenReview for exactly this one."""
@@ -73,8 +89,14 @@ MOUNT_VOLUME: Final = "/sftjob"
 MOUNT_CONFIG: Final = "/etc/sftjob"
 MOUNT_TOKEN: Final = "/var/run/secrets/sftjob"  # noqa: S105 -- a directory
 MOUNT_CLAIMS: Final = "/mnt/claims"
+MOUNT_CACHE: Final = "/mnt/cache"
+"""The claim that several jobs share their downloads on (spec.storage.sharedCacheClaim)."""
+MOUNT_CHAT_TEMPLATE: Final = "/etc/sftjob-chat-template"
+"""The ConfigMap of spec.model.chatTemplate.configMapKeyRef, in Prepare Pods."""
 MOUNT_TMP: Final = "/tmp"  # noqa: S108 -- an emptyDir in the container
 MOUNT_SHM: Final = "/dev/shm"  # noqa: S108 -- an emptyDir in the container
+RENDEZVOUS_PORT: Final = 29400
+"""Port of the rank 0 Pod that the others connect to (torchrun's usual one)."""
 TERMINATION_LOG: Final = "/dev/termination-log"
 
 # Keys of the job's ConfigMap, and so the files below MOUNT_CONFIG.

@@ -26,6 +26,8 @@ class Reason(StrEnum):
     """The container ended by a signal that nobody of ours sent."""
     POD_LOST = "PodLost"
     """The Pod is gone without a verdict: deleted, evicted, or its node is."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    """The job had not ended spec.deadlineSeconds after its creation."""
     INTERNAL_ERROR = "InternalError"
 
 

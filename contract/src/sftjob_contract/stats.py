@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sftjob_contract.config import DataFormat
+from sftjob_contract.model_shape import ModelShape
 
 STATS_VERSION: Final = 1
 
@@ -16,7 +17,9 @@ class PreparedStats:
     `evaluation_sequences` are what the trainer iterates over: rows, or packed sequences of at most `max_length`
     tokens. `tokens` and `trained_tokens` (those with a label) count the training part. `truncated_rows` were longer
     than `max_length`. `max_steps` is the number of optimizer steps of the whole run.
-    `model_snapshot` is where a downloaded model lies, relative to the volume; None when it is read in place.
+    `skipped_rows` could not be used (onInvalidRow: Skip), `duplicate_rows` were equal to an earlier one,
+    `filtered_rows` were too short or too long; none of them is among `rows`.
+    `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place.
     """
 
     version: int
@@ -32,5 +35,9 @@ class PreparedStats:
     steps_per_epoch: int
     max_steps: int
     dataset_fingerprint: str
+    skipped_rows: int = 0
+    duplicate_rows: int = 0
+    filtered_rows: int = 0
     model_snapshot: str | None = None
     model_revision: str | None = None
+    model_shape: ModelShape | None = None

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from sftjob_contract.names import KIND, LABEL_JOB
 from sftjob_contract.progress import Progress
-from sftjob_operator.api import ConditionStatus, ConditionType, InvalidJob, SFTJob, parse_job, to_dict
+from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, InvalidJob, SFTJob, parse_job, to_dict
 from sftjob_operator.effects.cache import Cache
-from sftjob_operator.effects.children import ensure
+from sftjob_operator.effects.children import ensure, find, remove
 from sftjob_operator.effects.cluster import (
     AlreadyExistsError,
     Cluster,
@@ -26,20 +26,25 @@ from sftjob_operator.effects.events import event_body
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.pace import WritePace
 from sftjob_operator.reconcile import (
+    Action,
     Create,
     Decision,
+    Delete,
     EventNote,
     Observed,
     PodView,
     Refusal,
     Report,
     Settings,
+    awaits_cleanup,
+    belongs_to,
     check_progress,
     decide,
     is_finished,
     merge_patch,
     owner_uid,
     pod_job,
+    pod_names,
     pod_view,
     refuse,
     rfc3339,
@@ -68,6 +73,7 @@ class Controller:
         self._clock = clock
         self._jobs: Cache[Object] = Cache(stored_job, job_key)
         self._pods: Cache[PodView] = Cache(pod_view, pod_job)
+        self._last_words: dict[Key, dict[str, PodView]] = {}
         self._reports: dict[Key, Report] = {}
         self._pace = WritePace(interval_seconds, SETTLE_SECONDS, clock.monotonic)
         self.queue = WorkQueue(clock)
@@ -90,8 +96,11 @@ class Controller:
             self.queue.add(key)
 
     def pod_gone(self, body: Body) -> None:
-        """A Pod was deleted."""
+        """A Pod was deleted. How it ended may be known from this event alone, so that is kept until it is recorded."""
         if (key := self._pods.drop(body)) is not None:
+            view = pod_view(body)
+            if not view.live:
+                self._last_words.setdefault(key, {})[view.name] = view
             self.queue.add(key)
 
     def training_attempt(self, key: Key, identity: PodIdentity) -> int | None:
@@ -101,7 +110,7 @@ class Controller:
             return None
         for pod in self._pods.of(key):
             same = (pod.name, pod.uid, pod.owner_uid) == (identity.name, identity.uid, job["metadata"]["uid"])
-            if same and pod.is_training:
+            if same and pod.is_training and pod.rank == 0:
                 return pod.attempt
         return None
 
@@ -183,14 +192,15 @@ class Controller:
 
     async def _reconcile(self, key: Key) -> None:
         body = self._job(key)
-        if body is None or is_finished(body):
+        if body is None or (is_finished(body) and not awaits_cleanup(body)):
             self._forget(key)
             return
         now = self._clock.now()
         try:
             job = parse_job(body)
         except InvalidJob as error:
-            await self._settle(key, body, refuse(body, str(error), now))
+            if not is_finished(body):
+                await self._settle(key, body, refuse(body, str(error), now))
             return
         pods = await self._gather_pods(key, job)
         observed = Observed(job=job, pods=pods, report=self._reports.get(key))
@@ -198,42 +208,73 @@ class Controller:
         refusal = await self._execute(key, job, decision.actions)
         if refusal is not None:
             log.warning("%s", refusal.message, extra=_job_field(key))
-            decision = decide(replace(observed, refusal=refusal), self._settings, now)
+            pods = await self._gather_pods(key, job)  # with those that were created before it
+            decision = decide(replace(observed, pods=pods, refusal=refusal), self._settings, now)
+            await self._execute(key, job, decision.actions)
         await self._settle(key, body, decision)
 
     async def _gather_pods(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
         """The job's Pods. That one is gone is believed only after looking, since a second one would follow."""
-        known = {pod.name for pod in self._pods.of(key)}
+        gone = self._unrecorded(key, job)
+        known = {pod.name for pod in (*gone, *self._pods.of(key))}
         for attempt in job.status.attempts:
-            if attempt.end_time is None and attempt.pod not in known:
-                try:
-                    body = await self._cluster.get("Pod", job.metadata.namespace, attempt.pod)
-                except NotFoundError:
+            if attempt.end_time is not None:
+                continue
+            for name in pod_names(job, attempt.stage, attempt.number):
+                if name in known:
                     continue
-                if owner_uid(body) != job.metadata.uid:
+                body = await find(self._cluster, "Pod", job.metadata.namespace, name)
+                if body is None or owner_uid(body) != job.metadata.uid:
                     continue
                 if pod_job(body) != key:
-                    raise ClusterError(f"Pod {attempt.pod} has lost its labels: put them back, or delete it")
+                    raise ClusterError(f"Pod {name} has lost its labels: put them back, or delete it")
                 self._pods.put(body)
-        return self._pods.of(key)
+        return tuple({pod.name: pod for pod in (*gone, *self._pods.of(key))}.values())
 
-    async def _execute(self, key: Key, job: SFTJob, actions: tuple[Create, ...]) -> Refusal | None:
-        """Create children in order, up to the first that the server refuses."""
+    def _unrecorded(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
+        """Pods that are gone and whose end the status does not tell yet."""
+        recorded = {(attempt.stage, attempt.number) for attempt in job.status.attempts if attempt.end_time is not None}
+        words = self._last_words.pop(key, {})
+        kept = {name: pod for name, pod in words.items() if (pod.stage, pod.attempt) not in recorded}
+        if kept:
+            self._last_words[key] = kept
+        return tuple(kept.values())
+
+    async def _execute(self, key: Key, job: SFTJob, actions: tuple[Action, ...]) -> Refusal | None:
+        """Carry out actions in order, up to the first child that the server refuses to create."""
         for action in actions:
-            kind, name = action.body["kind"], action.body["metadata"]["name"]
-            try:
-                child = await ensure(self._cluster, action.body)
-            except (ForbiddenError, InvalidError) as error:
-                return Refusal(kind=kind, name=name, message=str(error), final=isinstance(error, InvalidError))
-            if owner_uid(child.body) != job.metadata.uid:
-                return Refusal(kind=kind, name=name, message=_taken(child.body, kind, name), conflict=True)
-            if kind == "Pod":
-                self._pods.put(child.body)
-                if child.existed:
-                    self.queue.add(key)
-                else:
-                    log.info("created Pod %s", name, extra=_job_field(key))
+            if isinstance(action, Delete):
+                await self._delete(key, job, action)
+            elif (refusal := await self._create(key, job, action)) is not None:
+                return refusal
         return None
+
+    async def _create(self, key: Key, job: SFTJob, action: Create) -> Refusal | None:
+        kind, name = action.body["kind"], action.body["metadata"]["name"]
+        try:
+            child = await ensure(self._cluster, action.body)
+        except (ForbiddenError, InvalidError) as error:
+            return Refusal(kind=kind, name=name, message=str(error), final=isinstance(error, InvalidError))
+        if not belongs_to(child.body, job.metadata.uid):
+            return Refusal(kind=kind, name=name, message=_taken(child.body, kind, name), conflict=True)
+        if kind == "Pod":
+            self._pods.put(child.body)
+            if child.existed:
+                self.queue.add(key)
+            else:
+                log.info("created Pod %s", name, extra=_job_field(key))
+        return None
+
+    async def _delete(self, key: Key, job: SFTJob, action: Delete) -> None:
+        """Delete a child, but nothing that belongs to something else."""
+        namespace, uid = job.metadata.namespace, action.uid
+        if uid is None:
+            body = await find(self._cluster, action.kind, namespace, action.name)
+            if body is None or owner_uid(body) != job.metadata.uid:
+                return
+            uid = str(body["metadata"]["uid"])
+        await remove(self._cluster, action.kind, namespace, action.name, uid)
+        log.info("deleted %s %s", action.kind, action.name, extra=_job_field(key))
 
     async def _settle(self, key: Key, body: Body, decision: Decision) -> None:
         """Make the decided status the stored one, now or when it is due, and see to the next look at the job."""
@@ -263,6 +304,8 @@ class Controller:
             return False
         self._pace.written(key)
         self._jobs.put(answer)
+        if is_finished(answer):
+            self.queue.add(key)  # to forget it, or to wait for its time to live
         if lost := merge_patch(answer.get("status") or {}, new):
             fields = ", ".join(sorted(lost))
             log.warning(
@@ -290,6 +333,7 @@ class Controller:
         self._reports.pop(key, None)
         self._pace.forget(key)
         self._pods.forget(key)
+        self._last_words.pop(key, None)
         self.queue.forget(key)
 
 
@@ -299,17 +343,22 @@ def job_key(body: Body) -> Key:
 
 
 def stored_job(body: Body) -> Object:
-    """A job without what the operator never reads, since thousands of them are held."""
+    """A job without what the operator never reads again, since thousands of them are held."""
     kept = {"metadata": {name: body["metadata"][name] for name in _KEPT_METADATA if name in body["metadata"]}}
     status = body.get("status") or {}
-    if is_finished(body):
+    if is_finished(body) and not awaits_cleanup(body):
         return {**kept, "status": {"conditions": status["conditions"]}}
     return {**kept, "spec": body.get("spec") or {}, "status": status}
 
 
 def _urgent(old: Body, new: Body) -> bool:
-    """A change that people wait for: another phase, or that reports have begun to arrive."""
-    return old.get("phase") != new.get("phase") or (_reporting(new) and not _reporting(old))
+    """A change that people wait for, or that must not get lost: another phase, first reports, Pods that have to end."""
+    return (
+        old.get("phase") != new.get("phase")
+        or old.get("cleanupTime") != new.get("cleanupTime")
+        or (_reporting(new) and not _reporting(old))
+        or (_stopping(new) and not _stopping(old))
+    )
 
 
 def _reporting(status: Body) -> bool:
@@ -319,9 +368,18 @@ def _reporting(status: Body) -> bool:
     )
 
 
+def _stopping(status: Body) -> bool:
+    return any(condition["reason"] == ConditionReason.STOPPING for condition in status.get("conditions") or ())
+
+
 def _taken(body: Body, kind: str, name: str) -> str:
     if owner_uid(body) is not None:
         return f"{kind} {name} of an earlier SFTJob is still there; it is being deleted, or delete it."
+    if kind == "PersistentVolumeClaim":
+        return (
+            f"{kind} {name} exists and is not of this SFTJob (one with storage.retain leaves its claim behind): delete "
+            f"it, or create the SFTJob anew with storage.existingClaim: {name}"
+        )
     return f"{kind} {name} exists and belongs to something else: delete it, or give the SFTJob another name."
 
 

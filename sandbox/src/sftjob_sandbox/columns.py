@@ -155,6 +155,21 @@ def _claim(claim: Object, now: datetime) -> list[Any]:
     ]
 
 
+def _service(service: Object, now: datetime) -> list[Any]:
+    spec = service["spec"]
+    ports = ",".join(f"{port['port']}/{port['protocol']}" for port in spec.get("ports") or ())
+    selector = ",".join(f"{key}={value}" for key, value in sorted((spec.get("selector") or {}).items()))
+    return [
+        name_of(service),
+        spec["type"],
+        spec["clusterIP"],
+        ",".join(spec.get("externalIPs") or ()) or "<none>",
+        ports or "<none>",
+        _age(service, now),
+        selector or "<none>",
+    ]
+
+
 def _event(event: Object, now: datetime) -> list[Any]:
     involved, source = event["involvedObject"], event.get("source") or {}
     first = event.get("firstTimestamp") or event.get("eventTime")
@@ -253,6 +268,18 @@ BUILT_IN: Final[Mapping[str, Columns]] = {
             _wide("VolumeMode", "What type of volume the claim requires."),
         ),
         _claim,
+    ),
+    "services": Columns(
+        (
+            NAME,
+            Column("Type", "How the service is exposed."),
+            Column("Cluster-IP", "The IP address of the service; None for a headless one."),
+            Column("External-IP", "Addresses outside the cluster that accept traffic for it."),
+            Column("Port(s)", "The ports that the service exposes."),
+            _AGE,
+            _wide("Selector", "The labels of the pods that it leads to."),
+        ),
+        _service,
     ),
     "events": Columns(
         (

@@ -79,6 +79,7 @@ _BUILT_IN: Final = (
     _BuiltIn("", "v1", "configmaps", "ConfigMap", short_names=("cm",)),
     _BuiltIn("", "v1", "secrets", "Secret"),
     _BuiltIn("", "v1", "serviceaccounts", "ServiceAccount", True, ("sa",), (), ("token",), returns_deleted=True),
+    _BuiltIn("", "v1", "services", "Service", True, ("svc",), ("all",), ("status",), returns_deleted=True),
     _BuiltIn("", "v1", "events", "Event", short_names=("ev",)),
     _BuiltIn("", "v1", "pods", "Pod", True, ("po",), ("all",), ("status", "log"), returns_deleted=True),
     _BuiltIn(

@@ -16,6 +16,7 @@ _MAY_BE_EMPTY: Final = ("name", "managedFields")
 _INITIAL_STATUS: Final[dict[str, Object]] = {
     "namespaces": {"phase": "Active"},
     "persistentvolumeclaims": {"phase": "Pending"},
+    "services": {"loadBalancer": {}},
 }
 PROTECTION_FINALIZER: Final = "kubernetes.io/pvc-protection"
 

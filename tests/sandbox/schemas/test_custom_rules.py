@@ -151,6 +151,44 @@ def test_transition_rules_compare_what_was_there_before(old: Object, new: Object
     assert change_refusals(schema, old, new) == said
 
 
+ANYTHING: Object = {"x-kubernetes-preserve-unknown-fields": True}
+OPTIONS: Object = {"type": "object", "additionalProperties": ANYTHING, "maxProperties": 5}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"rate": 1}, {"rate": 2}),
+        ({"rate": 1}, {"rate": True}),
+        ({"rate": 0}, {"rate": False}),
+        ({"rate": 1}, {"rate": "1"}),
+        ({"rate": 1}, {"rate": 1, "more": 1}),
+        ({"rate": 1}, {}),
+        ({"rate": 1}, None),
+        ({"list": [1, 2]}, {"list": [2, 1]}),
+        ({"list": []}, {"list": {}}),
+        ({"map": {"a": {"b": 1}}}, {"map": {"a": {"b": 2}}}),
+        ({"map": {"a": 1}}, {"map": {"a": 1, "b": 2}}),
+        ({"map": {"a": {"b": None}}}, {"map": {"a": {}}}),
+    ],
+)
+def test_values_without_a_type_are_compared_as_parts_of_their_object(old: Object, new: Object | None) -> None:
+    schema = ruled(IMMUTABLE, a=INTEGER, options=OPTIONS)
+    before: Object = {"a": 1, "options": old}
+    after: Object = {"a": 1} if new is None else {"a": 1, "options": new}
+    refused = ['FieldValueInvalid spec: Invalid value: "object": cannot change']
+    assert change_refusals(schema, before, after) == refused
+    assert change_refusals(schema, after, before) == refused
+    reordered = {key: before[key] for key in reversed(before)}
+    assert change_refusals(schema, before, reordered) == []
+
+
+def test_fields_that_a_schema_does_not_have_are_compared_too() -> None:
+    schema = {**ruled(IMMUTABLE, a=INTEGER), **ANYTHING}
+    assert change_refusals(schema, {"a": 1, "more": {"b": [1]}}, {"a": 1, "more": {"b": [1]}}) == []
+    assert change_refusals(schema, {"a": 1, "more": {"b": [1]}}, {"a": 1, "more": {"b": [True]}}) != []
+
+
 def test_transition_rules_match_the_items_of_a_list_by_their_keys() -> None:
     item = {
         **ruled({"rule": "self.a >= oldSelf.a", "message": "only up"}, name=STRING, a=INTEGER),

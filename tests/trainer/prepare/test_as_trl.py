@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import HeldOut
 from support.preparing import Workbench
+from support.tiny import held_out_fraction
 
 TEXTS = [{"text": f"open file {number} " * (1 + number % 5)} for number in range(30)]
 COMPLETIONS = [{"prompt": f"what is {number}? ", "completion": "a number " * (1 + number % 9)} for number in range(30)]
@@ -60,7 +60,7 @@ def test_rows_labels_and_steps_are_those_of_trl(
     stats = bench.prepare(
         bench.write("d.jsonl", rows),
         model=str(llama),
-        held_out=HeldOut(fraction=0.0, source=None),
+        held_out=held_out_fraction(0.0),
         packing=packing,
         per_device_batch_size=2,
         gradient_accumulation_steps=3,

@@ -2,17 +2,19 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from sftjob_contract.config import Columns, DataFormat, HeldOut
+from sftjob_contract.config import DataFormat, HeldOut
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from support.preparing import Workbench
+from support.tiny import held_out_fraction, held_out_source
 
 
 def jsonl(*rows: Any) -> bytes:
@@ -199,13 +201,13 @@ def test_a_file_of_an_unknown_kind(bench: Workbench) -> None:
     ("held_out", "sentence"),
     [
         (
-            HeldOut(fraction=0.5, source=None),
+            held_out_fraction(0.5),
             (
                 "{path} has 1 usable row(s), too few to hold out 0.5 of them; "
                 "add rows, or set dataset.evaluation.fraction: 0"
             ),
         ),
-        (HeldOut(fraction=None, source="{root}/data/empty.jsonl"), "empty.jsonl: the file has no rows"),
+        (held_out_source("{root}/data/empty.jsonl"), "empty.jsonl: the file has no rows"),
     ],
 )
 def test_nothing_to_evaluate_on(bench: Workbench, held_out: HeldOut, sentence: str) -> None:
@@ -213,7 +215,7 @@ def test_nothing_to_evaluate_on(bench: Workbench, held_out: HeldOut, sentence: s
     path = bench.write("train.jsonl", [GOOD])
     source = held_out.source.format(root=bench.root) if held_out.source else None
     with pytest.raises(Failure) as raised:
-        bench.prepare(path, held_out=HeldOut(fraction=held_out.fraction, source=source))
+        bench.prepare(path, held_out=replace(held_out, source=source))
     assert raised.value.message == sentence.format(path=path)
     assert raised.value.reason is Reason.DATA_INVALID
 
@@ -233,6 +235,7 @@ def test_columns_can_be_named_and_the_names_are_used_in_messages(bench: Workbenc
     from dataclasses import replace
 
     config = bench.config(bench.write("train.jsonl", [{"body": "a"}, {"body": 3}]))
-    columns = Columns(text="body", prompt="question", completion="answer", messages="turns")
+    (part,) = config.dataset.sources
+    columns = replace(part.columns, text="body", prompt="question", completion="answer", messages="turns")
     with pytest.raises(Failure, match=r'^train\.jsonl:2: "body" must be text, not a number$'):
-        bench.run(replace(config, dataset=replace(config.dataset, columns=columns)))
+        bench.run(replace(config, dataset=replace(config.dataset, sources=(replace(part, columns=columns),))))

@@ -10,7 +10,7 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.configuration import read_config
 from sftjob_trainer.failure import Failure
-from support.tiny import run_config
+from support.tiny import lora, run_config
 
 GOOD = run_config(model="/model", dataset="/data.jsonl")
 
@@ -40,7 +40,7 @@ PROBLEMS = [
     (changed("training.maxSeqLength", 3), "training.maxSeqLength is not known; known are: epochs, maxSteps, "),
     (changed("training.learningRate", "fast"), "training.learningRate must be a finite number, not 'fast'"),
     (changed("training.seed", None), "training.seed is missing"),
-    (changed("training.precision", "fp16"), "training.precision must be one of auto, bf16, fp32, not 'fp16'"),
+    (changed("training.precision", "fp8"), "training.precision must be one of auto, bf16, fp16, fp32, not 'fp8'"),
     (
         changed("version", 2),
         "version is 2 but this trainer understands 1: use a trainer image and an operator of the same release",
@@ -51,15 +51,22 @@ PROBLEMS = [
     (changed("training.maxLength", 0), "training.maxLength must be above 0, not 0"),
     (changed("training.learningRate", 0), "training.learningRate must be above 0, not 0.0"),
     (changed("training.warmupSteps", 3), "training must have at most one of warmupRatio and warmupSteps"),
-    (changed("dataset.evaluation.source", "/x"), "dataset.evaluation must have exactly one of fraction and source"),
+    (
+        changed("dataset.evaluation.source", "/x"),
+        "dataset.evaluation must have exactly one of fraction, split and source",
+    ),
     (
         changed("dataset.evaluation.fraction", 1),
         "dataset.evaluation.fraction must be at least 0 and below 1, not 1.0",
     ),
-    (changed("dataset.maxSamples", 0), "dataset.maxSamples must be at least 1, not 0"),
+    (
+        changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "maxSamples": 0}]),
+        "dataset.maxSamples must be at least 1, not 0",
+    ),
     (changed("gpus", -1), "gpus must be at least 0, not -1"),
     (changed("checkpoints.keep", 0), "checkpoints.keep must be at least 1, not 0"),
-    (changed("checkpoints.everySteps", 0), "checkpoints.everySteps must be at least 1, not 0"),
+    (changed("checkpoints.everySteps", 3), "checkpoints must have exactly one of everySteps and perEpoch"),
+    (changed("checkpoints.perEpoch", 0), "checkpoints.perEpoch must be at least 1, not 0"),
     (
         changed("method.quantization", {**QUANTIZATION, "bits": 4}),
         "method.quantization needs method.lora: quantized weights themselves can not be trained",
@@ -69,7 +76,7 @@ PROBLEMS = [
             "method",
             {
                 "quantization": {**QUANTIZATION, "bits": 5},
-                "lora": {"rank": 1, "alpha": 1, "dropout": 0, "targetModules": ["q_proj"]},
+                "lora": encode(lora().lora),
             },
         ),
         "method.quantization.bits must be 4 or 8, not 5",

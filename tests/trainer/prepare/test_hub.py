@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sftjob_contract.config import HeldOut
+from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import ENV_HUB_TOKEN
 from sftjob_contract.reasons import Reason
@@ -16,6 +16,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.sources import model_path
 from support.hub import Hub
 from support.preparing import Workbench, environment
+from support.tiny import held_out_fraction
 
 TOKEN = "hf_of_the_job"
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
@@ -195,12 +196,12 @@ def test_preparing_from_a_hub_pins_the_model_and_does_not_ask_again(
     files = {path.name: path.read_bytes() for path in bench.model.iterdir()}
     commit = server.commit("model", "org/tiny", files)
     server.commit("dataset", "org/corpus", {"train.jsonl": b'{"text": "a b"}\n' * 4})
-    config = bench.config(
-        "hf://org/corpus/train.jsonl", model="hf://org/tiny", held_out=HeldOut(fraction=0.0, source=None)
-    )
+    config = bench.config("hf://org/corpus/train.jsonl", model="hf://org/tiny", held_out=held_out_fraction(0.0))
     stats = bench.run(config, hub_endpoint=server.url, hub_token=TOKEN)
     assert stats.model_revision == commit
-    assert model_path(config, environment(bench.volume), stats) == bench.volume / str(stats.model_snapshot)
+    assert model_path(config, environment(bench.volume), stats) == bench.volume / layout.CACHE / str(
+        stats.model_snapshot
+    )
     server.commit("model", "org/tiny", {**files, "model.safetensors": b"newer"})
     server.requests.clear()
     assert bench.run(config, hub_endpoint=server.url, hub_token=TOKEN) == stats
@@ -209,5 +210,5 @@ def test_preparing_from_a_hub_pins_the_model_and_does_not_ask_again(
 
 def test_a_model_from_a_hub_must_have_been_prepared(bench: Workbench) -> None:
     config = bench.config("/data.jsonl", model="hf://org/tiny")
-    with pytest.raises(Failure, match=r"^hf://org/tiny has not been downloaded to the volume$"):
+    with pytest.raises(Failure, match=r"^hf://org/tiny has not been downloaded$"):
         model_path(config, environment(bench.volume), None)

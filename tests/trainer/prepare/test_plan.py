@@ -23,19 +23,19 @@ def test_the_seed_decides_which_rows_are_held_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sequences", "batch", "gpus", "epochs", "expected"),
+    ("sequences", "batch", "devices", "epochs", "expected"),
     [
         # batch: per device, accumulation; expected: steps per epoch, in all
         (14_250, (1, 64), 1, 1.0, (223, 223)),
         (2000, (4, 4), 1, 3.0, (125, 375)),
         (2001, (4, 4), 1, 3.0, (126, 378)),
         (100, (4, 1), 8, 2.0, (4, 8)),
-        (1, (8, 8), 0, 1.0, (1, 1)),
-        (10, (1, 1), 0, 0.25, (10, 3)),
+        (1, (8, 8), 1, 1.0, (1, 1)),
+        (10, (1, 1), 1, 0.25, (10, 3)),
     ],
 )
 def test_steps_follow_from_sequences_batch_and_epochs(
-    sequences: int, batch: tuple[int, int], gpus: int, epochs: float, expected: tuple[int, int]
+    sequences: int, batch: tuple[int, int], devices: int, epochs: float, expected: tuple[int, int]
 ) -> None:
     training = run_config(
         model="m",
@@ -44,7 +44,7 @@ def test_steps_follow_from_sequences_batch_and_epochs(
         gradient_accumulation_steps=batch[1],
         epochs=epochs,
     ).training
-    per_epoch = steps_per_epoch(sequences, training, gpus)
+    per_epoch = steps_per_epoch(sequences, training, devices)
     assert (per_epoch, max_steps(per_epoch, training)) == expected
 
 

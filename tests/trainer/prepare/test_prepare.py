@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from sftjob_contract import layout
 from sftjob_contract.codec import encode, from_json
-from sftjob_contract.config import DataFormat, HeldOut
+from sftjob_contract.config import DataFormat
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
@@ -22,13 +22,14 @@ from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.prepare import prepare
 from support.preparing import Workbench, environment
+from support.tiny import held_out_fraction, held_out_source
 
 TEXTS = [{"text": f"open file {number}"} for number in range(20)]
-NONE_HELD_OUT = HeldOut(fraction=0.0, source=None)
+NONE_HELD_OUT = held_out_fraction(0.0)
 
 
 def test_statistics_are_those_of_what_lies_on_the_volume(bench: Workbench) -> None:
-    stats = bench.prepare(bench.write("d.jsonl", TEXTS), held_out=HeldOut(fraction=0.1, source=None), epochs=3.0)
+    stats = bench.prepare(bench.write("d.jsonl", TEXTS), held_out=held_out_fraction(0.1), epochs=3.0)
     rows, held_out = bench.sequences(), bench.sequences(layout.PREPARED_EVALUATION)
     assert (stats.rows, stats.train_rows, stats.evaluation_rows) == (20, 18, 2)
     assert (stats.sequences, stats.evaluation_sequences) == (len(rows), len(held_out)) == (18, 2)
@@ -71,7 +72,7 @@ def test_rows_keep_their_order_and_all_are_used_once(bench: Workbench) -> None:
     path = bench.write("d.jsonl", TEXTS)
     bench.prepare(path, held_out=NONE_HELD_OUT)
     everything = bench.sequences()
-    bench.prepare(path, held_out=HeldOut(fraction=0.3, source=None))
+    bench.prepare(path, held_out=held_out_fraction(0.3))
     train, held_out = bench.sequences(), bench.sequences(layout.PREPARED_EVALUATION)
     assert [row for row in everything if row not in held_out] == train
     assert [row for row in everything if row not in train] == held_out
@@ -81,7 +82,7 @@ def test_the_seed_decides_the_held_out_part(bench: Workbench) -> None:
     path = bench.write("d.jsonl", TEXTS)
 
     def held_out(seed: int) -> list[Any]:
-        bench.prepare(path, held_out=HeldOut(fraction=0.3, source=None), seed=seed)
+        bench.prepare(path, held_out=held_out_fraction(0.3), seed=seed)
         return bench.sequences(layout.PREPARED_EVALUATION)
 
     assert held_out(1) == held_out(1)
@@ -90,7 +91,7 @@ def test_the_seed_decides_the_held_out_part(bench: Workbench) -> None:
 
 def test_a_source_of_its_own_is_evaluated_on(bench: Workbench) -> None:
     evaluation = bench.write("test.jsonl", TEXTS[:3])
-    stats = bench.prepare(bench.write("d.jsonl", TEXTS), held_out=HeldOut(fraction=None, source=str(evaluation)))
+    stats = bench.prepare(bench.write("d.jsonl", TEXTS), held_out=held_out_source(str(evaluation)))
     assert (stats.rows, stats.train_rows, stats.evaluation_rows) == (20, 20, 3)
     assert bench.sequences(layout.PREPARED_EVALUATION) == bench.sequences()[:3]
 
@@ -103,7 +104,8 @@ def test_nothing_is_held_out_when_nothing_is_asked_for(bench: Workbench) -> None
 
 def test_only_the_first_rows_are_used_and_checked(bench: Workbench) -> None:
     config = bench.config(bench.write("d.jsonl", [*TEXTS[:5], {"text": 1}]))
-    stats = bench.run(replace(config, dataset=replace(config.dataset, max_samples=5)))
+    (part,) = config.dataset.sources
+    stats = bench.run(replace(config, dataset=replace(config.dataset, sources=(replace(part, max_samples=5),))))
     assert stats.rows == 5
 
 
@@ -143,9 +145,7 @@ def test_packing_fills_sequences_and_keeps_every_token_of_every_document(bench: 
 
 
 def test_preparing_again_does_nothing_and_says_so(bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
-    config = bench.config(
-        bench.write("d.jsonl", TEXTS), learning_rate=1e-5, held_out=HeldOut(fraction=0.1, source=None)
-    )
+    config = bench.config(bench.write("d.jsonl", TEXTS), learning_rate=1e-5, held_out=held_out_fraction(0.1))
     first = bench.run(config)
     before = (bench.volume / layout.PREPARED_STATS).stat()
     caplog.set_level("INFO", "sftjob_trainer")
@@ -156,7 +156,7 @@ def test_preparing_again_does_nothing_and_says_so(bench: Workbench, caplog: pyte
 
 def test_other_data_or_another_config_is_prepared_anew(bench: Workbench) -> None:
     path = bench.write("d.jsonl", TEXTS)
-    held_out = HeldOut(fraction=0.1, source=None)
+    held_out = held_out_fraction(0.1)
     first = bench.prepare(path, held_out=held_out)
     bench.write("d.jsonl", TEXTS[:10])
     assert bench.prepare(path, held_out=held_out).rows == 10
@@ -188,7 +188,7 @@ def test_a_person_can_follow_the_stages(bench: Workbench, caplog: pytest.LogCapt
     rows = [{"prompt": "open\n", "completion": "file"}] * 9 + [{"prompt": "open", "completion": "file " * 99}]
     path = bench.write("d.jsonl", rows)
     caplog.set_level("INFO", "sftjob_trainer")
-    bench.prepare(path, held_out=HeldOut(fraction=0.2, source=None), packing=True)
+    bench.prepare(path, held_out=held_out_fraction(0.2), packing=True)
     steps = [line.split("]")[0] for line in caplog.messages if line.startswith("[")]
     assert steps == ["[1/4", "[2/4", "[3/4", "[4/4"]
     assert caplog.messages[0] == f"[1/4] model {bench.model}"

@@ -42,21 +42,29 @@ def test_warmup_is_a_number_of_steps_or_a_share_rounded_up(
 
 
 @pytest.mark.parametrize(
-    ("every", "expected"),
-    [(None, [0, 5, 10, 12]), (4, [0, 4, 8, 12]), (5, [0, 5, 10, 12]), (100, [0, 12]), (12, [0, 12])],
+    ("every", "per_epoch", "expected"),
+    [
+        (None, 1, [0, 5, 10, 12]),
+        (None, 2, [0, 3, 5, 8, 10, 12]),
+        (None, 9, list(range(13))),
+        (4, None, [0, 4, 8, 12]),
+        (5, None, [0, 5, 10, 12]),
+        (100, None, [0, 12]),
+        (12, None, [0, 12]),
+    ],
 )
 def test_something_due_happens_every_so_many_steps_or_every_epoch_and_always_at_the_end(
-    every: int | None, expected: list[int]
+    every: int | None, per_epoch: int | None, expected: list[int]
 ) -> None:
     stats = stats_of(steps_per_epoch=5, max_steps=12)
 
-    assert [step for step in range(13) if is_due(step, every, stats)] == expected
+    assert [step for step in range(13) if is_due(step, every, per_epoch, stats)] == expected
 
 
 def test_a_run_shorter_than_an_epoch_is_evaluated_and_saved_at_its_end() -> None:
     stats = stats_of(steps_per_epoch=50, max_steps=3)
 
-    assert [step for step in range(4) if is_due(step, None, stats)] == [0, 3]
+    assert [step for step in range(4) if is_due(step, None, 1, stats)] == [0, 3]
 
 
 @pytest.mark.parametrize("scheduler", list(Scheduler))
@@ -99,7 +107,7 @@ def test_the_number_of_steps_told_beforehand_is_the_one_transformers_arrives_at(
     counted = training(
         epochs=epochs, per_device_batch_size=batch, gradient_accumulation_steps=accumulation, packing=packing
     )
-    per_epoch = plan.steps_per_epoch(sequences, counted, 0)
+    per_epoch = plan.steps_per_epoch(sequences, counted, 1)
     micro_batch, micro_steps = micro_batches(counted)
     trainer = _step_counter(micro_steps, epochs, tmp_path)
 

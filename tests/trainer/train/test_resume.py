@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Lora, Method
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.outcome import Outcome
+from support.tiny import lora
 from support.training import PEFT_IS_BEHIND, Finished, as_died_after, finish, job, read_metrics, run_train
 
 pytestmark = PEFT_IS_BEHIND
-DROPOUT = Method(lora=Lora(rank=4, alpha=8, dropout=0.2, target_modules=("q_proj", "v_proj")), quantization=None)
+DROPOUT = lora(rank=4, dropout=0.2, target_modules=("q_proj", "v_proj"))
 
 
 def assert_same_weights(one: Path, other: Path) -> None:

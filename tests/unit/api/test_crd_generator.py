@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from sftjob_operator.api.crd import UnsupportedSchemaError, structural, to_yaml
 
@@ -78,6 +78,23 @@ def test_a_nested_default_says_only_what_the_fields_do_not(default: Inner, writt
     field = rewritten(Inner, default)
     assert field["default"] == written
     assert field["properties"]["size"]["default"] == 3
+
+
+def ruled(message: str) -> dict[str, Any]:
+    return {"x-kubernetes-validations": [{"rule": "true", "message": message}]}
+
+
+class Ruled(BaseModel):
+    """Ruled."""
+
+    model_config = ConfigDict(json_schema_extra=ruled("of the model"))
+
+
+@pytest.mark.parametrize("kind", [Ruled, Ruled | None])
+def test_rules_of_a_model_stay_beside_those_of_its_field(kind: Any) -> None:
+    field = rewritten(Annotated[kind, Field(json_schema_extra=ruled("of the field"))])
+    messages = [entry["message"] for entry in field["x-kubernetes-validations"]]
+    assert messages == ["of the model", "of the field"]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
-from sftjob_operator.api import InvalidJob, TrainingSpec, parse_job, replace, to_dict
+from sftjob_operator.api import InvalidJob, SFTJob, TrainingSpec, parse_job, replace, to_dict
 from support.builders import a_job
+from support.strategies import valid_jobs
 
 
 def test_a_job_with_the_fewest_fields_gets_every_default() -> None:
     job = a_job().build()
-    assert job.spec.training.per_device_batch_size * job.spec.training.gradient_accumulation_steps == 16
+    assert job.spec.training.per_device_batch_size == 4
     assert job.spec.dataset.evaluation.fraction == 0.05
     assert job.spec.resources.gpus == 1
     assert job.spec.method.lora is not None
@@ -22,6 +24,12 @@ def test_parsing_and_serializing_again_changes_nothing() -> None:
     once = to_dict(parse_job(body))
     assert to_dict(parse_job(once)) == once
     assert once["spec"]["training"]["learningRate"] == 2e-4
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(job=valid_jobs())
+def test_no_field_of_any_job_is_lost_on_the_way(job: SFTJob) -> None:
+    assert parse_job(to_dict(job)) == job
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:
@@ -46,6 +54,10 @@ def test_a_whole_number_quantity_becomes_text() -> None:
         ("dataset.source", "x" * 2000, "spec.dataset.source must have at most 1024 characters, not 'xxx"),
         ("training", [1], "spec.training must be an object, not [1]"),
         ("scheduling.tolerations", [{}] * 17, "spec.scheduling.tolerations must have at most 16 items"),
+        ("dataset.sources", [{"source": "/a", "weight": 0}], "spec.dataset.sources[0].weight must be greater than 0"),
+        ("training.extra", ["tf32"], "spec.training.extra must be an object, not ['tf32']"),
+        ("output.hub", {"repository": "acme/bot"}, "spec.output.hub.tokenSecretRef is missing"),
+        ("env", [{"value": "x"}], "spec.env[0].name is missing"),
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_remedy(path: str, value: Any, sentence: str) -> None:

@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +9,11 @@ import pytest
 from sftjob_operator.api.crd import resource_schema
 from sftjob_operator.api.reference import reference, upstream_names
 from support.manifests import ROOT
+from support.upstream import options
 
-SOURCES = {
-    "TRL": ("trl/trainer/sft_config.py", "trl/trainer/base_config.py", "transformers/training_args.py"),
-    "PEFT": ("peft/tuners/lora/config.py",),
-    "transformers": ("transformers/utils/quantization_config.py", "transformers/models/auto/auto_factory.py"),
-}
+LIBRARY = re.compile(r"\b(TRL|PEFT|transformers|AutoTrain): ")
+WRITTEN_SMALL = ("s3:// ", "full, ")
+"""Descriptions that begin with a name, which is written small."""
 
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -52,6 +49,11 @@ def test_a_row_tells_type_default_bounds_and_upstream_name() -> None:
     )
 
 
+def test_a_map_of_a_library_s_own_options_takes_any_value() -> None:
+    rows = [line for line in reference().splitlines() if line.startswith("| `extra` |")]
+    assert [row.split(" | ")[1] for row in rows] == ["map of any value"] * 2
+
+
 def test_every_link_has_a_heading() -> None:
     page = reference()
     headings = {re.sub(r"[^a-z0-9]", "", line.lower()) for line in re.findall(r"^## (.*)$", page, flags=re.MULTILINE)}
@@ -60,7 +62,36 @@ def test_every_link_has_a_heading() -> None:
 
 @pytest.mark.parametrize(("library", "option"), UPSTREAM)
 def test_upstream_options_exist(library: str, option: str) -> None:
-    root = Path(str(find_spec("peft").origin)).parents[1]  # type: ignore[union-attr]  # installed for tests
-    sources = [root / name for name in SOURCES[library] if (root / name).is_file()]
-    told = re.compile(rf"^\s+{option}\s*[:=]|[\"']{option}[\"']", flags=re.MULTILINE)
-    assert any(told.search(path.read_text(encoding="utf-8")) for path in sources)
+    assert option in options(library)
+
+
+def test_options_of_each_library_are_told() -> None:
+    assert {param.values[0] for param in UPSTREAM} == {"TRL", "PEFT", "transformers", "AutoTrain"}
+
+
+@pytest.mark.parametrize(
+    ("description", "found"),
+    [
+        ("Rank of the matrices. PEFT: r.", ("PEFT", ("r",))),
+        (
+            "Tokens to train on. TRL: completion_only_loss, assistant_only_loss.",
+            ("TRL", ("completion_only_loss", "assistant_only_loss")),
+        ),
+        ("Share of the teacher. AutoTrain: distill_alpha.", ("AutoTrain", ("distill_alpha",))),
+        ("Fields of transformers: many.", ("transformers", ("many",))),
+        ("TRL: max_length counts tokens.", None),
+        ("No option of a library.", None),
+    ],
+)
+def test_the_option_is_what_a_description_ends_with(
+    description: str, found: tuple[str, tuple[str, ...]] | None
+) -> None:
+    assert upstream_names(description) == found
+
+
+@pytest.mark.parametrize(("path", "field"), ALL_FIELDS, ids=[path for path, _ in ALL_FIELDS])
+def test_a_description_is_whole_sentences_with_the_option_at_the_end(path: str, field: dict[str, Any]) -> None:
+    description = field["description"]
+    assert re.match(r"[A-Z0-9]", description) or description.startswith(WRITTEN_SMALL), path
+    assert description.endswith(".")
+    assert len(LIBRARY.findall(description)) == (upstream_names(description) is not None)

@@ -92,6 +92,33 @@ async def test_create_posts_the_object_below_its_namespace(server: Server, clust
     assert stored["metadata"]["uid"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("Pod", "/api/v1/namespaces/team/pods/a"),
+        ("Service", "/api/v1/namespaces/team/services/a"),
+        ("PersistentVolumeClaim", "/api/v1/namespaces/team/persistentvolumeclaims/a"),
+    ],
+)
+async def test_delete_names_the_very_object(server: Server, cluster: KubeCluster, kind: str, path: str) -> None:
+    server.will_answer(200, {"kind": "Status", "status": "Success"})
+    await cluster.delete(kind, "team", "a", "uid-1")
+    method, sent_to, _, body = server.requests[0]
+    assert (method, sent_to) == ("DELETE", path)
+    assert body == {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "uid-1"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "expected"), [(404, "NotFound", NotFoundError), (409, "Conflict", ConflictError)]
+)
+async def test_a_delete_of_what_is_gone_or_another_says_so(
+    server: Server, cluster: KubeCluster, status: int, reason: str, expected: Any
+) -> None:
+    server.will_answer(status, failure(status, reason))
+    with pytest.raises(expected):
+        await cluster.delete("Pod", "team", "a", "uid-1")
+
+
 async def test_the_status_of_a_job_is_merge_patched_on_its_subresource(server: Server, cluster: KubeCluster) -> None:
     server.will_answer(200, {"kind": "SFTJob"})
     await cluster.patch_status("team", "demo", {"status": {"phase": None}})

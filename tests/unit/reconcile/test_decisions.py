@@ -1,5 +1,7 @@
 """One table per check: what is observed, and the phase, conditions and actions that follow."""
 
+import math
+from dataclasses import replace as replace_stats
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +12,11 @@ from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress, SkippedCheckpoint
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
-from sftjob_operator.api import AttemptStatus, SFTJobStatus, to_dict
-from sftjob_operator.reconcile import Decision, Observed, PodPhase, PodView, Refusal, Report, decide, refuse
+from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJobStatus, replace, to_dict
+from sftjob_operator.reconcile import Create, Decision, Observed, PodPhase, PodView, Refusal, Report, decide, refuse
 from support.builders import UID, a_job
 from support.fake_cluster import SETTINGS, START, an_outcome, moment
+from support.model_shapes import LLAMA_8B
 
 STATS = PreparedStats(
     version=STATS_VERSION,
@@ -237,6 +240,7 @@ def test_pods_of_an_earlier_job_of_the_same_name_do_not_count() -> None:
         ({"reason": "ErrImagePull", "message": "not found"}, "PodPending", "waits with ErrImagePull: not found"),
         ({"reason": "ContainerCreating"}, "PodPending", "its container has not started"),
         ({"unschedulable": "0/3 nodes: insufficient nvidia.com/gpu"}, "Unschedulable", "insufficient nvidia.com/gpu"),
+        ({"gated": True}, "Queued", "waits until its scheduling gates are taken away"),
     ],
 )
 def test_a_train_pod_that_waits_says_what_for(pod: dict[str, str], reason: str, text: str) -> None:
@@ -366,6 +370,45 @@ def test_a_refused_train_pod_leaves_the_job_prepared() -> None:
     decision = decided(PREPARED, refusal=Refusal(kind="Pod", name="demo-train-1", message="exceeded quota"))
     assert said(decision, "Prepared") == ("True", "Prepared")
     assert said(decision, "Running") == ("False", "CreationRefused")
+
+
+def test_a_spec_that_can_not_be_carried_out_ends_before_anything_is_created() -> None:
+    job = a_job().training(extra={"output_dir": "/elsewhere"})
+    decision = decided(job=job)
+    assert (decision.status.phase, created(decision)) == ("Failed", [])
+    assert said(decision, "Prepared") == said(decision, "Succeeded") == ("False", "ConfigInvalid")
+    assert "spec.training.extra.output_dir" in message(decision, "Succeeded")
+    assert decided(a_pod(Stage.PREPARE), job=job).status.phase == "Preparing"
+
+
+def test_a_run_that_can_not_fit_ends_before_a_train_pod_is_created() -> None:
+    plan = PlanStatus(
+        steps=1,
+        steps_per_epoch=1,
+        rows=1,
+        train_rows=1,
+        evaluation_rows=0,
+        sequences=1,
+        tokens=1,
+        trained_tokens=1,
+        misfit="The run can not fit into resources.gpus.",
+    )
+    job = a_job().with_status(replace(decided(PREPARED).status, plan=plan, attempts=()))
+    decision = decided(job=job)
+    assert (decision.status.phase, created(decision)) == ("Failed", [])
+    assert said(decision, "Prepared") == ("True", "Prepared")
+    assert said(decision, "Succeeded") == ("False", "ConfigInvalid")
+    assert "can not fit" in message(decision, "Succeeded")
+    assert decided(a_pod(Stage.TRAIN), job=job).status.phase == "Running"
+
+
+def test_the_first_train_pod_has_the_time_to_save_a_checkpoint_of_the_planned_size() -> None:
+    outcome = an_outcome(Stage.PREPARE, prepared=replace_stats(STATS, model_shape=LLAMA_8B))
+    decision = decided(an_ended_pod(Stage.PREPARE, 0, outcome=outcome), job=a_job().full())
+    assert decision.status.plan is not None
+    assert decision.status.plan.checkpoint_bytes == 12 * LLAMA_8B.parameters
+    (pod,) = [action.body for action in decision.actions if isinstance(action, Create)]
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 60 + math.ceil(12 * LLAMA_8B.parameters / 50e6)
 
 
 def test_a_child_that_is_called_invalid_ends_the_job() -> None:

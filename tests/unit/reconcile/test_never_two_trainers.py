@@ -9,10 +9,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sftjob_contract.names import Stage
+from sftjob_contract.names import LABEL_ATTEMPT, LABEL_NODE_RANK, LABEL_STAGE, Stage
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
 from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
-from sftjob_operator.reconcile import Decision, Observed, PodPhase, PodView, Report, decide, merge_patch
+from sftjob_operator.reconcile import (
+    Create,
+    Decision,
+    Delete,
+    Observed,
+    PodPhase,
+    PodView,
+    Report,
+    decide,
+    merge_patch,
+)
 from sftjob_operator.reconcile.attempts import failures
 from support.builders import UID, a_job
 from support.fake_cluster import SETTINGS, START, merged, moment
@@ -23,9 +33,17 @@ EXIT_CODES = (0, 1, 65, 66, 70, 75, 76, 77, 137, 143)
 class OneJob(RuleBasedStateMachine):
     """A job, the Pods that its decisions created, and everything that can go wrong around them."""
 
-    @initialize(retries=st.integers(0, 3), backoff=st.sampled_from([0, 1, 10]), prepared=st.booleans())
-    def start(self, retries: int, backoff: int, prepared: bool) -> None:
-        self.job = a_job().failure_policy(max_retries=retries, backoff_seconds=backoff)
+    @initialize(
+        retries=st.integers(0, 3),
+        backoff=st.sampled_from([0, 1, 10]),
+        deadline=st.sampled_from([None, None, 600]),
+        nodes=st.sampled_from([1, 1, 3]),
+        prepared=st.booleans(),
+    )
+    def start(self, retries: int, backoff: int, deadline: int | None, nodes: int, prepared: bool) -> None:
+        job = a_job().failure_policy(max_retries=retries, backoff_seconds=backoff).resources(nodes=nodes)
+        self.job = job.set("deadlineSeconds", deadline)
+        self.deadline = deadline
         self.retries = retries
         self.status: dict = {}
         self.pods: dict[str, PodView] = {}
@@ -35,38 +53,63 @@ class OneJob(RuleBasedStateMachine):
         self.final: dict | None = None
         self.ever_created: set[str] = set()
         if prepared:  # begin in the middle, so that training is looked at as often as preparing
-            self.reconcile(status_write_is_lost=False)
+            self.reconcile()
             self.end_pod("demo-prepare-1", 0)
-            self.reconcile(status_write_is_lost=False)
+            self.reconcile()
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self.seconds)
+
+    @property
+    def may_run(self) -> bool:
+        overdue = self.deadline is not None and self.seconds >= self.deadline
+        return not overdue and not self.job.spec.get("suspend", False)
 
     def decide(self) -> Decision:
         job = parse_job({**self.job.body(), "status": self.status})
         return decide(Observed(job=job, pods=tuple(self.pods.values()), report=self.report), SETTINGS, self.now())
 
-    @rule(status_write_is_lost=st.booleans())
-    def reconcile(self, status_write_is_lost: bool) -> None:
+    @rule(actions_done=st.integers(0, 4), status_is_written=st.booleans())
+    def reconcile_and_crash(self, actions_done: int, status_is_written: bool) -> None:
         decision = self.decide()
-        for action in decision.actions:
-            body = action.body
-            if body["kind"] != "Pod":
-                continue
-            name = body["metadata"]["name"]
-            assert name not in self.pods, f"{name} exists already"
-            labels = body["metadata"]["labels"]
-            self.ever_created.add(name)
-            self.pods[name] = PodView(
-                name=name,
-                uid=name,
-                owner_uid=UID,
-                stage=Stage(labels["sftjob.dev/stage"]),
-                attempt=int(labels["sftjob.dev/attempt"]),
-                phase=PodPhase.PENDING,
-            )
-        if not status_write_is_lost:
+        for action in decision.actions[:actions_done]:
+            self.carry_out(action)
+        if status_is_written and actions_done >= len(decision.actions):
             self.status = to_dict(decision.status)
+
+    @rule()
+    def reconcile(self) -> None:
+        self.reconcile_and_crash(actions_done=99, status_is_written=True)
+
+    def carry_out(self, action: Create | Delete) -> None:
+        if isinstance(action, Delete):
+            pod = self.pods[action.name]
+            assert pod.uid == action.uid
+            if pod.phase == PodPhase.PENDING:
+                del self.pods[action.name]
+            else:
+                self.pods[action.name] = replace(pod, deleting=True)
+            return
+        assert self.may_run
+        body = action.body
+        if body["kind"] != "Pod":
+            return
+        name, labels = body["metadata"]["name"], body["metadata"]["labels"]
+        assert name not in self.pods, f"{name} exists already"
+        self.ever_created.add(name)
+        self.pods[name] = PodView(
+            name=name,
+            uid=name,
+            owner_uid=UID,
+            stage=Stage(labels[LABEL_STAGE]),
+            attempt=int(labels[LABEL_ATTEMPT]),
+            rank=int(labels.get(LABEL_NODE_RANK, "0")),
+            phase=PodPhase.PENDING,
+        )
+
+    @rule()
+    def its_user_suspends_or_resumes(self) -> None:
+        self.job = self.job.set("suspend", not self.job.spec.get("suspend", False))
 
     @precondition(lambda self: any(pod.live for pod in self.pods.values()))
     @rule(data=st.data(), to=st.sampled_from([PodPhase.RUNNING, PodPhase.UNKNOWN, *EXIT_CODES]))
@@ -110,9 +153,8 @@ class OneJob(RuleBasedStateMachine):
         self.seconds += seconds
 
     @invariant()
-    def at_most_one_trainer_is_live(self) -> None:
-        live = [pod.name for pod in self.pods.values() if pod.is_training]
-        assert len(live) <= 1
+    def at_most_one_attempt_trains(self) -> None:
+        assert len({pod.attempt for pod in self.pods.values() if pod.is_training}) <= 1
 
     @invariant()
     def attempt_numbers_only_grow(self) -> None:
@@ -130,6 +172,7 @@ class OneJob(RuleBasedStateMachine):
             self.final = self.final or self.status
             assert self.status == self.final
             assert self.decide().actions == ()
+            assert all(pod.deleting for pod in self.pods.values() if pod.live)
 
     @invariant()
     def nothing_trains_before_it_is_prepared(self) -> None:

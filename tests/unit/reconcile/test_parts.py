@@ -15,13 +15,24 @@ from sftjob_contract.outcome import Output
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_operator.api import HistoryPointStatus, SFTJobStatus
-from sftjob_operator.reconcile import PodPhase, check_progress, merge_patch, owner_uid, pod_job, pod_view
+from sftjob_operator.reconcile import PodPhase, belongs_to, check_progress, merge_patch, owner_uid, pod_job, pod_view
 from sftjob_operator.reconcile.progress import with_progress
 from sftjob_operator.reconcile.sentences import closed
 from sftjob_operator.reconcile.times import duration, parse_time, rfc3339
-from sftjob_operator.render import pod
-from support.builders import UID, a_job
-from support.fake_cluster import RENDER, START, an_outcome, ended, merged, moment, running, unschedulable, waiting
+from sftjob_operator.render import pod, volume_claim
+from support.builders import UID, JobBuilder, a_job
+from support.fake_cluster import (
+    RENDER,
+    START,
+    an_outcome,
+    ended,
+    gated,
+    merged,
+    moment,
+    running,
+    unschedulable,
+    waiting,
+)
 
 PROGRESS = Progress(
     version=PROGRESS_VERSION,
@@ -73,6 +84,7 @@ def test_a_rendered_pod_is_recognized_by_job_owner_stage_and_attempt() -> None:
         {"sftjob.dev/job": "demo"},
         {"sftjob.dev/job": "demo", "sftjob.dev/stage": "dance", "sftjob.dev/attempt": "1"},
         {"sftjob.dev/job": "demo", "sftjob.dev/stage": "train", "sftjob.dev/attempt": "one"},
+        {"sftjob.dev/job": "demo", "sftjob.dev/stage": "train", "sftjob.dev/attempt": "1", "sftjob.dev/node-rank": "x"},
     ],
 )
 def test_a_pod_without_our_labels_is_a_stranger(labels: dict[str, str] | None) -> None:
@@ -87,7 +99,8 @@ def test_a_pod_without_our_labels_is_a_stranger(labels: dict[str, str] | None) -
         (ended(0), {"phase": PodPhase.SUCCEEDED, "exit_code": 0, "live": False}),
         (ended(137, reason="OOMKilled"), {"reason": "OOMKilled"}),
         (waiting("ErrImagePull", "no such image"), {"reason": "ErrImagePull", "message": "no such image"}),
-        (unschedulable("0/1 nodes"), {"unschedulable": "0/1 nodes", "live": True}),
+        (unschedulable("0/1 nodes"), {"unschedulable": "0/1 nodes", "live": True, "gated": False}),
+        (gated(), {"gated": True, "unschedulable": None, "live": True}),
         ({"phase": "Failed", "reason": "Evicted", "message": "low"}, {"exit_code": None, "reason": "Evicted"}),
         ({"phase": "Martian"}, {"phase": PodPhase.PENDING}),
     ],
@@ -95,6 +108,29 @@ def test_a_pod_without_our_labels_is_a_stranger(labels: dict[str, str] | None) -
 def test_what_matters_of_a_pods_status_is_read(status: int, expected: Any) -> None:
     view = pod_view(a_pod(status))
     assert {name: getattr(view, name) for name in expected} == expected
+
+
+def test_the_rank_of_a_pod_and_its_coming_end_are_read() -> None:
+    body = pod(a_job().resources(nodes=2).build(), Stage.TRAIN, 1, RENDER, rank=1)
+    metadata = {**body["metadata"], "uid": "u", "deletionTimestamp": moment(0)}
+    view = pod_view({**body, "metadata": metadata})
+    assert (view.name, view.rank, view.deleting) == ("demo-train-1-1", 1, True)
+    assert (pod_view(a_pod({})).rank, pod_view(a_pod({})).deleting) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("job", "uid", "ours"),
+    [
+        (a_job(), UID, True),
+        (a_job(), "another", False),
+        (a_job().storage(retain=True), UID, True),
+        (a_job().storage(retain=True), "another", False),
+    ],
+)
+def test_a_claim_tells_whose_it_is_even_if_it_is_to_outlive_its_job(job: JobBuilder, uid: str, ours: bool) -> None:
+    claim = volume_claim(job.build())
+    assert claim is not None
+    assert belongs_to(claim, uid) is ours
 
 
 def test_the_last_word_of_a_container_is_read() -> None:

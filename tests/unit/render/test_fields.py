@@ -1,42 +1,80 @@
-"""No field of the spec is for show: changing any of them changes the run config or a rendered object."""
+"""No field of the spec is for show: changing any of them changes what is rendered, or a named module reads it."""
 
+import ast
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sftjob_operator
 from sftjob_contract.codec import to_json
-from sftjob_contract.names import Stage
-from sftjob_operator.api import parse_job
+from sftjob_operator.api import parse_job, to_dict
 from sftjob_operator.api.crd import resource_schema
-from sftjob_operator.render import RenderSettings, config_map, pod, run_config, volume_claim
-from support.builders import a_job
+from sftjob_operator.render import run_config
+from support.builders import JobBuilder, a_job
+from support.rendering import REPORTING, render_all
 
-SETTINGS = RenderSettings(trainer_image="trainer:1", progress_url="https://operator", progress_ca="PEM")
-DECIDED_BY_RECONCILE = {"failurePolicy.maxRetries", "failurePolicy.backoffSeconds"}
-"""Not rendered: they steer when the next Pod is made. tests/unit/reconcile has the tables."""
+READERS = {
+    "suspend": ("reconcile/lifetime.py", "suspend"),
+    "deadlineSeconds": ("reconcile/lifetime.py", "deadline_seconds"),
+    "ttlSecondsAfterFinished": ("reconcile/cleanup.py", "ttl_seconds_after_finished"),
+    "failurePolicy.maxRetries": ("reconcile/attempts.py", "max_retries"),
+    "failurePolicy.backoffSeconds": ("reconcile/attempts.py", "backoff_seconds"),
+    "resources.gpuMemory": ("reconcile/planning.py", "gpu_memory"),
+}
+"""Not rendered, since they decide when a Pod is made or deleted: the module that reads each, and as what."""
 
 TOKEN = {"name": "hub", "key": "token"}
-HUB_MODEL = (
+ON_THE_HUB = (
     a_job()
-    .model("hf://acme/model", revision="a", token_secret_ref=TOKEN)
-    .dataset("hf://acme/data/t.jsonl", revision="a", evaluation={"fraction": 0.1, "source": "/e"}, max_samples=5)
+    .model("hf://acme/model", revision="a", token_secret_ref=TOKEN, chat_template={"name": "chatml"})
+    .dataset(
+        "hf://acme/data",
+        revision="a",
+        subset="b",
+        on_invalid_row="Skip",
+        token_secret_ref=TOKEN,
+        evaluation={"split": "test"},
+    )
     .qlora()
+    .set("method.distillation", {"teacher": {"source": "hf://acme/large", "revision": "a"}})
+    .training(early_stopping={}, packing=True)
+    .set("output", {"hub": {"repository": "acme/out", "tokenSecretRef": TOKEN}})
+    .set("tracking", {"wandb": {"project": "p", "entity": "e", "baseUrl": "https://w", "apiKeySecretRef": TOKEN}})
+    .set("imagePullSecrets", [{"name": "registry"}])
+    .set("env", [{"name": "A", "value": "1"}])
     .scheduling(tolerations=[{"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}])
 )
-HUB_DATASET = a_job().dataset("hf://acme/data/t.jsonl", token_secret_ref=TOKEN)
-BASES = (HUB_MODEL.body(), HUB_DATASET.body())
-PARTS_WITH_REQUIRED_FIELDS = {"tokenSecretRef", "tolerations"}
+FROM_STORES = (
+    a_job()
+    .model("s3://models/base", secret_ref={"name": "models"}, chat_template={"jinja": "{{ messages }}"})
+    .set("dataset", {"sources": [{"source": "s3://data/rows", "columns": {}}], "secretRef": {"name": "data"}})
+    .full()
+    .checkpoints(resume_from={"sftJob": "older", "step": 5})
+    .set("output", {"upload": {"uri": "s3://out/x", "secretRef": {"name": "out"}}})
+    .set("tracking", {"mlflow": {"trackingUri": "https://m", "secretRef": {"name": "mlflow"}}})
+    .set("env", [{"name": "A", "valueFrom": {"secretKeyRef": TOKEN}}])
+)
+FROM_CLAIMS = (
+    a_job()
+    .model("pvc://models/base", chat_template={"configMapKeyRef": {"name": "templates", "key": "chat"}})
+    .dataset("hf://acme/rows", token_secret_ref=TOKEN, evaluation={"source": "pvc://data/e.jsonl"})
+    .checkpoints(resume_from={"source": "pvc://kept/checkpoint-5"})
+    .storage(access_modes=["ReadWriteMany"])
+    .resources(nodes=2, gpus=8)
+)
+BASES: dict[str, JobBuilder] = {"hub": ON_THE_HUB, "stores": FROM_STORES, "claims": FROM_CLAIMS}
 SPECIAL = {
-    "model.source": "pvc://models/base",
-    "dataset.source": "pvc://data/train.jsonl",
-    "dataset.evaluation.source": "pvc://data/test.jsonl",
+    "model.source": "pvc://other/base",
+    "dataset.sources.0.format": "messages",
+    "storage.accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+    "evaluation.metrics": ["bleu"],
     "scheduling.nodeSelector": {"changed": "yes"},
-    "storage.accessModes": ["ReadWriteMany"],
+    "method.lora.extra": {"changed": True},
+    "training.extra": {"changed": True},
 }
-
-
 OTHER: dict[str, Callable[[Any], Any]] = {
     "boolean": lambda present: not present,
     "integer": lambda present: 3 if present in (None, 1, 2) else present - 1,
@@ -72,39 +110,53 @@ def another(path: str, schema: dict[str, Any], present: Any) -> Any:
     return OTHER[schema.get("type", "quantity")](present)
 
 
-def outputs(body: dict[str, Any]) -> list[Any]:
-    job = parse_job(body)
-    stages = [pod(job, stage, 1, SETTINGS) for stage in Stage]
-    return [to_json(run_config(job)), volume_claim(job), config_map(job, SETTINGS), *stages]
+def defaulted(base: JobBuilder) -> dict[str, Any]:
+    """The job as stored: every section with a default is there."""
+    return {**base.body(), "spec": to_dict(base.build().spec)}
 
 
-def changed(body: dict[str, Any], path: str, schema: dict[str, Any]) -> dict[str, Any] | None:
+def changed(body: dict[str, Any], path: str) -> dict[str, Any] | None:
     """`body` with another value at `path`; None where that part of the spec is not in use."""
     body = copy.deepcopy(body)
     node: Any = body["spec"]
     *parents, last = path.split(".")
     for parent in parents:
-        if parent in PARTS_WITH_REQUIRED_FIELDS and parent not in node:
+        node = (node or None) and node[0] if parent == "0" else node.get(parent)
+        if node is None:
             return None
-        node = node[0] if parent == "0" else node.setdefault(parent, {})
-    node[last] = another(path, schema, node.get(last, schema.get("default")))
+    node[last] = another(path, LEAVES[path], node.get(last))
     return body
 
 
-def reaches_output(path: str, schema: dict[str, Any]) -> bool:
-    mutated = ((base, changed(base, path, schema)) for base in BASES)
-    return any(other is not None and outputs(base) != outputs(other) for base, other in mutated)
+def outputs(body: dict[str, Any]) -> list[Any]:
+    job = parse_job(body)
+    return [to_json(run_config(job)), *render_all(job, REPORTING)]
 
 
-@pytest.mark.parametrize("path", sorted(set(LEAVES) - DECIDED_BY_RECONCILE - {"method.full"}))
+def reaches_output(path: str) -> bool:
+    bodies = [defaulted(base) for base in BASES.values()]
+    mutated = [(body, other) for body in bodies if (other := changed(body, path)) is not None]
+    assert mutated, f"no job here uses {path}: add one that does"
+    return any(outputs(body) != outputs(other) for body, other in mutated)
+
+
+@pytest.mark.parametrize("path", sorted(set(LEAVES) - set(READERS) - {"method.full"}))
 def test_a_changed_field_changes_what_is_rendered(path: str) -> None:
-    assert reaches_output(path, LEAVES[path])
+    assert reaches_output(path)
 
 
-@pytest.mark.parametrize("path", sorted(DECIDED_BY_RECONCILE))
-def test_what_reconcile_decides_by_is_not_rendered(path: str) -> None:
-    assert not reaches_output(path, LEAVES[path])
+@pytest.mark.parametrize("path", READERS)
+def test_a_field_that_is_not_rendered_is_read_by_the_module_that_is_named(path: str) -> None:
+    assert not reaches_output(path)
+    module, name = READERS[path]
+    tree = ast.parse((Path(sftjob_operator.__file__).parent / module).read_text(encoding="utf-8"))
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    assert name in read, f"{module} does not read spec.{path}"
 
 
 def test_full_and_lora_render_differently() -> None:
     assert outputs(a_job().full().body()) != outputs(a_job().lora().body())
+
+
+def test_every_job_here_is_rendered_in_another_way() -> None:
+    assert len({to_json(run_config(base.build())) for base in BASES.values()}) == len(BASES)

@@ -1,92 +1,84 @@
-"""What a Pod asks for and what it is allowed: schema, security, secrets, reporting."""
+"""What a Pod asks for and what it is allowed: resources, image, grace period, user."""
 
-import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 
-from sftjob_contract.names import ENV_HUB_TOKEN, ENV_PROGRESS_CA, ENV_PROGRESS_URL, TOKEN_AUDIENCE, Stage
-from sftjob_operator.render import RenderSettings, pod, volume_uri
+from sftjob_contract.names import Stage
+from sftjob_operator.api import SFTJobStatus
+from sftjob_operator.render import pod, pod_name, volume_uri
 from support.builders import JobBuilder, a_job
-from support.golden import load_documents
-from support.pod_security import violations
+from support.rendering import REPORTING
 
-GOLDEN = Path(__file__).parent / "golden"
-RENDERED = [
-    pytest.param(document, id=f"{path.parent.name}-{document['metadata']['name']}")
-    for path in sorted(GOLDEN.glob("*/out.yaml"))
-    for document in load_documents(path)
-]
-SETTINGS = RenderSettings(trainer_image="trainer:1", progress_url="https://operator:8443/", progress_ca="PEM")
+MORE = {"cpu": 8, "memory": "64Gi", "ephemeral_storage": "20Gi"}
 
 
-def rendered(job: JobBuilder, stage: Stage = Stage.TRAIN, settings: RenderSettings = SETTINGS) -> dict[str, Any]:
-    return pod(job.build(), stage, 1, settings)
+def spec_of(job: JobBuilder, stage: Stage = Stage.TRAIN) -> dict[str, Any]:
+    return dict(pod(job.build(), stage, 1, REPORTING)["spec"])
 
 
-def container(job: JobBuilder, stage: Stage = Stage.TRAIN, settings: RenderSettings = SETTINGS) -> dict[str, Any]:
-    (only,) = rendered(job, stage, settings)["spec"]["containers"]
+def container(job: JobBuilder, stage: Stage = Stage.TRAIN) -> dict[str, Any]:
+    (only,) = spec_of(job, stage)["containers"]
     return dict(only)
 
 
-def environment(job: JobBuilder, stage: Stage = Stage.TRAIN, settings: RenderSettings = SETTINGS) -> dict[str, Any]:
-    return {entry["name"]: entry.get("value") for entry in container(job, stage, settings)["env"]}
-
-
-@pytest.mark.parametrize("version", ["1.32", "1.37"])
-@pytest.mark.parametrize("document", RENDERED)
-def test_every_object_fits_the_published_schema(document: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(document, version, strict=True)
-
-
-@pytest.mark.parametrize("document", [case for case in RENDERED if case.values[0]["kind"] == "Pod"])
-def test_every_pod_meets_the_restricted_standard(document: dict[str, Any]) -> None:
-    assert violations(document) == []
-
-
-BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "root": (lambda spec: spec["securityContext"].update(runAsUser=0), "runAsUser must not be 0"),
-    "maybe root": (lambda spec: spec["securityContext"].pop("runAsNonRoot"), "runAsNonRoot must be true"),
-    "no seccomp": (lambda spec: spec["securityContext"].pop("seccompProfile"), "seccompProfile.type"),
-    "host path": (lambda spec: spec["volumes"].append({"name": "x", "hostPath": {}}), "must not be a hostPath"),
-    "host network": (lambda spec: spec.update(hostNetwork=True), "hostNetwork"),
-    "a capability": (
-        lambda spec: spec["containers"][0]["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]),
-        "capabilities.add",
-    ),
-    "capabilities kept": (
-        lambda spec: spec["containers"][0]["securityContext"].pop("capabilities"),
-        "capabilities.drop must hold ALL",
-    ),
-    "escalation": (
-        lambda spec: spec["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
-        "allowPrivilegeEscalation must be false",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_the_security_check_itself_sees_a_broken_pod(case: str) -> None:
-    break_it, complaint = BROKEN[case]
-    broken = copy.deepcopy(rendered(a_job()))
-    break_it(broken["spec"])
-    assert any(complaint in line for line in violations(broken))
+def with_checkpoints_of(size_bytes: int | None) -> JobBuilder:
+    """A job whose Prepare stage told how large a checkpoint will be."""
+    counts = ("steps", "stepsPerEpoch", "rows", "trainRows", "evaluationRows", "sequences", "tokens", "trainedTokens")
+    plan = {**dict.fromkeys(counts, 1), "checkpointBytes": size_bytes}
+    return a_job().with_status(SFTJobStatus.model_validate({"plan": plan}))
 
 
 def test_gpus_are_asked_for_by_train_alone() -> None:
-    job = a_job().resources(gpus=1, gpu_resource_name="example.com/gpu", memory="8Gi", cpu=2)
+    job = a_job().resources(gpus=8, gpu_resource_name="example.com/gpu", memory="8Gi", cpu=2)
     assert container(job, Stage.PREPARE)["resources"] == {
         "requests": {"cpu": "2", "memory": "8Gi"},
         "limits": {"memory": "8Gi"},
     }
     assert container(job)["resources"] == {
-        "requests": {"cpu": "2", "memory": "8Gi", "example.com/gpu": "1"},
-        "limits": {"memory": "8Gi", "example.com/gpu": "1"},
+        "requests": {"cpu": "2", "memory": "8Gi", "example.com/gpu": "8"},
+        "limits": {"memory": "8Gi", "example.com/gpu": "8"},
     }
     assert container(a_job().resources(gpus=0))["resources"] == {}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "requests"),
+    [
+        ({}, {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "20Gi"}),
+        ({"cpu": "2"}, {"cpu": "2", "memory": "64Gi", "ephemeral-storage": "20Gi"}),
+        ({"memory": "4Gi"}, {"cpu": "8", "memory": "4Gi", "ephemeral-storage": "20Gi"}),
+        ({"ephemeralStorage": "1Gi"}, {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "1Gi"}),
+    ],
+)
+def test_prepare_asks_for_what_train_does_unless_it_has_its_own(
+    prepare: dict[str, str], requests: dict[str, str]
+) -> None:
+    job = a_job().resources(**MORE, gpus=1, prepare=prepare)
+    assert container(job, Stage.PREPARE)["resources"]["requests"] == requests
+    assert container(job)["resources"]["requests"] == {
+        "cpu": "8",
+        "memory": "64Gi",
+        "ephemeral-storage": "20Gi",
+        "nvidia.com/gpu": "1",
+    }
+
+
+def test_cpu_alone_is_not_limited() -> None:
+    resources = container(a_job().resources(**MORE))["resources"]
+    assert resources["requests"] == {"cpu": "8", **resources["limits"]}
+
+
+def test_scratch_space_and_shared_memory_are_bounded() -> None:
+    job = a_job().resources(shared_memory="16Gi", ephemeral_storage="20Gi", prepare={"ephemeralStorage": "1Gi"})
+    scratch = {
+        stage: {volume["name"]: volume["emptyDir"] for volume in spec_of(job, stage)["volumes"] if "emptyDir" in volume}
+        for stage in Stage
+    }
+    assert scratch == {
+        Stage.PREPARE: {"tmp": {"sizeLimit": "1Gi"}, "shm": {"medium": "Memory", "sizeLimit": "16Gi"}},
+        Stage.TRAIN: {"tmp": {"sizeLimit": "20Gi"}, "shm": {"medium": "Memory", "sizeLimit": "16Gi"}},
+    }
 
 
 def test_the_stage_is_the_only_argument() -> None:
@@ -94,87 +86,61 @@ def test_the_stage_is_the_only_argument() -> None:
     assert container(a_job(), Stage.PREPARE)["command"] == ["python", "-m", "sftjob_trainer", "prepare"]
 
 
-def test_the_hub_token_is_a_reference_and_reaches_prepare_alone() -> None:
-    reference = {"name": "hub", "key": "token"}
-    for job in (
-        a_job().model("hf://a/b", token_secret_ref=reference),
-        a_job().dataset("hf://a/b/c.jsonl", token_secret_ref=reference),
-    ):
-        (entry,) = (e for e in container(job, Stage.PREPARE)["env"] if e["name"] == ENV_HUB_TOKEN)
-        assert entry == {"name": ENV_HUB_TOKEN, "valueFrom": {"secretKeyRef": reference}}
-        assert ENV_HUB_TOKEN not in environment(job)
-    assert ENV_HUB_TOKEN not in environment(a_job(), Stage.PREPARE)
+def test_the_image_of_the_job_wins() -> None:
+    assert container(a_job())["image"] == REPORTING.trainer_image
+    assert container(a_job().set("image", "mine:2"))["image"] == "mine:2"
 
 
-def test_training_is_offline_and_prepare_is_not() -> None:
-    assert environment(a_job())["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in environment(a_job(), Stage.PREPARE)
-
-
-def test_only_train_reports_with_a_token_for_the_endpoint_alone() -> None:
-    url = "https://operator:8443/v1/namespaces/team/sftjobs/demo/progress"
-    assert environment(a_job())[ENV_PROGRESS_URL] == url
-    assert ENV_PROGRESS_URL not in environment(a_job(), Stage.PREPARE)
-    (volume,) = (v for v in rendered(a_job())["spec"]["volumes"] if "projected" in v)
-    (source,) = volume["projected"]["sources"]
-    assert source["serviceAccountToken"]["audience"] == TOKEN_AUDIENCE
-    assert not any("projected" in v for v in rendered(a_job(), Stage.PREPARE)["spec"]["volumes"])
-
-
-def test_without_an_endpoint_nothing_is_reported_and_no_token_is_mounted() -> None:
-    silent = RenderSettings(trainer_image="trainer:1", progress_url=None, progress_ca=None)
-    assert not any(name.startswith("SFTJOB_PROGRESS") for name in environment(a_job(), settings=silent))
-    assert not any("projected" in v for v in rendered(a_job(), settings=silent)["spec"]["volumes"])
-
-
-def test_an_endpoint_with_a_public_certificate_needs_no_ca() -> None:
-    public = RenderSettings(trainer_image="trainer:1", progress_url="https://sftjob.example.com", progress_ca=None)
-    assert ENV_PROGRESS_CA not in environment(a_job(), settings=public)
-    assert ENV_PROGRESS_URL in environment(a_job(), settings=public)
+@pytest.mark.parametrize("stage", Stage)
+def test_how_an_image_is_pulled(stage: Stage) -> None:
+    job = a_job().set("imagePullPolicy", "Never").set("imagePullSecrets", [{"name": "registry"}])
+    assert container(job, stage)["imagePullPolicy"] == "Never"
+    assert spec_of(job, stage)["imagePullSecrets"] == [{"name": "registry"}]
+    assert "imagePullPolicy" not in container(a_job(), stage)
+    assert "imagePullSecrets" not in spec_of(a_job(), stage)
 
 
 @pytest.mark.parametrize(
-    ("job", "prepare", "train"),
+    ("size_bytes", "seconds"),
     [
-        (a_job(), [], []),
-        (a_job().model("pvc://models/m").dataset("pvc://data/t.jsonl"), ["models", "data"], ["models"]),
-        (a_job().model("pvc://same/m").dataset("pvc://same/t.jsonl"), ["same"], ["same"]),
-        (a_job("demo").dataset("pvc://demo/t.jsonl"), [], []),
-        (
-            a_job().dataset("/d", evaluation={"source": "pvc://other.claim/e"}),
-            ["other.claim"],
-            [],
-        ),
+        (None, 120),
+        (0, 120),
+        (3_000_000_000, 120),
+        (3_000_000_001, 121),
+        (15_000_000_000, 360),
+        (177_000_000_000, 3600),
+        (10**13, 3600),
     ],
 )
-def test_foreign_claims_are_mounted_once_and_read_only(job: JobBuilder, prepare: list[str], train: list[str]) -> None:
-    for stage, expected in ((Stage.PREPARE, prepare), (Stage.TRAIN, train)):
-        claims = [m for m in container(job, stage)["volumeMounts"] if m["mountPath"].startswith("/mnt/claims/")]
-        assert [m["mountPath"].removeprefix("/mnt/claims/") for m in claims] == expected
-        assert all(m["readOnly"] for m in claims)
+def test_train_gets_the_time_to_save_its_checkpoint(size_bytes: int | None, seconds: int) -> None:
+    assert spec_of(with_checkpoints_of(size_bytes))["terminationGracePeriodSeconds"] == seconds
 
 
-def test_every_volume_is_mounted_and_every_mount_has_a_volume() -> None:
-    job = a_job().model("pvc://models/m").dataset("pvc://data/t.jsonl")
+def test_where_nothing_is_saved_stopping_is_quick() -> None:
+    large = with_checkpoints_of(10**13)
+    assert spec_of(large, Stage.PREPARE)["terminationGracePeriodSeconds"] == 30
+    assert spec_of(large.checkpoints(on_termination=False))["terminationGracePeriodSeconds"] == 30
+
+
+def test_before_anything_is_planned_train_gets_two_minutes() -> None:
+    assert spec_of(a_job())["terminationGracePeriodSeconds"] == 120
+
+
+def test_no_pod_gets_a_token_for_the_kubernetes_api() -> None:
+    job = a_job().scheduling(service_account_name="trainer")
     for stage in Stage:
-        spec = rendered(job, stage)["spec"]
-        assert [v["name"] for v in spec["volumes"]] == [m["name"] for m in spec["containers"][0]["volumeMounts"]]
+        spec = spec_of(job, stage)
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["serviceAccountName"] == "trainer"
+        assert "serviceAccountName" not in spec_of(a_job(), stage)
 
 
-def test_every_path_in_the_environment_lies_below_a_mount() -> None:
-    mounts = tuple(m["mountPath"] for m in container(a_job())["volumeMounts"])
-    elsewhere = {
-        name
-        for name, value in environment(a_job()).items()
-        if value and value.startswith("/") and not value.startswith(mounts)
-    }
-    assert elsewhere == {"SFTJOB_CLAIMS", "SFTJOB_TERMINATION_LOG"}  # mounted per claim; the kubelet's own
-
-
-def test_the_image_of_the_job_wins() -> None:
-    assert container(a_job())["image"] == "trainer:1"
-    assert container(a_job().set("image", "mine:2"))["image"] == "mine:2"
+def test_the_longest_names_are_dns_labels() -> None:
+    job = a_job("x" * 48).resources(nodes=64, gpus=8).build()
+    assert len(pod_name(job, Stage.TRAIN, 99_999, rank=63)) == 63
+    assert len(pod_name(job, Stage.PREPARE, 99_999)) <= 63
 
 
 def test_a_volume_uri_is_what_another_job_would_write() -> None:
     assert volume_uri(a_job("demo").build(), "output/adapter") == "pvc://demo/output/adapter"
+    assert volume_uri(a_job("demo").storage(existing_claim="team").build(), "output") == "pvc://team/demo/output"

@@ -53,7 +53,7 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
     try:
         environment = read_environment(environ)
         config = read_config(environment.config_path)
-        environ.update(library_variables(stage, config, environment.volume))
+        environ.update(library_variables(stage, config, environment.cache))
         return _run(stage, config, environment)
     except Failure as failure:
         return outcome.failed(stage, failure)

@@ -69,9 +69,14 @@ def warmup_steps(training: Training, max_steps: int) -> int:
     return math.ceil(max_steps * (training.warmup_ratio or 0.0))
 
 
-def is_due(step: int, every_steps: int | None, stats: PreparedStats) -> bool:
-    """Whether something that happens every `every_steps` (None: at the end of each epoch) happens after `step`.
+def is_due(step: int, every_steps: int | None, per_epoch: int | None, stats: PreparedStats) -> bool:
+    """Whether something that happens every `every_steps`, or `per_epoch` times in each epoch, happens after `step`.
 
     It always happens after the last step. Step 0 is before training.
     """
-    return step == stats.max_steps or step % (every_steps or stats.steps_per_epoch) == 0
+    if step in (0, stats.max_steps):
+        return True
+    if every_steps is not None:
+        return step % every_steps == 0
+    per_epoch = per_epoch or 1
+    return step * per_epoch // stats.steps_per_epoch > (step - 1) * per_epoch // stats.steps_per_epoch

@@ -7,6 +7,7 @@ from sftjob_contract.codec import ContractError, from_json
 from sftjob_contract.config import RUN_CONFIG_VERSION, Method, RunConfig, Training
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.unsupported import unsupported
 
 
 def read_config(path: Path) -> RunConfig:
@@ -36,19 +37,50 @@ def problems(config: RunConfig) -> Iterator[str]:
             "use a trainer image and an operator of the same release"
         )
     held_out = config.dataset.evaluation
-    if (held_out.fraction is None) == (held_out.source is None):
-        yield "dataset.evaluation must have exactly one of fraction and source"
+    if [held_out.fraction, held_out.split, held_out.source].count(None) != 2:
+        yield "dataset.evaluation must have exactly one of fraction, split and source"
     if held_out.fraction is not None and not 0 <= held_out.fraction < 1:
         yield f"dataset.evaluation.fraction must be at least 0 and below 1, not {held_out.fraction}"
-    if config.dataset.max_samples is not None and config.dataset.max_samples < 1:
-        yield f"dataset.maxSamples must be at least 1, not {config.dataset.max_samples}"
+    if not config.dataset.sources:
+        yield "dataset.sources must have at least one source"
+    for part in config.dataset.sources:
+        if part.max_samples is not None and part.max_samples < 1:
+            yield f"dataset.maxSamples must be at least 1, not {part.max_samples}"
     if config.gpus < 0:
         yield f"gpus must be at least 0, not {config.gpus}"
+    yield from _interval_problems(config)
     yield from _training_problems(config.training)
     yield from _method_problems(config.method)
+    yield from unsupported(config)
+
+
+def data_sources(config: RunConfig) -> Iterator[str]:
+    """Everything that data is read from."""
+    yield from (part.source for part in config.dataset.sources)
+    if config.dataset.evaluation.source is not None:
+        yield config.dataset.evaluation.source
+
+
+def all_sources(config: RunConfig) -> Iterator[str]:
+    """Everything that Prepare reads from."""
+    yield config.model.source
+    yield from data_sources(config)
+
+
+def devices(config: RunConfig) -> int:
+    """Processes that train: one for each GPU of each node, or one on the CPU."""
+    return max(1, config.gpus) * config.nodes
+
+
+def _interval_problems(config: RunConfig) -> Iterator[str]:
+    for section, given in (("evaluation", config.evaluation), ("checkpoints", config.checkpoints)):
+        if (given.every_steps is None) == (given.per_epoch is None):
+            yield f"{section} must have exactly one of everySteps and perEpoch"
     for name, value in (
         ("evaluation.everySteps", config.evaluation.every_steps),
+        ("evaluation.perEpoch", config.evaluation.per_epoch),
         ("checkpoints.everySteps", config.checkpoints.every_steps),
+        ("checkpoints.perEpoch", config.checkpoints.per_epoch),
         ("checkpoints.keep", config.checkpoints.keep),
     ):
         if value is not None and value < 1:

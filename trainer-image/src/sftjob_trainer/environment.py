@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sftjob_contract.layout import CACHE
 from sftjob_contract.names import (
     ENV_ATTEMPT,
+    ENV_CACHE,
     ENV_CLAIMS,
     ENV_HUB_TOKEN,
     ENV_PROGRESS_CA,
@@ -29,6 +31,7 @@ class Environment:
 
     config_path: Path
     volume: Path
+    cache: Path
     claims: Path | None
     attempt: int
     termination_log: Path | None
@@ -45,9 +48,11 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
     Raises:
         Failure: a variable that every stage needs is missing, or the attempt is not a positive number.
     """
+    volume = Path(_required(environ, ENV_VOLUME, "the root of the job's volume"))
     return Environment(
         config_path=Path(_required(environ, ENV_RUN_CONFIG, "the path of the run config")),
-        volume=Path(_required(environ, ENV_VOLUME, "the root of the job's volume")),
+        volume=volume,
+        cache=_path(environ, ENV_CACHE) or volume / CACHE,
         claims=_path(environ, ENV_CLAIMS),
         attempt=_attempt(environ.get(ENV_ATTEMPT) or "1"),
         termination_log=termination_log(environ),

@@ -1,4 +1,4 @@
-"""Models and data sets from a Hugging Face hub, downloaded once into the volume's cache."""
+"""Models and data sets from a Hugging Face hub, downloaded once into the cache."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from sftjob_contract import layout
 from sftjob_contract.layout import HUB_SCHEME
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.environment import Environment
@@ -103,7 +102,7 @@ def _download(
             repository.name,
             repo_type=repository.kind,
             revision=info.sha,
-            cache_dir=environment.volume / layout.CACHE / "hub",
+            cache_dir=environment.cache / "hub",
             allow_patterns=[_literal(name) for name in chosen],
         )
     return Snapshot(directory=Path(directory), commit=str(info.sha))

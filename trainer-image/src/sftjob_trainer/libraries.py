@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sftjob_contract import layout
 from sftjob_contract.config import RunConfig
+from sftjob_contract.layout import HUB_SCHEME
 from sftjob_contract.names import Stage
+from sftjob_trainer.configuration import all_sources
 
 
-def library_variables(stage: Stage, config: RunConfig, volume: Path) -> Mapping[str, str]:
-    """Environment variables to set before any library is imported: caches on the volume, no telemetry, no bars.
+def library_variables(stage: Stage, config: RunConfig, cache: Path) -> Mapping[str, str]:
+    """Environment variables to set before any library is imported: downloads in `cache`, no telemetry, no bars.
 
     Nothing goes out but what Prepare fetches from a hub: training is offline, and so is preparing without a hub.
     """
-    sources = (config.model.source, config.dataset.source, config.dataset.evaluation.source or "")
-    fetches = stage is Stage.PREPARE and any(source.startswith(layout.HUB_SCHEME) for source in sources)
+    fetches = stage is Stage.PREPARE and any(source.startswith(HUB_SCHEME) for source in all_sources(config))
     variables = {
-        "HF_HOME": str(volume / layout.CACHE),
+        "HF_HOME": str(cache),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

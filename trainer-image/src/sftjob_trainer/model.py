@@ -19,11 +19,6 @@ def use_bf16(config: RunConfig) -> bool:
     Raises:
         Failure: the run asks for GPUs or an arithmetic that is not there.
     """
-    if config.gpus > 1:
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"resources.gpus: {config.gpus} is more than a run can use yet: write 1",
-        )
     if config.gpus and not torch.cuda.is_available():
         raise Failure(
             Reason.CONFIG_INVALID,

@@ -14,9 +14,9 @@ def held_out_rows(rows: int, fraction: float, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(rows), count))  # noqa: S311 -- a reproducible split, not a secret
 
 
-def steps_per_epoch(sequences: int, training: Training, gpus: int) -> int:
+def steps_per_epoch(sequences: int, training: Training, devices: int) -> int:
     """Optimizer steps that see every sequence once; the last one may be smaller, as in transformers' Trainer."""
-    batch = training.per_device_batch_size * max(1, gpus) * training.gradient_accumulation_steps
+    batch = training.per_device_batch_size * devices * training.gradient_accumulation_steps
     return math.ceil(sequences / batch)
 
 

@@ -18,11 +18,13 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
+from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import DataFile, fingerprint
 from sftjob_trainer.limits import check_length, check_vocabulary, read_limits
+from sftjob_trainer.model_shape import read_model_shape
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.sequences import (
     Tokenized,
@@ -77,11 +79,11 @@ def split(train: Tokenized, held_out: Tokenized | None, config: RunConfig) -> tu
         return train.table, held_out.table
     rows = train.table.num_rows
     fraction = config.dataset.evaluation.fraction or 0.0
-    chosen = set(plan.held_out_rows(rows, fraction, config.training.seed))
+    chosen = set(plan.held_out_rows(rows, fraction, config.dataset.shuffle_seed))
     if len(chosen) == rows:
         raise Failure(
             Reason.DATA_INVALID,
-            f"{config.dataset.source} has {rows} usable row(s), too few to hold out {fraction:g} of them; "
+            f"{config.dataset.sources[0].source} has {rows} usable row(s), too few to hold out {fraction:g} of them; "
             "add rows, or set dataset.evaluation.fraction: 0",
         )
     if not chosen:
@@ -112,7 +114,8 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     train_sequences = _save(data.train, config, volume / layout.PREPARED_TRAIN)
     evaluation_sequences = _save(data.evaluation, config, volume / layout.PREPARED_EVALUATION)
     stats = _stats(config, data, train_sequences, evaluation_sequences)
-    stats = replace(stats, model_snapshot=_snapshot(model, volume), model_revision=model.revision)
+    stats = replace(stats, model_snapshot=_snapshot(model, environment.cache), model_revision=model.revision)
+    stats = replace(stats, model_shape=read_model_shape(model.directory))
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(
         "[4/4] prepared %s sequences to train and %s to evaluate on: %s optimizer steps per epoch, %s in all",
@@ -132,9 +135,9 @@ def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel
     train_files, evaluation_files = _files(config, environment)
     files = (*train_files, *evaluation_files)
     megabytes = sum(file.path.stat().st_size for file in files) / 1e6
-    logger.info("[2/4] data %s: %s file(s), %.1f MB", config.dataset.source, len(files), megabytes)
+    logger.info("[2/4] data %s: %s file(s), %.1f MB", config.dataset.sources[0].source, len(files), megabytes)
 
-    train = tokenize(train_files, config, tokenizer, config.dataset.max_samples)
+    train = tokenize(train_files, config, tokenizer, config.dataset.sources[0].max_samples)
     held_out = tokenize(evaluation_files, config, tokenizer, None) if evaluation_files else None
     read = (train,) if held_out is None else (train, held_out)
     for part in read:
@@ -147,9 +150,9 @@ def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel
 
 def _files(config: RunConfig, environment: Environment) -> tuple[Sequence[DataFile], Sequence[DataFile]]:
     """The files to train and to evaluate on; no files of the second kind when rows of the first are held out."""
-    train = resolve_dataset(config.dataset.source, config, environment)
-    source = config.dataset.evaluation.source
-    return train, resolve_dataset(source, config, environment) if source is not None else ()
+    part, source = config.dataset.sources[0], config.dataset.evaluation.source
+    train = resolve_dataset(part.source, part.revision, config, environment)
+    return train, resolve_dataset(source, part.revision, config, environment) if source is not None else ()
 
 
 def _tell(data: Data, config: RunConfig, tokenizer: Any) -> None:
@@ -185,7 +188,7 @@ def _save(table: Any | None, config: RunConfig, directory: Path) -> int:
 
 
 def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: int) -> PreparedStats:
-    per_epoch = plan.steps_per_epoch(sequences, config.training, config.gpus)
+    per_epoch = plan.steps_per_epoch(sequences, config.training, devices(config))
     return PreparedStats(
         version=STATS_VERSION,
         format=data.read[0].format,
@@ -203,9 +206,9 @@ def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: 
     )
 
 
-def _snapshot(model: ResolvedModel, volume: Path) -> str | None:
-    """Where a downloaded model lies, relative to the volume."""
-    return str(model.directory.relative_to(volume)) if model.revision is not None else None
+def _snapshot(model: ResolvedModel, cache: Path) -> str | None:
+    """Where a downloaded model lies, relative to the cache."""
+    return str(model.directory.relative_to(cache)) if model.revision is not None else None
 
 
 def _prepared_before(config: RunConfig, environment: Environment) -> PreparedStats | None:
@@ -221,8 +224,7 @@ def _prepared_before(config: RunConfig, environment: Environment) -> PreparedSta
         return None
     if stats.version != STATS_VERSION or written != encode(config):
         return None
-    sources = (config.dataset.source, config.dataset.evaluation.source or "")
-    if any(source.startswith(layout.HUB_SCHEME) for source in sources):
+    if any(source.startswith(layout.HUB_SCHEME) for source in data_sources(config)):
         return stats
     train_files, evaluation_files = _files(config, environment)
     return stats if fingerprint((*train_files, *evaluation_files)) == stats.dataset_fingerprint else None

@@ -51,8 +51,10 @@ class Run:
 
     def evaluates_at(self, step: int) -> bool:
         """Whether there is held-out data, and `step` is one after which to evaluate on it."""
-        return self.stats.evaluation_sequences > 0 and is_due(step, self.config.evaluation.every_steps, self.stats)
+        return self.stats.evaluation_sequences > 0 and is_due(
+            step, self.config.evaluation.every_steps, self.config.evaluation.per_epoch, self.stats
+        )
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is taken after `step`."""
-        return is_due(step, self.config.checkpoints.every_steps, self.stats)
+        return is_due(step, self.config.checkpoints.every_steps, self.config.checkpoints.per_epoch, self.stats)

@@ -40,9 +40,9 @@ def tokenize(files: Sequence[DataFile], config: RunConfig, tokenizer: Any, max_r
 
     rows = islice(read_rows(files), max_rows)
     first = next(rows)
-    shape = config.dataset.format
+    shape = config.dataset.sources[0].format
     if shape is DataFormat.AUTO:
-        shape = detect_format(first, config.dataset.columns)
+        shape = detect_format(first, config.dataset.sources[0].columns)
     limit = config.training.max_length
     example: Encoded | None = None
     batches = []
@@ -106,7 +106,7 @@ def _encoded(rows: Iterable[Row], shape: DataFormat, config: RunConfig, tokenize
     encode = encoder(tokenizer, shape)
     rows = iter(rows)
     while batch := list(islice(rows, _BATCH_ROWS)):
-        yield encode([to_example(row, shape, config.dataset.columns) for row in batch])
+        yield encode([to_example(row, shape, config.dataset.sources[0].columns) for row in batch])
 
 
 def _is_trained(labels: Sequence[int]) -> bool:

@@ -34,21 +34,23 @@ def resolve_model(config: RunConfig, environment: Environment) -> ResolvedModel:
     return ResolvedModel(directory=_checked_model(local_path(source, config, environment), source), revision=None)
 
 
-def resolve_dataset(source: str, config: RunConfig, environment: Environment) -> Sequence[files.DataFile]:
+def resolve_dataset(
+    source: str, revision: str | None, config: RunConfig, environment: Environment
+) -> Sequence[files.DataFile]:
     """The files of the data set `source`, downloaded if they lie on a hub.
 
     Raises:
         Failure: there are none, or we may not have them.
     """
     if source.startswith(HUB_SCHEME):
-        path = hub.download_dataset(source, config.dataset.revision, environment)
+        path = hub.download_dataset(source, revision, environment)
     else:
         path = local_path(source, config, environment)
     return files.data_files(path, source)
 
 
 def model_path(config: RunConfig, environment: Environment, stats: PreparedStats | None) -> Path:
-    """Directory to load the model from, without a network: the snapshot on the volume, a claim, or the plain path.
+    """Directory to load the model from, without a network: the downloaded snapshot, a claim, or the plain path.
 
     Raises:
         Failure: the model is not there, or its source is not one that can be read.
@@ -57,8 +59,8 @@ def model_path(config: RunConfig, environment: Environment, stats: PreparedStats
     if not source.startswith(HUB_SCHEME):
         return _checked_model(local_path(source, config, environment), source)
     if stats is None or stats.model_snapshot is None:
-        raise Failure(Reason.MODEL_NOT_FOUND, f"{source} has not been downloaded to the volume")
-    return _checked_model(environment.volume / stats.model_snapshot, source)
+        raise Failure(Reason.MODEL_NOT_FOUND, f"{source} has not been downloaded")
+    return _checked_model(environment.cache / stats.model_snapshot, source)
 
 
 def local_path(source: str, config: RunConfig, environment: Environment) -> Path:

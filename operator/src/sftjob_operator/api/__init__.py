@@ -1,29 +1,24 @@
 """The SFTJob resource as frozen, typed models: the one source of the CRD, of defaults and of bounds."""
 
-from sftjob_operator.api.cluster import (
-    AccessMode,
-    FailurePolicySpec,
-    ResourcesSpec,
-    SchedulingSpec,
-    StorageSpec,
-    Toleration,
-)
+from sftjob_operator.api.cluster import AccessMode, PrepareResourcesSpec, ResourcesSpec, StorageSpec
 from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_condition
+from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
+from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
+from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
 from sftjob_operator.api.parse import InvalidJob, parse_job, replace, to_dict
-from sftjob_operator.api.spec import (
+from sftjob_operator.api.results import (
     CheckpointsSpec,
-    Columns,
-    DatasetSpec,
     EvaluationSpec,
-    FullSpec,
-    HeldOutSpec,
-    LoraSpec,
-    MethodSpec,
-    ModelSpec,
-    QuantizationSpec,
-    SecretKeyRef,
-    TrainingSpec,
+    HubOutputSpec,
+    MlflowSpec,
+    OutputSpec,
+    ResumeFromSpec,
+    TrackingSpec,
+    UploadSpec,
+    WandbSpec,
 )
+from sftjob_operator.api.scheduling import EnvVar, FailurePolicySpec, SchedulingSpec, Toleration
+from sftjob_operator.api.sources import ConfigMapKeyRef, SecretKeyRef, SecretRef
 from sftjob_operator.api.status import (
     ATTEMPTS_LIMIT,
     CHECKPOINTS_LIMIT,
@@ -32,6 +27,7 @@ from sftjob_operator.api.status import (
     Condition,
     ConditionStatus,
     HistoryPointStatus,
+    MemoryPlanStatus,
     MethodName,
     OutputStatus,
     Phase,
@@ -40,6 +36,7 @@ from sftjob_operator.api.status import (
     ProvenanceStatus,
     SFTJobStatus,
 )
+from sftjob_operator.api.training import EarlyStoppingSpec, TrainingSpec
 from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, SFTJob, SFTJobSpec
 
 __all__ = [
@@ -48,6 +45,7 @@ __all__ = [
     "NAME_LIMIT",
     "AccessMode",
     "AttemptStatus",
+    "ChatTemplateSpec",
     "CheckpointStatus",
     "CheckpointsSpec",
     "Columns",
@@ -55,33 +53,49 @@ __all__ = [
     "ConditionReason",
     "ConditionStatus",
     "ConditionType",
+    "ConfigMapKeyRef",
+    "DataSourceSpec",
     "DatasetSpec",
+    "DistillationSpec",
+    "EarlyStoppingSpec",
+    "EnvVar",
     "EvaluationSpec",
     "FailurePolicySpec",
     "FullSpec",
     "HeldOutSpec",
     "HistoryPointStatus",
+    "HubOutputSpec",
     "InvalidJob",
     "LoraSpec",
+    "MemoryPlanStatus",
     "MethodName",
     "MethodSpec",
+    "MlflowSpec",
     "ModelSpec",
     "ObjectMeta",
+    "OutputSpec",
     "OutputStatus",
     "Phase",
     "PlanStatus",
+    "PrepareResourcesSpec",
     "ProgressStatus",
     "ProvenanceStatus",
     "QuantizationSpec",
     "ResourcesSpec",
+    "ResumeFromSpec",
     "SFTJob",
     "SFTJobSpec",
     "SFTJobStatus",
     "SchedulingSpec",
     "SecretKeyRef",
+    "SecretRef",
     "StorageSpec",
+    "TeacherSpec",
     "Toleration",
+    "TrackingSpec",
     "TrainingSpec",
+    "UploadSpec",
+    "WandbSpec",
     "parse_job",
     "replace",
     "set_condition",

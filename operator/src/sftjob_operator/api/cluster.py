@@ -1,16 +1,11 @@
-"""What a run asks of the cluster: volume, resources, placement, and what happens when a Pod dies."""
+"""What a run asks of the cluster: volume and resources."""
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from sftjob_operator.api.types import LabelValue, Model, ObjectName, Quantity, rule, rules
-
-_LABEL_KEY: Final = rule(
-    "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
-    "must be the key of a label or taint, such as nvidia.com/gpu",
-)
+from sftjob_operator.api.types import Model, ObjectName, Quantity, rule, rules
 
 
 class AccessMode(StrEnum):
@@ -24,29 +19,76 @@ class AccessMode(StrEnum):
 class StorageSpec(Model):
     """The job's volume: caches, prepared data, checkpoints, logs and output. It is deleted with the job."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.existingClaim) || !has(self.storageClassName)",
+                "storageClassName is for a claim that is made for the job: remove it, or remove existingClaim",
+            ),
+            rule(
+                "!has(self.existingClaim) || !self.retain",
+                "retain is for a claim that is made for the job, an existingClaim is never deleted: remove one of them",
+            ),
+        )
+    )
+
     size: Quantity = "50Gi"
-    """Size of the PersistentVolumeClaim."""
+    """Size of the PersistentVolumeClaim. Not used with existingClaim."""
     storage_class_name: ObjectName | None = None
     """StorageClass. Absent: the cluster's default."""
     access_modes: Annotated[
         tuple[AccessMode, ...],
-        Field(min_length=1, max_length=3, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        Field(
+            min_length=1,
+            max_length=3,
+            json_schema_extra={
+                "x-kubernetes-list-type": "set",
+                **rules(
+                    rule(
+                        "!('ReadWriteOncePod' in self) || self.size() == 1",
+                        "ReadWriteOncePod must be the only access mode: remove the others",
+                    )
+                ),
+            },
+        ),
     ] = (AccessMode.READ_WRITE_ONCE,)
-    """Access modes of the claim."""
+    """Access modes of the claim. Not used with existingClaim."""
+    existing_claim: ObjectName | None = None
+    """A PersistentVolumeClaim that is there already. The job works in a directory of its own name on it, and leaves it
+    there."""
+    retain: bool = False
+    """Keep the claim when the job is deleted or its time to live is over."""
+    shared_cache_claim: ObjectName | None = None
+    """A PersistentVolumeClaim for downloaded models and data sets that several jobs share. Absent: each job downloads
+    to its own volume."""
+
+
+class PrepareResourcesSpec(Model):
+    """What the Prepare Pod asks for, where it differs."""
+
+    cpu: Quantity | None = None
+    """CPU request. Absent: resources.cpu."""
+    memory: Quantity | None = None
+    """Memory request and limit. Absent: resources.memory."""
+    ephemeral_storage: Quantity | None = None
+    """Scratch space below /tmp. Absent: resources.ephemeralStorage."""
 
 
 class ResourcesSpec(Model):
-    """What a Pod of the job asks for."""
+    """What the Pods of a job ask for."""
 
-    gpus: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=16,
-            json_schema_extra=rules(rule("self <= 1", "must be 0 or 1: a run can not be spread over several GPUs yet")),
-        ),
-    ] = 1
-    """GPUs for training: one, or 0 to train on the CPU. The Prepare Pod asks for none."""
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("self.nodes == 1 || self.gpus >= 1", "nodes above 1 needs gpus: write in gpus how many each node has"),
+            rule(
+                "self.gpus <= 1 || !self.gpuResourceName.contains('/mig-')",
+                "a process sees one MIG slice only: write gpus: 1, or whole GPUs in gpuResourceName",
+            ),
+        )
+    )
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 1
+    """GPUs for training on each node, or 0 to train on the CPU. The Prepare Pod asks for none."""
     gpu_resource_name: Annotated[
         str,
         Field(
@@ -54,89 +96,26 @@ class ResourcesSpec(Model):
             json_schema_extra=rules(
                 rule(
                     "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
-                    "must be an extended resource such as nvidia.com/gpu or nvidia.com/mig-1g.10gb",
+                    "must be an extended resource such as nvidia.com/gpu, nvidia.com/mig-1g.10gb or amd.com/gpu",
                 )
             ),
         ),
     ] = "nvidia.com/gpu"
-    """Resource that stands for one GPU, as the node's device plugin names it."""
+    """Resource that stands for one GPU, as the node's device plugin names it: nvidia.com/gpu, nvidia.com/mig-1g.10gb,
+    amd.com/gpu."""
+    gpu_memory: Quantity | None = None
+    """Memory of one GPU, such as 80Gi, for the check whether the run can fit. Absent: what scheduling.gpuProducts or
+    a MIG gpuResourceName tell."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Nodes to spread the run over, one Train Pod on each."""
     cpu: Quantity | None = None
     """CPU request, such as 4 or 500m; half a CPU is 500m or "0.5", in quotes. PyTorch gets as many threads, rounded up.
     Absent: none, and a thread for each core of the node."""
     memory: Quantity | None = None
     """Memory request and limit, such as 32Gi. Absent: none."""
-
-
-class TaintEffect(StrEnum):
-    """What a taint does to Pods that do not tolerate it."""
-
-    NO_SCHEDULE = "NoSchedule"
-    PREFER_NO_SCHEDULE = "PreferNoSchedule"
-    NO_EXECUTE = "NoExecute"
-
-
-class TolerationOperator(StrEnum):
-    """How a toleration compares with a taint."""
-
-    EQUAL = "Equal"
-    EXISTS = "Exists"
-
-
-class Toleration(Model):
-    """A taint that the Pods may run beside, in the form of a Pod's own tolerations."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self.operator != 'Exists' || !has(self.value)",
-                "operator Exists takes no value: remove value, or write operator: Equal",
-            ),
-            rule(
-                "self.operator == 'Exists' || has(self.key)",
-                "operator Equal needs a key: add key, or write operator: Exists to tolerate every taint",
-            ),
-            rule(
-                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-                "tolerationSeconds needs effect: NoExecute",
-            ),
-        )
-    )
-
-    key: Annotated[str, Field(max_length=317, json_schema_extra=rules(_LABEL_KEY))] | None = None
-    """Key of the taint. Absent: every key."""
-    operator: TolerationOperator = TolerationOperator.EQUAL
-    """Equal compares the value, Exists takes any."""
-    value: LabelValue | None = None
-    """Value of the taint."""
-    effect: TaintEffect | None = None
-    """Effect of the taint. Absent: every effect."""
-    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
-    """How long a Pod stays after a NoExecute taint appears. Absent: for ever."""
-
-
-class SchedulingSpec(Model):
-    """Where the Pods may run. It holds for the Prepare Pod as well, so that the volume is reachable from both."""
-
-    node_selector: dict[str, LabelValue] = Field(
-        default_factory=dict,
-        max_length=32,
-        json_schema_extra=rules(
-            rule("self.all(key, key.size() <= 317)", "a label key has at most 253 + 1 + 63 characters: shorten it")
-        ),
-    )
-    """Labels that a node must have."""
-    tolerations: Annotated[
-        tuple[Toleration, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] = ()
-    """Taints to tolerate."""
-    priority_class_name: ObjectName | None = None
-    """PriorityClass of the Pods. Absent: the cluster's default."""
-
-
-class FailurePolicySpec(Model):
-    """What happens when a Pod dies or asks to be run again. Errors in spec or data are never retried."""
-
-    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Attempts after the first one. A stop that was asked for (eviction, drain) and saved a checkpoint is free."""
-    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Wait before the first retry; it doubles each time, up to 600 seconds."""
+    shared_memory: Quantity = "8Gi"
+    """Most that may be put into /dev/shm, which counts as memory."""
+    ephemeral_storage: Quantity | None = None
+    """Scratch space below /tmp, as request and limit. Absent: none."""
+    prepare: PrepareResourcesSpec = PrepareResourcesSpec()
+    """What the Prepare Pod asks for, where it differs."""

@@ -4,6 +4,7 @@ The models' JSON schema is rewritten to the structural form that the API server 
 say is refused here, so that a new field can not lose its meaning on the way.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,13 @@ from sftjob_operator.api.v1alpha1 import SFTJob
 Schema = dict[str, Any]
 
 _HEADER: Final = "# Generated from sftjob_operator.api by `make generate`. Do not edit.\n"
+_RULES: Final = "x-kubernetes-validations"
 _ORDER: Final = (
-    "type", "x-kubernetes-int-or-string", "anyOf", "format", "description", "default", "enum", "pattern",
+    "type", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields",
+    "anyOf", "format", "description", "default", "enum", "pattern",
     "minLength", "maxLength", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum",
     "minItems", "maxItems", "maxProperties", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
-    "x-kubernetes-validations", "required", "properties", "items", "additionalProperties",
+    _RULES, "required", "properties", "items", "additionalProperties",
 )  # fmt: skip
 """What a structural schema may hold, in the order that it is written."""
 _FITTING: Final = {
@@ -30,10 +33,10 @@ _FITTING: Final = {
     "boolean": set(),
     "array": {"items", "minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"},
     "object": {"properties", "required", "additionalProperties", "maxProperties"},
-    None: {"anyOf", "maxLength", "x-kubernetes-int-or-string"},
+    None: {"anyOf", "maxLength", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"},
 }
 """What each type may say besides what all may: elsewhere, the API server would take it and never check it."""
-_ANYWHERE: Final = {"type", "description", "default", "x-kubernetes-validations"}
+_ANYWHERE: Final = {"type", "description", "default", _RULES}
 _COLUMNS: Final = (
     ("Phase", "string", ".status.phase", "Where the job is in its life", 0),
     ("Step", "integer", ".status.progress.step", "Optimizer steps done", 0),
@@ -127,7 +130,8 @@ def _node(raw: Schema, definitions: Schema, at: str) -> Schema:
 
 def _refuse_unfitting(raw: Schema, at: str) -> None:
     kind = raw.get("type")
-    if kind not in _FITTING or (kind is None and not raw.get("x-kubernetes-int-or-string")):
+    open_ended = raw.get("x-kubernetes-int-or-string") or raw.get("x-kubernetes-preserve-unknown-fields")
+    if kind not in _FITTING or (kind is None and not open_ended):
         raise UnsupportedSchemaError(f"{at}: has no single type")
     if unfitting := sorted(set(raw) - _FITTING[kind] - _ANYWHERE):
         raise UnsupportedSchemaError(f"{at}: {unfitting[0]} has no place in the structural schema of a {kind}")
@@ -140,19 +144,29 @@ def _schema(value: Any, at: str) -> Schema:
 
 
 def _resolved(raw: Schema, definitions: Schema, at: str) -> Schema:
-    """A copy of `raw` with its reference inlined and its null arm dropped; what is said beside them wins."""
+    """A copy of `raw` with its reference inlined and its null arm dropped.
+
+    What is said beside them wins; rules are added.
+    """
     raw = dict(raw)
     if "$ref" in raw:
         name = raw.pop("$ref").removeprefix("#/$defs/")
-        return _resolved({**definitions[name], **raw}, definitions, at)
+        return _resolved(_beside(definitions[name], raw), definitions, at)
     if "anyOf" in raw and not raw.get("x-kubernetes-int-or-string"):
         arms = [arm for arm in raw.pop("anyOf") if arm != {"type": "null"}]
         if len(arms) != 1:
             raise UnsupportedSchemaError(f"{at}: a union of {len(arms)} types; use optional members and a rule")
-        return _resolved({**arms[0], **raw}, definitions, at)
+        return _resolved(_beside(arms[0], raw), definitions, at)
     if "const" in raw:
         raw["enum"] = [raw.pop("const")]
     return raw
+
+
+def _beside(own: Schema, more: Schema) -> Schema:
+    merged = {**own, **more}
+    if entries := [*own.get(_RULES, ()), *more.get(_RULES, ())]:
+        merged[_RULES] = entries
+    return merged
 
 
 def _numeric_bounds(raw: Schema) -> None:
@@ -169,12 +183,18 @@ def _numeric_bounds(raw: Schema) -> None:
 
 
 def _tidy_default(raw: Schema) -> None:
-    """No null and no empty collection; of a nested model's default only what the fields' own defaults do not say."""
+    """No null and no empty collection; of a nested model's default only what the fields' own defaults do not say.
+
+    The API server runs rules on a default as it is written, so what they look at is said too.
+    """
     default = raw.get("default")
     if isinstance(default, dict) and "properties" in raw:
         own = raw["properties"]
+        seen = set(re.findall(r"\bself[.](\w+)", " ".join(entry["rule"] for entry in raw.get(_RULES, ()))))
         raw["default"] = {
-            key: value for key, value in default.items() if value is not None and not _implied(value, own[key])
+            key: value
+            for key, value in default.items()
+            if value is not None and (not _implied(value, own[key]) or (key in seen and "default" in own[key]))
         }
     elif default is None or default in ([], {}):
         raw.pop("default", None)

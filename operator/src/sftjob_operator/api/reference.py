@@ -18,10 +18,10 @@ _INTRODUCTION: Final = f"""\
 # {KIND} reference
 
 `apiVersion: {API_VERSION}`, `kind: {KIND}`. Fields without a default are optional unless marked required.
-The last column is the name under which TRL, PEFT or transformers know the option.
+The last column is the name under which TRL, PEFT, transformers or AutoTrain know the option.
 The API server refuses values outside the bounds, unknown fields, and manifests that break a rule.
 """
-_UPSTREAM: Final = re.compile(r"\s*(TRL|PEFT|transformers): ([a-z0-9_]+(?:, [a-z0-9_]+)*)\.$")
+_UPSTREAM: Final = re.compile(r"\s*(TRL|PEFT|transformers|AutoTrain): ([a-z0-9_]+(?:, [a-z0-9_]+)*)\.$")
 """How a description ends when its field stands for an upstream option."""
 
 
@@ -83,17 +83,23 @@ def _own_rules(field: Schema) -> list[str]:
 
 
 def _type(field: Schema, path: str) -> str:
-    if field.get("x-kubernetes-int-or-string"):
-        return "quantity"
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
-    if field["type"] == "array":
-        return f"list of {_type(field['items'], path + '[]')}"
     if "additionalProperties" in field:
         return f"map of {_type(field['additionalProperties'], path)}"
-    if field["type"] == "object":
-        return f"[object](#{re.sub(r'[^a-z0-9]', '', path.lower())})"
-    return "time" if field.get("format") == "date-time" else str(field["type"])
+    match field.get("type"):
+        case "array":
+            return f"list of {_type(field['items'], path + '[]')}"
+        case "object":
+            return f"[object](#{re.sub(r'[^a-z0-9]', '', path.lower())})"
+        case kind:
+            return _scalar(field, kind)
+
+
+def _scalar(field: Schema, kind: str | None) -> str:
+    if field.get("format") == "date-time":
+        return "time"
+    return kind or ("quantity" if field.get("x-kubernetes-int-or-string") else "any value")
 
 
 def _default(field: Schema) -> str:

@@ -26,10 +26,12 @@ class Phase(StrEnum):
     PENDING = "Pending"
     PREPARING = "Preparing"
     QUEUED = "Queued"
-    """The train Pod exists and no node has room for it."""
+    """The train Pod exists, and no node has room for it or its queue has not admitted it."""
     RUNNING = "Running"
     RESTARTING = "Restarting"
-    """An attempt ended and the next one waits for its backoff."""
+    """An attempt ended, and the next one waits for its backoff or does not run yet."""
+    SUSPENDED = "Suspended"
+    """spec.suspend is true, and no Pod is left running."""
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -127,18 +129,18 @@ class CheckpointStatus(Model):
 
 
 class AttemptStatus(Model):
-    """One Pod of the job."""
+    """One Pod of the job, or with several nodes one Pod on each."""
 
     stage: Stage
     """Stage that it ran."""
     number: Count
     """Number within the stage, from 1."""
     pod: Word
-    """Name of the Pod."""
+    """Name of the Pod; with several nodes, of the one with rank 0."""
     node: Word | None = None
     """Node that it ran on."""
     start_time: Time | None = None
-    """When its container started."""
+    """When its container started; with several nodes, the last of them."""
     end_time: Time | None = None
     """When it ended; the wait before a retry counts from here."""
     from_step: Count | None = None
@@ -146,15 +148,36 @@ class AttemptStatus(Model):
     reached_step: Count | None = None
     """Last step that it reported."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
-    """Exit code of its container."""
+    """Exit code of its container; with several nodes, of the one that failed first."""
     reason: Word | None = None
-    """Why it ended, in one CamelCase word."""
+    """Why it ended or is being ended, in one CamelCase word."""
     message: Sentence | None = None
     """Why it ended, in a sentence."""
 
 
+class MemoryPlanStatus(Model):
+    """Predicted peak memory of one GPU in bytes, by part; with gpus: 0, of the training process."""
+
+    weights: Count
+    """Weights of the model, quantized ones with their scales, and the 16-bit copies that a step in bf16 makes."""
+    adapter: Count
+    """LoRA matrices."""
+    gradients: Count
+    """Gradients of what is trained, and their buckets with several GPUs."""
+    optimizer: Count
+    """States of the optimizer, without those that may move to host memory (paged optimizers)."""
+    activations: Count
+    """What the backward pass needs of the forward pass of one micro-batch."""
+    logits: Count
+    """What the output head needs for one micro-batch: a tile of logits, and gradients of its input and weight."""
+    context: Count
+    """What CUDA itself takes."""
+    total: Count
+    """All of it."""
+
+
 class PlanStatus(Model):
-    """What the run consists of, as Prepare counted it."""
+    """What the run consists of, as Prepare counted it, and what it is predicted to need (docs/plan.md)."""
 
     steps: Count
     """Optimizer steps of the whole run."""
@@ -169,9 +192,26 @@ class PlanStatus(Model):
     sequences: Count
     """What the trainer iterates over: rows, or packed sequences."""
     tokens: Count
-    """Tokens of the training part."""
+    """Tokens of the training part, which one epoch goes through."""
     trained_tokens: Count
     """Those of them that the loss is computed on."""
+    parameters: Count | None = None
+    """Parameters of the model; tied weights count once."""
+    trainable_parameters: Count | None = None
+    """Those of them that are trained: all, or those of the adapter."""
+    memory: MemoryPlanStatus | None = None
+    """Predicted peak memory of one GPU, by part, with rows of maxLength tokens. Absent: the model's shape is not
+    known."""
+    gpu_memory_bytes: Count | None = None
+    """Memory of one GPU, where it is known."""
+    misfit: Sentence | None = None
+    """Why the run can not fit into its GPUs, and what would. Absent: it fits, or that is not known."""
+    host_memory_bytes: Count | None = None
+    """Predicted peak memory of the Train Pod's container, without /dev/shm."""
+    checkpoint_bytes: Count | None = None
+    """Predicted size of one checkpoint."""
+    disk_bytes: Count | None = None
+    """Predicted peak use of the volume."""
 
 
 class OutputStatus(Model):
@@ -202,7 +242,7 @@ class SFTJobStatus(Model):
     """What was observed."""
 
     phase: Phase | None = None
-    """Summary for people: Pending, Preparing, Queued, Running, Restarting, Succeeded or Failed."""
+    """Summary for people: Pending, Preparing, Queued, Running, Restarting, Suspended, Succeeded or Failed."""
     observed_generation: Count | None = None
     """Generation of the spec that this status is about."""
     method: MethodName | None = None
@@ -211,6 +251,8 @@ class SFTJobStatus(Model):
     """When the operator first saw the job."""
     completion_time: Time | None = None
     """When the job succeeded or failed."""
+    cleanup_time: Time | None = None
+    """When its Pods, and its volume unless that is kept, were deleted for spec.ttlSecondsAfterFinished."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(

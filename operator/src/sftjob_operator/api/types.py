@@ -1,7 +1,8 @@
 """Building blocks of the models: the base class, bounded strings and lists, Kubernetes' own scalar forms, CEL rules.
 
 Models use only what a structural schema can say: str, int, float, bool, enums, nested models, `tuple[X, ...]`,
-`dict[str, X]` and `X | None`; `api/crd.py` refuses everything else. Exclusive choices are optional members with a rule.
+`dict[str, X]`, `Extra` and `X | None`; `api/crd.py` refuses everything else. Exclusive choices are optional members
+with a rule.
 """
 
 from collections.abc import Callable, Iterable
@@ -112,6 +113,30 @@ LabelValue = Annotated[
     ),
 ]
 """Value of a label or taint."""
+
+LEAKY_NAME: Final = (
+    "(?i)(^|[_.-])(api_?key|access_?key(_?id)?|private_?key|token|secret|password|passwd|credentials?)($|[_.-])"
+)
+"""What names of secrets look like: HF_TOKEN and DB_PASSWORD, but not TOKENIZERS_PARALLELISM."""
+LEAKY_VALUE: Final = (
+    "(^|[^A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}"
+    "|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@ ]*:[^/@ ]*@"
+)
+"""Values that well-known services issue as keys and tokens, private keys, and URLs with a password."""
+
+Extra = Annotated[
+    dict[str, JsonValue],
+    Field(max_length=64),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": 64,
+            "additionalProperties": {"x-kubernetes-preserve-unknown-fields": True},
+        }
+    ),
+]
+"""Options under a library's own names. No schema knows their types: the trainer checks them before it trains, the
+operator that nothing in them is a secret."""
 
 Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC."""

@@ -1,25 +1,29 @@
 """The SFTJob resource: one supervised fine-tuning run."""
 
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from sftjob_operator.api.cluster import (
+from sftjob_contract.config import DataFormat
+from sftjob_operator.api.cluster import ResourcesSpec, StorageSpec
+from sftjob_operator.api.dataset import DatasetSpec
+from sftjob_operator.api.method import MethodSpec
+from sftjob_operator.api.model import ModelSpec
+from sftjob_operator.api.results import CheckpointsSpec, EvaluationSpec, OutputSpec, TrackingSpec
+from sftjob_operator.api.scheduling import (
+    EnvVar,
     FailurePolicySpec,
-    ResourcesSpec,
+    ImagePullPolicy,
+    LocalObjectReference,
     SchedulingSpec,
-    StorageSpec,
 )
-from sftjob_operator.api.spec import (
-    CheckpointsSpec,
-    DatasetSpec,
-    EvaluationSpec,
-    MethodSpec,
-    ModelSpec,
-    TrainingSpec,
-)
+from sftjob_operator.api.sources import on_hub, remote
 from sftjob_operator.api.status import SFTJobStatus
+from sftjob_operator.api.training import TrainingSpec
 from sftjob_operator.api.types import Model, Name, Time, rule, rules
+
+M = TypeVar("M", bound=Model)
 
 NAME_LIMIT: Final = 48
 """Longest name of a job, so that the names of its Pods stay DNS labels of at most 63 characters."""
@@ -37,19 +41,82 @@ class ObjectMeta(Model):
     deletion_timestamp: Time | None = None
 
 
+def _unchangeable(*fields: str) -> tuple[dict[str, Any], ...]:
+    """Rules for optional fields: they may not be set, changed or removed later."""
+    return tuple(
+        rule(
+            f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+            f"{field} {_CAN_NOT_CHANGE}",
+        )
+        for field in fields
+    )
+
+
+def _fixed(default: M) -> Any:
+    """A field that may not change later; it is always there, since it has a default."""
+    return Field(default=default, json_schema_extra=_FIXED)
+
+
+_CAN_NOT_CHANGE: Final = "can not be changed: delete this SFTJob, or create a new one under another name"
+_FIXED: Final = rules(rule("self == oldSelf", _CAN_NOT_CHANGE))
+_HELD_OUT: Final = (
+    "(!has(self.dataset.evaluation.fraction) || self.dataset.evaluation.fraction > 0.0)"  # CEL: rows are held out
+)
+_RESUMES_FROM_REMOTE: Final = (
+    "(has(self.checkpoints.resumeFrom) && has(self.checkpoints.resumeFrom.source) "
+    f"&& {remote('self.checkpoints.resumeFrom.source')})"
+)
+_COMPLETIONS: Final = (DataFormat.AUTO, DataFormat.PROMPT_COMPLETION, DataFormat.ALPACA)
+_CHATS: Final = (DataFormat.AUTO, DataFormat.MESSAGES, DataFormat.SHAREGPT)
+_DEVICES: Final = "(self.resources.gpus > 1 ? self.resources.gpus : 1) * self.resources.nodes"
+
+
+def _of_model_or_teacher(condition: Callable[[str], str]) -> str:
+    """CEL: `condition` holds for the source of the model or of its teacher."""
+    teacher = "self.method.distillation"
+    return f"{condition('self.model.source')} || (has({teacher}) && {condition(f'{teacher}.teacher.source')})"
+
+
+def _every_format(formats: tuple[DataFormat, ...]) -> str:
+    """CEL: the rows of every source have one of `formats`."""
+    allowed = [format_.value for format_ in formats]
+    return (
+        "(has(self.dataset.sources) "
+        f"? self.dataset.sources.all(part, (has(part.format) ? part.format : self.dataset.format) in {allowed}) "
+        f": self.dataset.format in {allowed})"
+    )
+
+
 class SFTJobSpec(Model):
-    """What to train. It can not be changed after creation."""
+    """What to train. After creation, only suspend, ttlSecondsAfterFinished and deadlineSeconds can be changed."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
+            *_unchangeable("image", "imagePullPolicy", "imagePullSecrets", "env"),
             rule(
-                "self == oldSelf", "spec can not be changed: delete this SFTJob, or create a new one under another name"
+                "!(has(self.evaluation.everySteps) || has(self.evaluation.perEpoch)) || " + _HELD_OUT,
+                "evaluation.everySteps and evaluation.perEpoch need held-out rows: set dataset.evaluation.fraction "
+                "above 0, or remove them",
             ),
             rule(
-                "!has(self.evaluation.everySteps) || !has(self.dataset.evaluation.fraction) "
-                "|| self.dataset.evaluation.fraction > 0.0",
-                "evaluation.everySteps needs held-out rows: set dataset.evaluation.fraction above 0, "
-                "or remove everySteps",
+                "!(self.evaluation.savePredictions "
+                "|| (has(self.evaluation.metrics) && self.evaluation.metrics.size() > 0)) || " + _HELD_OUT,
+                "evaluation.metrics and evaluation.savePredictions need held-out rows: set "
+                "dataset.evaluation.fraction above 0, or remove them",
+            ),
+            rule(
+                "!has(self.training.earlyStopping) || " + _HELD_OUT,
+                "training.earlyStopping needs held-out rows: set dataset.evaluation.fraction above 0, or remove it",
+            ),
+            rule(
+                f"!has(self.model.tokenSecretRef) || {_of_model_or_teacher(on_hub)}",
+                "model.tokenSecretRef is for a model or teacher on the hub only: remove it, or take the model from the "
+                "hub",
+            ),
+            rule(
+                f"!has(self.model.secretRef) || {_of_model_or_teacher(remote)} || {_RESUMES_FROM_REMOTE}",
+                "model.secretRef is for an s3://, gs:// or https:// source of the model, its teacher or "
+                "checkpoints.resumeFrom only: remove it, or write model.tokenSecretRef for the hub",
             ),
             rule(
                 "!has(self.model.tokenSecretRef) || !has(self.dataset.tokenSecretRef) "
@@ -58,28 +125,68 @@ class SFTJobSpec(Model):
                 "model.tokenSecretRef and dataset.tokenSecretRef must name the same Secret and key: "
                 "one hub token serves both",
             ),
+            rule(
+                f"!has(self.training.globalBatchSize) || self.training.globalBatchSize "
+                f"% (self.training.perDeviceBatchSize * {_DEVICES}) == 0",
+                "training.globalBatchSize must be a multiple of training.perDeviceBatchSize times resources.gpus times "
+                "resources.nodes: change it, or lower perDeviceBatchSize",
+            ),
+            rule(
+                "self.resources.gpus > 0 || !(self.training.precision == 'fp16' || self.training.kernels == 'liger' "
+                "|| self.model.attention in ['flash_attention_2', 'flash_attention_3'])",
+                "training.precision: fp16, training.kernels: liger and flash attention in model.attention need GPUs: "
+                "write auto instead, or raise resources.gpus",
+            ),
+            rule(
+                "self.resources.nodes == 1 || has(self.storage.existingClaim) "
+                "|| self.storage.accessModes.exists(mode, mode == 'ReadWriteMany')",
+                "resources.nodes above 1 needs a volume that several nodes can mount: set storage.accessModes to "
+                "[ReadWriteMany], or name such a claim in storage.existingClaim",
+            ),
+            rule(
+                "!has(self.scheduling.topologyKey) || self.resources.nodes > 1",
+                "scheduling.topologyKey is for several nodes: remove it, or raise resources.nodes",
+            ),
+            rule(
+                "!self.output.mergeAdapter || has(self.method.lora)",
+                "output.mergeAdapter needs method.lora: full fine-tuning has no adapter",
+            ),
+            rule(
+                f"!has(self.training.lossOn) || self.training.lossOn != 'completion' || {_every_format(_COMPLETIONS)}",
+                "training.lossOn: completion is for prompt-completion and alpaca rows: write all, or assistant for "
+                "messages and sharegpt",
+            ),
+            rule(
+                f"!has(self.training.lossOn) || self.training.lossOn != 'assistant' || {_every_format(_CHATS)}",
+                "training.lossOn: assistant is for messages and sharegpt rows: write all, or completion for "
+                "prompt-completion and alpaca",
+            ),
         )
     )
 
-    model: ModelSpec
+    model: Annotated[ModelSpec, Field(json_schema_extra=_FIXED)]
     """The model to start from."""
-    dataset: DatasetSpec
+    dataset: Annotated[DatasetSpec, Field(json_schema_extra=_FIXED)]
     """The data to train on."""
-    method: MethodSpec
+    method: Annotated[MethodSpec, Field(json_schema_extra=_FIXED)]
     """How weights are adapted: full or lora."""
-    training: TrainingSpec = TrainingSpec()
+    training: TrainingSpec = _fixed(TrainingSpec())
     """Hyperparameters."""
-    evaluation: EvaluationSpec = EvaluationSpec()
-    """When to evaluate."""
-    checkpoints: CheckpointsSpec = CheckpointsSpec()
-    """When to save, and how much to keep."""
-    storage: StorageSpec = StorageSpec()
+    evaluation: EvaluationSpec = _fixed(EvaluationSpec())
+    """When to evaluate, and what to measure."""
+    checkpoints: CheckpointsSpec = _fixed(CheckpointsSpec())
+    """When to save, how much to keep, and what to start from."""
+    output: OutputSpec = _fixed(OutputSpec())
+    """What is made of the trained weights."""
+    tracking: TrackingSpec = _fixed(TrackingSpec())
+    """Where metrics go besides the status."""
+    storage: StorageSpec = _fixed(StorageSpec())
     """The job's volume."""
-    resources: ResourcesSpec = ResourcesSpec()
+    resources: ResourcesSpec = _fixed(ResourcesSpec())
     """What the Pods ask for."""
-    scheduling: SchedulingSpec = SchedulingSpec()
+    scheduling: SchedulingSpec = _fixed(SchedulingSpec())
     """Where the Pods may run."""
-    failure_policy: FailurePolicySpec = FailurePolicySpec()
+    failure_policy: FailurePolicySpec = _fixed(FailurePolicySpec())
     """What happens when a Pod dies."""
     image: (
         Annotated[
@@ -97,6 +204,37 @@ class SFTJobSpec(Model):
         | None
     ) = None
     """Trainer image. Absent: the operator's own."""
+    image_pull_policy: ImagePullPolicy | None = None
+    """When the image is pulled. Absent: Always for the tag latest, else IfNotPresent."""
+    image_pull_secrets: (
+        Annotated[
+            tuple[LocalObjectReference, ...],
+            Field(
+                max_length=8,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Secrets with registry credentials."""
+    env: (
+        Annotated[
+            tuple[EnvVar, ...],
+            Field(
+                max_length=64,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Environment variables of every Pod of the job."""
+    suspend: bool = False
+    """Save a checkpoint, delete the Pods and free the GPUs; false goes on from there. May be changed at any time."""
+    deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """Seconds after creation at which a run that has not ended fails. Absent: none. May be changed."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Seconds after the end at which Pods are deleted, and the volume too unless storage.retain; the SFTJob stays.
+    Absent: they stay until the SFTJob is deleted. May be changed."""
 
 
 class SFTJob(Model):
@@ -116,6 +254,6 @@ class SFTJob(Model):
     metadata: ObjectMeta
     """Name, namespace, labels and annotations."""
     spec: SFTJobSpec
-    """What to train. It can not be changed after creation: a new run is a new SFTJob."""
+    """What to train. Little of it can be changed after creation: a new run is a new SFTJob."""
     status: SFTJobStatus = SFTJobStatus()
     """What was observed. Written by the operator."""

@@ -23,7 +23,7 @@ class AlreadyExistsError(ClusterError):
 
 
 class ConflictError(ClusterError):
-    """409 on update: the object has changed since it was read."""
+    """409 on update or delete: the object is not the one that was read, or has changed since."""
 
 
 class InvalidError(ClusterError):
@@ -60,6 +60,14 @@ class Cluster(Protocol):
 
         Raises:
             NotFoundError: there is none.
+        """
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Ask for the end of the object that has this uid; its own grace period and finalizers hold.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            ConflictError: the one of that name has another uid.
         """
 
     def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:

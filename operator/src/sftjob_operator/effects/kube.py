@@ -38,6 +38,7 @@ _PATHS: Final = {
     "Pod": ("/api/v1", "pods"),
     "ConfigMap": ("/api/v1", "configmaps"),
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
+    "Service": ("/api/v1", "services"),
     "Event": ("/api/v1", "events"),
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
 }
@@ -101,6 +102,11 @@ class KubeCluster:
     async def get(self, kind: str, namespace: str, name: str) -> Object:
         """See Cluster."""
         return await self._request("GET", _path(kind, namespace, name))
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """See Cluster."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        await self._request("DELETE", _path(kind, namespace, name), options)
 
     async def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
         """See Cluster. Objects come with apiVersion and kind, which a list of the server leaves out."""

@@ -10,14 +10,18 @@ from sftjob_operator.api import (
     ConditionStatus,
     ConditionType,
     Phase,
-    SFTJob,
     SFTJobStatus,
 )
 from sftjob_operator.reconcile.checks import CHECKS
+from sftjob_operator.reconcile.cleanup import clean_up
 from sftjob_operator.reconcile.events import events_between
+from sftjob_operator.reconcile.groups import pod_names
+from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished
 from sftjob_operator.reconcile.observed import (
+    Action,
     Create,
     Decision,
+    Delete,
     EventNote,
     Observed,
     PodPhase,
@@ -27,15 +31,17 @@ from sftjob_operator.reconcile.observed import (
     Settings,
 )
 from sftjob_operator.reconcile.patches import merge_patch
-from sftjob_operator.reconcile.pods import owner_uid, pod_job, pod_view
+from sftjob_operator.reconcile.pods import belongs_to, owner_uid, pod_job, pod_view
 from sftjob_operator.reconcile.reports import check_progress
 from sftjob_operator.reconcile.situation import Said, situation
 from sftjob_operator.reconcile.status import condition, status_of
 from sftjob_operator.reconcile.times import rfc3339
 
 __all__ = [
+    "Action",
     "Create",
     "Decision",
+    "Delete",
     "EventNote",
     "Observed",
     "PodPhase",
@@ -43,12 +49,15 @@ __all__ = [
     "Refusal",
     "Report",
     "Settings",
+    "awaits_cleanup",
+    "belongs_to",
     "check_progress",
     "decide",
     "is_finished",
     "merge_patch",
     "owner_uid",
     "pod_job",
+    "pod_names",
     "pod_view",
     "refuse",
     "rfc3339",
@@ -56,10 +65,12 @@ __all__ = [
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Decision:
-    """What to do now about one job. A job that is finished or being deleted is left as it is."""
+    """What to do now about one job. One that is being deleted is left as it is; a finished one is only cleaned up."""
     job = observed.job
-    if job.metadata.deletion_timestamp is not None or _ended(job):
+    if job.metadata.deletion_timestamp is not None:
         return Decision(status=job.status)
+    if has_ended(job):
+        return clean_up(observed, now)
     at = situation(observed, settings, now)
     finding = next(found for check in CHECKS if (found := check(at)) is not None)
     status, recheck_seconds = status_of(at, finding)
@@ -69,12 +80,6 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Decision:
         events=events_between(job.status, status),
         recheck_seconds=recheck_seconds,
     )
-
-
-def is_finished(body: Mapping[str, Any]) -> bool:
-    """Whether a job as stored has succeeded or failed, even if the rest of it can not be read."""
-    conditions = (body.get("status") or {}).get("conditions") or ()
-    return any(c.get("type") == ConditionType.SUCCEEDED and c.get("status") in ("True", "False") for c in conditions)
 
 
 def refuse(body: Mapping[str, Any], why: str, now: datetime) -> Decision:
@@ -102,10 +107,3 @@ def refuse(body: Mapping[str, Any], why: str, now: datetime) -> Decision:
         conditions=tuple(condition(type_, what, generation, time) for type_, what in said.items()),
     )
     return Decision(status=status, events=events_between(SFTJobStatus(), status))
-
-
-def _ended(job: SFTJob) -> bool:
-    return any(
-        condition.type == ConditionType.SUCCEEDED and condition.status != ConditionStatus.UNKNOWN
-        for condition in job.status.conditions
-    )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_operator.api import AttemptStatus, ConditionStatus, ConditionType, Phase, SFTJobStatus
+from sftjob_operator.reconcile.attempts import STOPPED
 from sftjob_operator.reconcile.observed import EventNote
 
 _NORMAL = "Normal"
@@ -38,4 +39,5 @@ def _attempts(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
 
 def _attempt_ended(entry: AttemptStatus) -> EventNote:
     message = f"Attempt {entry.number} of stage {entry.stage} ended: {entry.message or 'it left no message.'}"
-    return EventNote(type=_WARNING, reason=entry.reason or "AttemptFailed", message=message)
+    type_ = _NORMAL if entry.reason in STOPPED else _WARNING
+    return EventNote(type=type_, reason=entry.reason or "AttemptFailed", message=message)

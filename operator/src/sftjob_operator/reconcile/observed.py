@@ -28,7 +28,9 @@ class PodView:
     """What the operator needs to know of one of its Pods.
 
     Times are RFC 3339. `exit_code`, `outcome`, `started` and `finished` are of the trainer's container; `reason` and
-    `message` are the kubelet's words on why it waits or ended, `unschedulable` is the scheduler's.
+    `message` are the kubelet's words on why it waits or ended, `unschedulable` is the scheduler's. `rank` tells the
+    Pods of one attempt apart. `gated`: something else, such as a queue, holds it back from the scheduler. `deleting`:
+    its end was asked for, by whomever.
     """
 
     name: str
@@ -37,6 +39,9 @@ class PodView:
     stage: Stage
     attempt: int
     phase: PodPhase
+    rank: int = 0
+    deleting: bool = False
+    gated: bool = False
     node: str | None = None
     started: str | None = None
     finished: str | None = None
@@ -102,9 +107,24 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Create:
-    """The one kind of action: create this child."""
+    """An action: create this child."""
 
     body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delete:
+    """An action: delete this child, and nothing else that has come to have its name.
+
+    `uid` is that of the object as it was observed; None: the one that belongs to the job, if there is one.
+    """
+
+    kind: str
+    name: str
+    uid: str | None = None
+
+
+Action = Create | Delete
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +138,12 @@ class EventNote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What to do now: create `actions` in order, then make `status` the job's, then post `events`.
+    """What to do now: carry out `actions` in order, then make `status` the job's, then post `events`.
 
     `recheck_seconds` is when to decide again even if nothing happens; None: only when something does.
     """
 
     status: SFTJobStatus
-    actions: tuple[Create, ...] = ()
+    actions: tuple[Action, ...] = ()
     events: tuple[EventNote, ...] = ()
     recheck_seconds: float | None = None

@@ -6,10 +6,12 @@ from typing import Any
 from sftjob_contract.codec import from_json
 from sftjob_contract.names import (
     ANNOTATION_CONFIG_HASH,
+    ANNOTATION_JOB_UID,
     CONTAINER,
     KIND,
     LABEL_ATTEMPT,
     LABEL_JOB,
+    LABEL_NODE_RANK,
     LABEL_STAGE,
     Stage,
 )
@@ -24,7 +26,8 @@ def pod_job(body: Body) -> tuple[str, str] | None:
     """Namespace and name of the job that a Pod says it belongs to; None if its labels are not those of our Pods."""
     metadata = body["metadata"]
     labels = metadata.get("labels") or {}
-    ours = labels.get(LABEL_STAGE) in set(Stage) and labels.get(LABEL_ATTEMPT, "").isdecimal()
+    numbers = (labels.get(LABEL_ATTEMPT, ""), labels.get(LABEL_NODE_RANK, "0"))
+    ours = labels.get(LABEL_STAGE) in set(Stage) and all(number.isdecimal() for number in numbers)
     return (metadata["namespace"], labels[LABEL_JOB]) if ours and labels.get(LABEL_JOB) else None
 
 
@@ -32,6 +35,12 @@ def owner_uid(body: Body) -> str | None:
     """UID of the SFTJob that controls an object, if one does."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller") and owner.get("kind") == KIND), None)
+
+
+def belongs_to(body: Body, job_uid: str) -> bool:
+    """Whether an object was made for the job of this uid: as its child, or as a claim that is to outlive it."""
+    made_for = (body["metadata"].get("annotations") or {}).get(ANNOTATION_JOB_UID)
+    return job_uid in (owner_uid(body), made_for)
 
 
 def pod_view(body: Body) -> PodView:
@@ -48,13 +57,16 @@ def pod_view(body: Body) -> PodView:
         stage=stage,
         attempt=int(metadata["labels"][LABEL_ATTEMPT]),
         phase=_phase(status.get("phase")),
+        rank=int(metadata["labels"].get(LABEL_NODE_RANK, "0")),
+        deleting="deletionTimestamp" in metadata,
+        gated=_not_scheduled(status, "SchedulingGated") is not None,
         node=(body.get("spec") or {}).get("nodeName"),
         started=ended.get("startedAt") or (state.get("running") or {}).get("startedAt"),
         finished=ended.get("finishedAt"),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason") or waiting.get("reason"),
         message=status.get("message") or waiting.get("message"),
-        unschedulable=_unschedulable(status),
+        unschedulable=_not_scheduled(status, "Unschedulable"),
         outcome=_outcome(ended, stage),
         image_id=container.get("imageID") or None,
         config_hash=(metadata.get("annotations") or {}).get(ANNOTATION_CONFIG_HASH),
@@ -66,10 +78,15 @@ def _phase(text: str | None) -> PodPhase:
     return PodPhase(text) if text in known else PodPhase.PENDING
 
 
-def _unschedulable(status: Body) -> str | None:
+def _not_scheduled(status: Body, reason: str) -> str | None:
+    """The words of condition PodScheduled if it is False for this reason."""
     for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return condition.get("message") or "no node fits" if condition.get("status") == "False" else None
+        if (condition.get("type"), condition.get("status"), condition.get("reason")) == (
+            "PodScheduled",
+            "False",
+            reason,
+        ):
+            return condition.get("message") or "no node fits"
     return None
 
 

@@ -12,7 +12,8 @@ def reporting(at: Situation, phase: Phase) -> tuple[Said, float | None]:
     if phase in (Phase.SUCCEEDED, Phase.FAILED):
         reason = ConditionReason.COMPLETED if phase == Phase.SUCCEEDED else ConditionReason.FAILED
         return Said(status=ConditionStatus.FALSE, reason=reason, message="The job has ended."), None
-    view = at.live(Stage.TRAIN)
+    group = at.live(Stage.TRAIN)
+    view = group.head if group is not None else None
     if view is None or view.phase != PodPhase.RUNNING:
         said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message="Nothing is training.")
         return said, None

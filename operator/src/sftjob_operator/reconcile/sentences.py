@@ -1,11 +1,14 @@
 """Sentences that people read through kubectl describe: what happened, where to look, what to change."""
 
+from collections.abc import Iterable
 from typing import Final
 
+from sftjob_contract.names import Stage
 from sftjob_contract.stats import PreparedStats
-from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJob
+from sftjob_operator.api import AttemptStatus, SFTJob
 from sftjob_operator.reconcile.observed import PodPhase, PodView
 from sftjob_operator.reconcile.situation import Situation
+from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.render import volume_uri
 
 _STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
@@ -26,10 +29,38 @@ def closed(sentence: str | None) -> str:
 def pod_waits(pod: PodView) -> str:
     """Why a Pod has not started."""
     if pod.unschedulable:
-        return f"No node has room for Pod {pod.name}: {pod.unschedulable}"
+        return f"No node takes Pod {pod.name}: {pod.unschedulable}"
     if pod.reason and pod.reason not in _STARTING:
         return f"Pod {pod.name} waits with {pod.reason}: {pod.message or 'no message given'}"
     return f"Pod {pod.name} was created; its container has not started."
+
+
+def pod_is_gated(job: SFTJob, pod: PodView) -> str:
+    """What a Pod waits for before it is scheduled at all."""
+    queue = job.spec.scheduling.queue_name
+    gate = f"queue {queue} admits it" if queue is not None else "its scheduling gates are taken away"
+    return f"Pod {pod.name} waits until {gate}."
+
+
+def pods_stop(pods: Iterable[PodView]) -> str:
+    """Which Pods were asked to end."""
+    first, *others = pods
+    place = f" on node {first.node}" if first.node else ""
+    more = f" and {len(others)} more" if others else ""
+    return f"Pod {first.name}{place}{more} was asked to end, and has not yet."
+
+
+def standing(at: Situation) -> str:
+    """How far a job that does not run has come."""
+    if at.last(Stage.TRAIN) is None:
+        return prepared_sentence(at) if at.prepared else "Nothing has been prepared yet."
+    status = with_training(at)
+    if status.progress is None:
+        return "No step of training has been reported."
+    step = f"Training stands at step {status.progress.step:,} of {status.progress.max_steps:,}"
+    if status.latest_checkpoint is None:
+        return f"{step}; there is no checkpoint yet."
+    return f"{step}; the newest checkpoint is {status.latest_checkpoint}."
 
 
 def pod_runs(at: Situation, pod: PodView) -> str:
@@ -72,20 +103,6 @@ def prepared_stats(at: Situation) -> PreparedStats | None:
     """Statistics from the newest Pod that told some."""
     told = [pod.outcome.prepared for pod in at.pods if pod.outcome is not None and pod.outcome.prepared is not None]
     return told[-1] if told else None
-
-
-def plan_of(stats: PreparedStats) -> PlanStatus:
-    """The part of the statistics that a status keeps."""
-    return PlanStatus(
-        steps=stats.max_steps,
-        steps_per_epoch=stats.steps_per_epoch,
-        rows=stats.rows,
-        train_rows=stats.train_rows,
-        evaluation_rows=stats.evaluation_rows,
-        sequences=stats.sequences,
-        tokens=stats.tokens,
-        trained_tokens=stats.trained_tokens,
-    )
 
 
 def _counts(rows: int, held_out: int, tokens: int, steps: int) -> str:

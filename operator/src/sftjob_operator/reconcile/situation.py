@@ -6,7 +6,9 @@ from datetime import datetime
 from sftjob_contract.names import Stage
 from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase, SFTJob
 from sftjob_operator.reconcile.attempts import last_attempt, succeeded, update_attempts
-from sftjob_operator.reconcile.observed import Create, Observed, PodView, Refusal, Report, Settings
+from sftjob_operator.reconcile.groups import Group, groups
+from sftjob_operator.reconcile.lifetime import stop_reason
+from sftjob_operator.reconcile.observed import Action, Observed, PodView, Refusal, Report, Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,23 +18,32 @@ class Situation:
     job: SFTJob
     settings: Settings
     now: datetime
-    pods: tuple[PodView, ...]
+    groups: tuple[Group, ...]
     attempts: tuple[AttemptStatus, ...]
     report: Report | None
     refusal: Refusal | None
 
-    def live(self, stage: Stage) -> PodView | None:
-        """The Pod of a stage that runs or may run yet; the oldest if there are several."""
-        pods = (pod for pod in self.pods if pod.stage == stage and pod.live)
-        return min(pods, key=lambda pod: pod.attempt, default=None)
+    @property
+    def pods(self) -> tuple[PodView, ...]:
+        """All Pods, those of Prepare first, then by attempt."""
+        return tuple(pod for group in self.groups for pod in group.members)
+
+    @property
+    def live_pods(self) -> tuple[PodView, ...]:
+        """Pods that run or may run yet."""
+        return tuple(pod for pod in self.pods if pod.live)
+
+    def live(self, stage: Stage) -> Group | None:
+        """The Pods of a stage's attempt that runs or may run yet; of the oldest if there are several."""
+        return next((group for group in self.groups if group.stage == stage and group.live), None)
 
     def last(self, stage: Stage) -> AttemptStatus | None:
         """The newest attempt of a stage."""
         return last_attempt(self.attempts, stage)
 
     def pod_of(self, attempt: AttemptStatus) -> PodView | None:
-        """The Pod of an attempt, if it still exists."""
-        found = (pod for pod in self.pods if (pod.stage, pod.attempt) == (attempt.stage, attempt.number))
+        """The Pod of an attempt (with several nodes, the one with rank 0), if it still exists."""
+        found = (group.head for group in self.groups if (group.stage, group.attempt) == (attempt.stage, attempt.number))
         return next(found, None)
 
     @property
@@ -48,13 +59,14 @@ class Situation:
 def situation(observed: Observed, settings: Settings, now: datetime) -> Situation:
     """Sort out what is this job's: Pods of an earlier job of the same name are left out."""
     job = observed.job
-    pods = tuple(pod for pod in observed.pods if pod.owner_uid == job.metadata.uid)
+    found = groups(job, (pod for pod in observed.pods if pod.owner_uid == job.metadata.uid))
+    attempts = update_attempts(job.status.attempts, found, observed.report, stop_reason(job, now), now)
     return Situation(
         job=job,
         settings=settings,
         now=now,
-        pods=pods,
-        attempts=update_attempts(job.status.attempts, pods, observed.report, now),
+        groups=tuple(found.values()),
+        attempts=attempts,
         report=observed.report,
         refusal=observed.refusal,
     )
@@ -87,6 +99,6 @@ class Finding:
     prepared: Said | None = None
     running: Said | None = None
     succeeded: Said = NOT_ENDED
-    actions: tuple[Create, ...] = ()
+    actions: tuple[Action, ...] = ()
     started: AttemptStatus | None = None
     recheck_seconds: float | None = None

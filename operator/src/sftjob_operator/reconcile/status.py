@@ -2,6 +2,7 @@
 
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
+from sftjob_contract.reasons import Reason
 from sftjob_operator.api import (
     AttemptStatus,
     Condition,
@@ -14,12 +15,13 @@ from sftjob_operator.api import (
     replace,
     set_condition,
 )
-from sftjob_operator.reconcile.attempts import progress_of, succeeded
-from sftjob_operator.reconcile.progress import stopped, with_progress
+from sftjob_operator.reconcile.lifetime import seconds_to_deadline
+from sftjob_operator.reconcile.planning import plan_at
 from sftjob_operator.reconcile.reporting import reporting
-from sftjob_operator.reconcile.sentences import plan_of, prepared_stats
+from sftjob_operator.reconcile.sentences import prepared_stats
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import rfc3339
+from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.render import method_name, volume_uri
 
 _MOST_ITEMS = 32
@@ -31,8 +33,7 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
     """The status, and in how many seconds it may change by the clock alone."""
     now = rfc3339(at.now)
     said, silence = reporting(at, finding.phase)
-    status = _with_training(at, at.job.status)
-    stats = prepared_stats(at)
+    status = with_training(at)
     attempts = (*at.attempts, finding.started) if finding.started is not None else at.attempts
     status = replace(
         status,
@@ -43,11 +44,13 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
         completion_time=_completion_time(at, finding),
         conditions=_conditions(at, finding, said),
         attempts=attempts,
-        plan=plan_of(stats) if stats is not None else status.plan,
+        plan=plan_at(at),
         output=_output(at) if finding.phase == Phase.SUCCEEDED else status.output,
         provenance=_provenance(at),
     )
-    due = [seconds for seconds in (finding.recheck_seconds, silence) if seconds is not None]
+    left = seconds_to_deadline(at.job, at.now) if finding.succeeded.status == ConditionStatus.UNKNOWN else None
+    deadline = left if left is not None and left > 0 else None
+    due = [seconds for seconds in (finding.recheck_seconds, silence, deadline) if seconds is not None]
     return status, min(due, default=None)
 
 
@@ -78,25 +81,12 @@ def condition(type_: ConditionType, said: Said, generation: int, now: str) -> Co
     )
 
 
-def _with_training(at: Situation, status: SFTJobStatus) -> SFTJobStatus:
-    """Progress, curve and checkpoints of the newest train attempt that told some."""
-    last = at.last(Stage.TRAIN)
-    if last is None:
-        return status
-    pod = at.pod_of(last)
-    if (progress := progress_of(last, pod, at.report)) is not None:
-        told_live = at.report is not None and progress is at.report.progress
-        status = with_progress(status, at.job, progress, at.report.received if told_live and at.report else None)
-    if status.progress is not None and last.end_time is not None:
-        status = replace(status, progress=stopped(status.progress, finished=succeeded(last)))
-    return status
-
-
 def _completion_time(at: Situation, finding: Finding) -> str | None:
     if finding.succeeded.status == ConditionStatus.UNKNOWN:
         return None
     last = at.last(Stage.TRAIN) or at.last(Stage.PREPARE)
-    return (last.end_time if last is not None else None) or rfc3339(at.now)
+    by_its_pod = last is not None and finding.succeeded.reason != Reason.DEADLINE_EXCEEDED
+    return (last.end_time if last is not None and by_its_pod else None) or rfc3339(at.now)
 
 
 def _output(at: Situation) -> OutputStatus | None:
@@ -113,7 +103,7 @@ def _provenance(at: Situation) -> ProvenanceStatus | None:
     stats = prepared_stats(at)
     if stats is not None:
         known = replace(known, model_revision=stats.model_revision, dataset_fingerprint=stats.dataset_fingerprint)
-    for view in sorted(at.pods, key=lambda view: (view.stage, view.attempt)):  # prepare before train
+    for view in at.pods:
         if view.image_id is not None:
             known = replace(known, image=view.image_id[:_LONGEST_IMAGE])
         if view.config_hash is not None:

@@ -2,22 +2,37 @@
 
 from typing import Any
 
-from sftjob_operator.api import SFTJob
+from sftjob_contract.names import ANNOTATION_JOB_UID
+from sftjob_operator.api import SFTJob, StorageSpec
 from sftjob_operator.render.common import metadata, volume_claim_name
 
 
-def volume_claim(job: SFTJob) -> dict[str, Any]:
-    """The claim of the job's own volume."""
-    storage = job.spec.storage
+def volume_claim(job: SFTJob) -> dict[str, Any] | None:
+    """The claim of the job's own volume; None where it works on one that is there already."""
+    if job.spec.storage.existing_claim is not None:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": _metadata(job),
+        "spec": _spec(job.spec.storage),
+    }
+
+
+def _metadata(job: SFTJob) -> dict[str, Any]:
+    """A claim to retain has no owner, so that it outlives the job; its annotation tells whose it was."""
+    name = volume_claim_name(job)
+    if not job.spec.storage.retain:
+        return metadata(job, name)
+    about = metadata(job, name, annotations={ANNOTATION_JOB_UID: job.metadata.uid})
+    return {key: value for key, value in about.items() if key != "ownerReferences"}
+
+
+def _spec(storage: StorageSpec) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "accessModes": [str(mode) for mode in storage.access_modes],
         "resources": {"requests": {"storage": storage.size}},
     }
     if storage.storage_class_name is not None:
         spec["storageClassName"] = storage.storage_class_name
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": metadata(job, volume_claim_name(job)),
-        "spec": spec,
-    }
+    return spec

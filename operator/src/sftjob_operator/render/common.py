@@ -12,6 +12,7 @@ from sftjob_contract.names import (
     LABEL_JOB,
     LABEL_MANAGED_BY,
     MANAGED_BY,
+    MOUNT_VOLUME,
     Stage,
 )
 from sftjob_operator.api import SFTJob
@@ -31,9 +32,46 @@ class RenderSettings:
     progress_ca: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class PodContext:
+    """What one Pod is rendered from. `attempt` counts from 1 within its stage, `rank` from 0 within its attempt."""
+
+    job: SFTJob
+    stage: Stage
+    attempt: int
+    rank: int
+    settings: RenderSettings
+
+    @property
+    def one_of_several(self) -> bool:
+        """Whether other Pods train with this one."""
+        return self.stage is Stage.TRAIN and self.job.spec.resources.nodes > 1
+
+    @property
+    def leads_training(self) -> bool:
+        """Whether this is the Pod that reports, pushes, uploads and tracks: of those that train, the one of rank 0."""
+        return self.stage is Stage.TRAIN and self.rank == 0
+
+    @property
+    def reports(self) -> bool:
+        """Whether it sends its progress to the operator."""
+        return self.leads_training and self.settings.progress_url is not None
+
+
 def volume_claim_name(job: SFTJob) -> str:
-    """Name of the job's PersistentVolumeClaim."""
-    return job.metadata.name
+    """Name of the PersistentVolumeClaim that the job works on: its own, or one that was there before."""
+    return job.spec.storage.existing_claim or job.metadata.name
+
+
+def volume_root(job: SFTJob) -> str:
+    """Where the job's volume begins in the container: on a claim that was there before, in a directory of its own."""
+    return MOUNT_VOLUME if job.spec.storage.existing_claim is None else f"{MOUNT_VOLUME}/{job.metadata.name}"
+
+
+def volume_uri(job: SFTJob, path: str) -> str:
+    """URI of a path on the job's volume, as another job's pvc:// source would name it."""
+    folder = "" if job.spec.storage.existing_claim is None else f"{job.metadata.name}/"
+    return ClaimPath(volume_claim_name(job), f"{folder}{path}").uri
 
 
 def config_map_name(job: SFTJob) -> str:
@@ -41,23 +79,38 @@ def config_map_name(job: SFTJob) -> str:
     return f"{job.metadata.name}-config"
 
 
-def pod_name(job: SFTJob, stage: Stage, attempt: int) -> str:
-    """Name of the Pod of one attempt, counted from 1 within its stage."""
+def service_name(job: SFTJob) -> str:
+    """Name of the Service by which the Train Pods of several nodes find each other.
+
+    It must begin with a letter (RFC 1035), other than every other name here.
+    """
+    name = f"{job.metadata.name}-{Stage.TRAIN}"
+    return name if name[0].isalpha() else f"sft-{name}"
+
+
+def attempt_name(job: SFTJob, stage: Stage, attempt: int) -> str:
+    """Name of one attempt, counted from 1 within its stage."""
     return f"{job.metadata.name}-{stage}-{attempt}"
 
 
-def volume_uri(job: SFTJob, path: str) -> str:
-    """URI of a path on the job's volume, as another job's pvc:// source would name it."""
-    return ClaimPath(volume_claim_name(job), path).uri
+def pod_name(job: SFTJob, stage: Stage, attempt: int, rank: int = 0) -> str:
+    """Name of a Pod: that of its attempt, with its rank where several nodes train.
+
+    With the longest name of a job (48 characters) and 64 nodes it stays a DNS label of 63 up to attempt 99999.
+    """
+    name = attempt_name(job, stage, attempt)
+    return f"{name}-{rank}" if stage is Stage.TRAIN and job.spec.resources.nodes > 1 else name
 
 
-def metadata(job: SFTJob, name: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+def metadata(
+    job: SFTJob, name: str, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Metadata of a child: found by its labels, deleted with the job, and marked with the config that it came from."""
     return {
         "name": name,
         "namespace": job.metadata.namespace,
         "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGED_BY, **(labels or {})},
-        "annotations": {ANNOTATION_CONFIG_HASH: config_hash(run_config(job))},
+        "annotations": {ANNOTATION_CONFIG_HASH: config_hash(run_config(job)), **(annotations or {})},
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,

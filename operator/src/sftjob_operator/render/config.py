@@ -1,55 +1,98 @@
 """The run config of a job, with every default that depends on other fields resolved."""
 
+import dataclasses
 import hashlib
 from functools import lru_cache
 from typing import Final
 
+from sftjob_contract import config as run
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import (
-    RUN_CONFIG_VERSION,
-    Checkpoints,
+from sftjob_contract.destinations import HubRepository, Mlflow, Output, Tracking, Wandb
+from sftjob_contract.layout import CHECKPOINTS, HUB_SCHEME, ClaimPath, checkpoint_name
+from sftjob_contract.names import MOUNT_CHAT_TEMPLATE
+from sftjob_operator.api import (
+    ChatTemplateSpec,
     Columns,
-    Dataset,
-    Evaluation,
-    HeldOut,
-    JobReference,
-    Lora,
-    Method,
-    Model,
-    Quantization,
-    RunConfig,
-    Scheduler,
-    Training,
+    DatasetSpec,
+    DataSourceSpec,
+    DistillationSpec,
+    LoraSpec,
+    MethodName,
+    MethodSpec,
+    ResumeFromSpec,
+    SFTJob,
+    SFTJobSpec,
+    TrackingSpec,
+    TrainingSpec,
 )
-from sftjob_operator.api import DatasetSpec, MethodName, MethodSpec, SFTJob, SFTJobSpec, TrainingSpec
 
-# The defaults that the descriptions in api/spec.py tell; the CRD can not hold them, since they depend on other fields.
+# The defaults that the descriptions in api tell; the CRD can not hold them, since they depend on other fields.
 DEFAULT_EPOCHS: Final = 3.0
+DEFAULT_GRADIENT_ACCUMULATION_STEPS: Final = 4
+DEFAULT_PER_EPOCH: Final = 1
+DEFAULT_WEIGHT: Final = 1.0
+DEFAULT_MAX_INVALID_ROWS: Final = 100
 DEFAULT_WARMUP_RATIO: Final = 0.03
 DEFAULT_LEARNING_RATE_LORA: Final = 2e-4
 DEFAULT_LEARNING_RATE_FULL: Final = 2e-5
 
 
-def run_config(job: SFTJob) -> RunConfig:
+def run_config(job: SFTJob) -> run.RunConfig:
     """Everything the trainer needs to know about `job`."""
     spec = job.spec
-    return RunConfig(
-        version=RUN_CONFIG_VERSION,
-        job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
-        model=Model(
-            source=spec.model.source, revision=spec.model.revision, trust_remote_code=spec.model.trust_remote_code
-        ),
-        dataset=_dataset(spec.dataset),
+    return run.RunConfig(
+        version=run.RUN_CONFIG_VERSION,
+        job=run.JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
+        model=_model(spec),
+        dataset=_dataset(spec),
         method=_method(spec.method),
         training=_training(spec),
-        evaluation=Evaluation(every_steps=spec.evaluation.every_steps),
-        checkpoints=Checkpoints(every_steps=spec.checkpoints.every_steps, keep=spec.checkpoints.keep),
+        evaluation=_evaluation(spec),
+        checkpoints=_checkpoints(spec),
+        output=_output(spec),
+        tracking=_tracking(spec.tracking, job),
         gpus=spec.resources.gpus,
+        nodes=spec.resources.nodes,
     )
 
 
+def gradient_accumulation_steps(spec: SFTJobSpec) -> int:
+    """Forward passes per optimizer step: as given, or what the global batch size needs."""
+    training = spec.training
+    if training.gradient_accumulation_steps is not None:
+        return training.gradient_accumulation_steps
+    if training.global_batch_size is None:
+        return DEFAULT_GRADIENT_ACCUMULATION_STEPS
+    return max(1, training.global_batch_size // (training.per_device_batch_size * devices(spec)))
+
+
+def devices(spec: SFTJobSpec) -> int:
+    """Processes that train: one for each GPU of each node, or one on the CPU."""
+    return max(1, spec.resources.gpus) * spec.resources.nodes
+
+
+def data_sources(spec: DatasetSpec) -> tuple[DataSourceSpec, ...]:
+    """The parts of the data, a single source as a list of one."""
+    if spec.sources is not None:
+        return spec.sources
+    return (
+        DataSourceSpec(
+            source=spec.source or "",
+            revision=spec.revision,
+            subset=spec.subset,
+            split=spec.split,
+            max_samples=spec.max_samples,
+        ),
+    )
+
+
+def canonical(source: str) -> str:
+    """`source`, with the scheme that a bare ORG/NAME leaves out."""
+    return source if "://" in source or source.startswith("/") else f"{HUB_SCHEME}{source}"
+
+
 @lru_cache(maxsize=256)  # each child of a job asks for the same one
-def config_hash(config: RunConfig) -> str:
+def config_hash(config: run.RunConfig) -> str:
     """SHA-256 of the config's JSON, in hexadecimal."""
     return hashlib.sha256(to_json(config).encode()).hexdigest()
 
@@ -61,46 +104,108 @@ def method_name(job: SFTJob) -> MethodName:
     return MethodName.LORA if job.spec.method.quantization is None else MethodName.QLORA
 
 
-def _dataset(spec: DatasetSpec) -> Dataset:
-    return Dataset(
-        source=spec.source,
-        revision=spec.revision,
-        format=spec.format,
-        columns=Columns(
-            text=spec.columns.text,
-            prompt=spec.columns.prompt,
-            completion=spec.columns.completion,
-            messages=spec.columns.messages,
-        ),
-        max_samples=spec.max_samples,
-        evaluation=HeldOut(fraction=spec.evaluation.fraction, source=spec.evaluation.source),
+def _model(spec: SFTJobSpec) -> run.Model:
+    model = spec.model
+    return run.Model(
+        source=canonical(model.source),
+        revision=model.revision,
+        dtype=model.dtype,
+        attention=model.attention,
+        trust_remote_code=model.trust_remote_code,
+        chat_template=None if model.chat_template is None else _chat_template(model.chat_template),
+        add_eos_token=model.add_eos_token,
+        padding_side=model.padding_side,
     )
 
 
-def _method(spec: MethodSpec) -> Method:
-    lora, quantization = spec.lora, spec.quantization
-    return Method(
-        lora=None
-        if lora is None
-        else Lora(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules),
+def _chat_template(spec: ChatTemplateSpec) -> run.ChatTemplate:
+    reference = spec.config_map_key_ref
+    file = None if reference is None else f"{MOUNT_CHAT_TEMPLATE}/{reference.key}"
+    return run.ChatTemplate(name=spec.name, jinja=spec.jinja, file=file)
+
+
+def _dataset(spec: SFTJobSpec) -> run.Dataset:
+    data = spec.dataset
+    held_out = data.evaluation
+    limit = DEFAULT_MAX_INVALID_ROWS if data.max_invalid_rows is None else data.max_invalid_rows
+    return run.Dataset(
+        sources=tuple(_data_source(part, data) for part in data_sources(data)),
+        shuffle_seed=spec.training.seed if data.shuffle_seed is None else data.shuffle_seed,
+        deduplicate=data.deduplicate,
+        min_tokens=data.min_tokens,
+        max_tokens=data.max_tokens,
+        on_invalid_row=data.on_invalid_row,
+        max_invalid_rows=limit if data.on_invalid_row is run.OnInvalidRow.SKIP else 0,
+        evaluation=run.HeldOut(
+            fraction=held_out.fraction,
+            split=held_out.split,
+            source=None if held_out.source is None else canonical(held_out.source),
+        ),
+    )
+
+
+def _data_source(part: DataSourceSpec, data: DatasetSpec) -> run.DataSource:
+    return run.DataSource(
+        source=canonical(part.source),
+        revision=part.revision,
+        subset=part.subset,
+        split=part.split,
+        format=part.format or data.format,
+        columns=_columns(part.columns, data.columns),
+        max_samples=part.max_samples,
+        weight=DEFAULT_WEIGHT if part.weight is None else part.weight,
+    )
+
+
+def _columns(part: Columns | None, data: Columns) -> run.Columns:
+    """Each name from the source, else from the data set, else the field's own."""
+    names = (field.name for field in dataclasses.fields(run.Columns))
+    return run.Columns(**{name: getattr(part, name, None) or getattr(data, name) or name for name in names})
+
+
+def _method(spec: MethodSpec) -> run.Method:
+    quantization = spec.quantization
+    return run.Method(
+        lora=None if spec.lora is None else _lora(spec.lora),
         quantization=None
         if quantization is None
-        else Quantization(
+        else run.Quantization(
             bits=quantization.bits,
             type=quantization.type,
             double_quantization=quantization.double_quantization,
             compute_dtype=quantization.compute_dtype,
         ),
+        distillation=None if spec.distillation is None else _distillation(spec.distillation),
     )
 
 
-def _training(spec: SFTJobSpec) -> Training:
+def _lora(spec: LoraSpec) -> run.Lora:
+    return run.Lora(
+        rank=spec.rank,
+        alpha=spec.alpha,
+        dropout=spec.dropout,
+        target_modules=spec.target_modules,
+        bias=spec.bias,
+        rslora=spec.rslora,
+        dora=spec.dora,
+        modules_to_save=spec.modules_to_save,
+        extra=spec.extra,
+    )
+
+
+def _distillation(spec: DistillationSpec) -> run.Distillation:
+    teacher = run.Teacher(source=canonical(spec.teacher.source), revision=spec.teacher.revision)
+    return run.Distillation(teacher=teacher, temperature=spec.temperature, alpha=spec.alpha)
+
+
+def _training(spec: SFTJobSpec) -> run.Training:
     given = spec.training
-    return Training(
+    stopping = given.early_stopping
+    return run.Training(
         epochs=DEFAULT_EPOCHS if given.epochs is None and given.max_steps is None else given.epochs,
         max_steps=given.max_steps,
         per_device_batch_size=given.per_device_batch_size,
-        gradient_accumulation_steps=given.gradient_accumulation_steps,
+        gradient_accumulation_steps=gradient_accumulation_steps(spec),
         learning_rate=_learning_rate(spec),
         scheduler=given.scheduler,
         warmup_ratio=_warmup_ratio(given),
@@ -110,10 +215,19 @@ def _training(spec: SFTJobSpec) -> Training:
         optimizer=given.optimizer,
         max_length=given.max_length,
         packing=given.packing,
+        packing_strategy=given.packing_strategy,
+        loss_on=given.loss_on,
         precision=given.precision,
         gradient_checkpointing=given.gradient_checkpointing,
+        neftune_noise_alpha=given.neftune_noise_alpha,
+        kernels=given.kernels,
+        compile=given.compile,
+        early_stopping=None
+        if stopping is None
+        else run.EarlyStopping(patience=stopping.patience, threshold=stopping.threshold),
         seed=given.seed,
         logging_steps=given.logging_steps,
+        extra=given.extra,
     )
 
 
@@ -126,4 +240,67 @@ def _learning_rate(spec: SFTJobSpec) -> float:
 def _warmup_ratio(given: TrainingSpec) -> float | None:
     if given.warmup_ratio is not None or given.warmup_steps is not None:
         return given.warmup_ratio
-    return None if given.scheduler is Scheduler.CONSTANT else DEFAULT_WARMUP_RATIO
+    return None if given.scheduler is run.Scheduler.CONSTANT else DEFAULT_WARMUP_RATIO
+
+
+def _evaluation(spec: SFTJobSpec) -> run.Evaluation:
+    given = spec.evaluation
+    return run.Evaluation(
+        every_steps=given.every_steps,
+        per_epoch=_per_epoch(given.every_steps, given.per_epoch),
+        metrics=given.metrics,
+        save_predictions=given.save_predictions,
+        sample_prompts=given.sample_prompts,
+        max_new_tokens=given.max_new_tokens,
+        max_samples=given.max_samples,
+    )
+
+
+def _checkpoints(spec: SFTJobSpec) -> run.Checkpoints:
+    given = spec.checkpoints
+    return run.Checkpoints(
+        every_steps=given.every_steps,
+        per_epoch=_per_epoch(given.every_steps, given.per_epoch),
+        keep=given.keep,
+        on_termination=given.on_termination,
+        resume_from=None if given.resume_from is None else _resume_from(given.resume_from),
+    )
+
+
+def _per_epoch(every_steps: int | None, per_epoch: int | None) -> int | None:
+    return DEFAULT_PER_EPOCH if every_steps is None and per_epoch is None else per_epoch
+
+
+def _resume_from(spec: ResumeFromSpec) -> str:
+    if spec.sft_job is None:
+        return spec.source or ""
+    path = CHECKPOINTS if spec.step is None else f"{CHECKPOINTS}/{checkpoint_name(spec.step)}"
+    return ClaimPath(spec.sft_job, path).uri
+
+
+def _output(spec: SFTJobSpec) -> Output:
+    output = spec.output
+    hub = output.hub
+    return Output(
+        merge_adapter=output.merge_adapter,
+        hub=None if hub is None else HubRepository(repository=hub.repository, private=hub.private),
+        upload_uri=None if output.upload is None else output.upload.uri,
+        retain=output.retain,
+    )
+
+
+def _tracking(spec: TrackingSpec, job: SFTJob) -> Tracking:
+    wandb, mlflow = spec.wandb, spec.mlflow
+    return Tracking(
+        tensorboard=spec.tensorboard,
+        wandb=None
+        if wandb is None
+        else Wandb(
+            project=wandb.project,
+            entity=wandb.entity,
+            name=wandb.name or f"{job.metadata.namespace}/{job.metadata.name}",
+            base_url=wandb.base_url,
+            offline=wandb.api_key_secret_ref is None,
+        ),
+        mlflow=None if mlflow is None else Mlflow(experiment=mlflow.experiment, tracking_uri=mlflow.tracking_uri),
+    )

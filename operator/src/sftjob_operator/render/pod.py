@@ -1,37 +1,54 @@
-"""The Pods: prepare on CPU, train on GPUs; both meet the restricted Pod Security Standard."""
+"""The Pods: Prepare on CPU, Train on GPUs; both meet the restricted Pod Security Standard."""
 
+import math
 from typing import Any, Final
 
 from sftjob_contract.names import (
     CONTAINER,
     LABEL_ATTEMPT,
+    LABEL_NODE_RANK,
     LABEL_STAGE,
     TERMINATION_LOG,
     TRAINER_COMMAND,
     Stage,
 )
-from sftjob_operator.api import ResourcesSpec, SFTJob, to_dict
-from sftjob_operator.render.common import RenderSettings, metadata, pod_name
-from sftjob_operator.render.environment import environment
+from sftjob_operator.api import SFTJob, to_dict
+from sftjob_operator.render.common import PodContext, RenderSettings, metadata, pod_name
+from sftjob_operator.render.environment import environment, environment_from
+from sftjob_operator.render.resources import container_resources
+from sftjob_operator.render.scheduling import queue_annotations, queue_labels, scheduling
 from sftjob_operator.render.volumes import mounts, volumes
 
 USER_ID: Final = 65532
 """The unprivileged user of the trainer image; also the group that owns the volume."""
-GRACE_SECONDS: Final = {Stage.PREPARE: 30, Stage.TRAIN: 120}
-"""Time between SIGTERM and SIGKILL; training saves a checkpoint in it."""
+STOPPING_SECONDS: Final = 30
+"""Time between SIGTERM and SIGKILL where nothing is to be saved: Kubernetes' own default."""
+LEAST_SAVING_SECONDS: Final = 120
+MOST_SAVING_SECONDS: Final = 3600
+"""Bounds of that time where a checkpoint is to be saved; beyond the upper one a node drain would look stuck."""
+STEP_SECONDS: Final = 60
+"""Reserve for the step at hand: SIGTERM is answered at its end."""
+SAVING_BYTES_PER_SECOND: Final = 50e6
+"""How fast a checkpoint becomes complete. No measurement but an assumption on the safe side: it is written once and
+read once for its digests, and a general purpose cloud disk does about 125 MB/s (AWS gp3 without extra throughput)."""
 
 
-def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings) -> dict[str, Any]:
-    """The Pod of one attempt. It runs once; a retry is another Pod."""
+def pods(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings) -> tuple[dict[str, Any], ...]:
+    """All Pods of one attempt: Prepare has one, Train one for each node."""
+    size = job.spec.resources.nodes if stage is Stage.TRAIN else 1
+    return tuple(pod(job, stage, attempt, settings, rank) for rank in range(size))
+
+
+def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings, rank: int = 0) -> dict[str, Any]:
+    """One Pod of one attempt. It runs once; a retry is another Pod."""
+    this = PodContext(job=job, stage=stage, attempt=attempt, rank=rank, settings=settings)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": metadata(
-            job, pod_name(job, stage, attempt), {LABEL_STAGE: str(stage), LABEL_ATTEMPT: str(attempt)}
-        ),
+        "metadata": metadata(job, pod_name(job, stage, attempt, rank), _labels(this), queue_annotations(this)),
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": GRACE_SECONDS[stage],
+            "terminationGracePeriodSeconds": _grace_seconds(job, stage),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": {
@@ -42,20 +59,30 @@ def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings) -> di
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            **_scheduling(job),
-            "containers": [_container(job, stage, attempt, settings)],
-            "volumes": volumes(job, stage, settings),
+            **scheduling(this),
+            **_pull_secrets(job),
+            "containers": [_container(this)],
+            "volumes": volumes(this),
         },
     }
 
 
-def _container(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings) -> dict[str, Any]:
+def _labels(this: PodContext) -> dict[str, str]:
+    labels = {LABEL_STAGE: str(this.stage), LABEL_ATTEMPT: str(this.attempt), **queue_labels(this)}
+    return {**labels, LABEL_NODE_RANK: str(this.rank)} if this.one_of_several else labels
+
+
+def _container(this: PodContext) -> dict[str, Any]:
+    spec = this.job.spec
+    variables_from = environment_from(this)
     return {
         "name": CONTAINER,
-        "image": job.spec.image or settings.trainer_image,
-        "command": [*TRAINER_COMMAND, str(stage)],
-        "env": environment(job, stage, attempt, settings),
-        "resources": _resources(job.spec.resources, stage),
+        "image": spec.image or this.settings.trainer_image,
+        **({} if spec.image_pull_policy is None else {"imagePullPolicy": str(spec.image_pull_policy)}),
+        "command": [*TRAINER_COMMAND, str(this.stage)],
+        **({"envFrom": variables_from} if variables_from else {}),
+        "env": environment(this),
+        "resources": container_resources(spec.resources, this.stage),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -63,29 +90,19 @@ def _container(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings
         },
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
-        "volumeMounts": mounts(job, stage, settings),
+        "volumeMounts": mounts(this),
     }
 
 
-def _resources(spec: ResourcesSpec, stage: Stage) -> dict[str, Any]:
-    """Memory and GPUs are asked for as much as they are limited; CPU may be used beyond its request."""
-    fixed: dict[str, str] = {}
-    if spec.memory is not None:
-        fixed["memory"] = spec.memory
-    if stage is Stage.TRAIN and spec.gpus > 0:
-        fixed[spec.gpu_resource_name] = str(spec.gpus)
-    requests = dict(fixed) if spec.cpu is None else {"cpu": spec.cpu, **fixed}
-    return {key: value for key, value in (("requests", requests), ("limits", fixed)) if value}
+def _pull_secrets(job: SFTJob) -> dict[str, Any]:
+    secrets = [to_dict(secret) for secret in job.spec.image_pull_secrets or ()]
+    return {"imagePullSecrets": secrets} if secrets else {}
 
 
-def _scheduling(job: SFTJob) -> dict[str, Any]:
-    """The same for both stages, so that a volume bound by the first Pod is reachable by the others."""
-    spec = job.spec.scheduling
-    fields: dict[str, Any] = {}
-    if spec.node_selector:
-        fields["nodeSelector"] = dict(spec.node_selector)
-    if spec.tolerations:
-        fields["tolerations"] = [to_dict(toleration) for toleration in spec.tolerations]
-    if spec.priority_class_name is not None:
-        fields["priorityClassName"] = spec.priority_class_name
-    return fields
+def _grace_seconds(job: SFTJob, stage: Stage) -> int:
+    """Time between SIGTERM and SIGKILL: enough to end the step and save a checkpoint of the size that was planned."""
+    if stage is Stage.PREPARE or not job.spec.checkpoints.on_termination:
+        return STOPPING_SECONDS
+    planned = None if job.status.plan is None else job.status.plan.checkpoint_bytes
+    needed = 0 if planned is None else STEP_SECONDS + math.ceil(planned / SAVING_BYTES_PER_SECOND)
+    return min(MOST_SAVING_SECONDS, max(LEAST_SAVING_SECONDS, needed))

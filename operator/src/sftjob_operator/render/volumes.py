@@ -1,9 +1,13 @@
 """Volumes of a Pod and where its container sees them."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sftjob_contract.layout import PVC_SCHEME, ClaimPath
 from sftjob_contract.names import (
+    MOUNT_CACHE,
+    MOUNT_CHAT_TEMPLATE,
     MOUNT_CLAIMS,
     MOUNT_CONFIG,
     MOUNT_SHM,
@@ -15,65 +19,106 @@ from sftjob_contract.names import (
     TOKEN_KEY,
     Stage,
 )
-from sftjob_operator.api import SFTJob
-from sftjob_operator.render.common import RenderSettings, config_map_name, volume_claim_name
+from sftjob_operator.api import ConfigMapKeyRef
+from sftjob_operator.render.common import PodContext, config_map_name, volume_claim_name
+from sftjob_operator.render.config import run_config
+from sftjob_operator.render.resources import stage_resources
 
-_VOLUME: Final = "volume"
 _CONFIG: Final = "config"
 _TOKEN: Final = "token"  # noqa: S105 -- name of a volume
 _TMP: Final = "tmp"
 _SHM: Final = "shm"
+_CHAT_TEMPLATE: Final = "chat-template"
 
 
-def volumes(job: SFTJob, stage: Stage, settings: RenderSettings) -> list[dict[str, Any]]:
-    """Volumes of a Pod: the job's own, its config, scratch space, foreign claims, and the token to report with."""
+@dataclass(frozen=True, kw_only=True)
+class _ClaimMount:
+    """A claim at one place in the container. `volume` is a DNS label; claim names may be longer and have dots."""
+
+    claim: str
+    volume: str
+    path: str
+    read_only: bool
+
+
+def volumes(pod: PodContext) -> list[dict[str, Any]]:
+    """Volumes of a Pod: claims, its config, scratch space, and the token to report with."""
+    scratch = stage_resources(pod.job.spec.resources, pod.stage).ephemeral_storage
     entries: list[dict[str, Any]] = [
-        {"name": _VOLUME, "persistentVolumeClaim": {"claimName": volume_claim_name(job)}},
-        {"name": _CONFIG, "configMap": {"name": config_map_name(job)}},
-        {"name": _TMP, "emptyDir": {}},
-        {"name": _SHM, "emptyDir": {"medium": "Memory"}},
         *(
-            {"name": _foreign_name(number), "persistentVolumeClaim": {"claimName": claim}}
-            for number, claim in enumerate(_foreign_claims(job, stage))
+            {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+            for claim, volume in _volume_of_claims(pod).items()
         ),
+        {"name": _CONFIG, "configMap": {"name": config_map_name(pod.job)}},
+        {"name": _TMP, "emptyDir": {} if scratch is None else {"sizeLimit": scratch}},
+        {"name": _SHM, "emptyDir": {"medium": "Memory", "sizeLimit": pod.job.spec.resources.shared_memory}},
     ]
-    if _reports(stage, settings):
+    if (template := _chat_template(pod)) is not None:
+        items = [{"key": template.key, "path": template.key}]
+        entries.append({"name": _CHAT_TEMPLATE, "configMap": {"name": template.name, "items": items}})
+    if pod.reports:
         token = {"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_EXPIRATION_SECONDS, "path": TOKEN_KEY}
         entries.append({"name": _TOKEN, "projected": {"sources": [{"serviceAccountToken": token}]}})
     return entries
 
 
-def mounts(job: SFTJob, stage: Stage, settings: RenderSettings) -> list[dict[str, Any]]:
-    """Mounts of the container, one for each volume."""
-    entries: list[dict[str, Any]] = [
-        {"name": _VOLUME, "mountPath": MOUNT_VOLUME},
-        {"name": _CONFIG, "mountPath": MOUNT_CONFIG, "readOnly": True},
-        {"name": _TMP, "mountPath": MOUNT_TMP},
-        {"name": _SHM, "mountPath": MOUNT_SHM},
-        *(
-            {"name": _foreign_name(number), "mountPath": f"{MOUNT_CLAIMS}/{claim}", "readOnly": True}
-            for number, claim in enumerate(_foreign_claims(job, stage))
-        ),
+def mounts(pod: PodContext) -> list[dict[str, Any]]:
+    """Mounts of the container, at least one for each volume."""
+    names = _volume_of_claims(pod)
+    entries = [_mount(names[at.claim], at.path, read_only=at.read_only) for at in _claim_mounts(pod)]
+    entries += [
+        _mount(_CONFIG, MOUNT_CONFIG, read_only=True),
+        _mount(_TMP, MOUNT_TMP),
+        _mount(_SHM, MOUNT_SHM),
     ]
-    if _reports(stage, settings):
-        entries.append({"name": _TOKEN, "mountPath": MOUNT_TOKEN, "readOnly": True})
+    if _chat_template(pod) is not None:
+        entries.append(_mount(_CHAT_TEMPLATE, MOUNT_CHAT_TEMPLATE, read_only=True))
+    if pod.reports:
+        entries.append(_mount(_TOKEN, MOUNT_TOKEN, read_only=True))
     return entries
 
 
-def _reports(stage: Stage, settings: RenderSettings) -> bool:
-    return stage is Stage.TRAIN and settings.progress_url is not None
+def _mount(volume: str, path: str, *, read_only: bool = False) -> dict[str, Any]:
+    return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}
 
 
-def _foreign_name(number: int) -> str:
-    """Volume names are DNS labels; claim names may be longer and have dots."""
-    return f"claim-{number}"
+def _volume_of_claims(pod: PodContext) -> dict[str, str]:
+    """One volume for each claim, however often it is mounted."""
+    names: dict[str, str] = {}
+    for mount in _claim_mounts(pod):
+        names.setdefault(mount.claim, mount.volume)
+    return names
 
 
-def _foreign_claims(job: SFTJob, stage: Stage) -> list[str]:
-    """Claims that a stage reads from, besides the job's own: Train needs the model only, since the data is prepared."""
-    spec = job.spec
-    sources = [spec.model.source]
-    if stage is Stage.PREPARE:
-        sources += [spec.dataset.source, spec.dataset.evaluation.source or ""]
-    named = (ClaimPath.parse(source).claim for source in sources if source.startswith(PVC_SCHEME))
-    return [claim for claim in dict.fromkeys(named) if claim != volume_claim_name(job)]
+def _claim_mounts(pod: PodContext) -> Iterator[_ClaimMount]:
+    storage = pod.job.spec.storage
+    yield _ClaimMount(claim=volume_claim_name(pod.job), volume="volume", path=MOUNT_VOLUME, read_only=False)
+    if storage.shared_cache_claim is not None:
+        offline = pod.stage is Stage.TRAIN
+        yield _ClaimMount(claim=storage.shared_cache_claim, volume="cache", path=MOUNT_CACHE, read_only=offline)
+    for number, claim in enumerate(_source_claims(pod)):
+        yield _ClaimMount(claim=claim, volume=f"claim-{number}", path=f"{MOUNT_CLAIMS}/{claim}", read_only=True)
+
+
+def _source_claims(pod: PodContext) -> list[str]:
+    """Claims that a stage reads from: Train needs no data set, since the data is prepared.
+
+    The job's own volume has its place already. On a claim that was there before it is only a directory, so that
+    other sources on the same claim need the whole of it.
+    """
+    config = run_config(pod.job)
+    distillation = config.method.distillation
+    sources = [config.model.source, "" if distillation is None else distillation.teacher.source]
+    if pod.stage is Stage.PREPARE:
+        sources += [*(part.source for part in config.dataset.sources), config.dataset.evaluation.source or ""]
+    else:
+        sources.append(config.checkpoints.resume_from or "")
+    named = dict.fromkeys(ClaimPath.parse(source).claim for source in sources if source.startswith(PVC_SCHEME))
+    own = pod.job.metadata.name if pod.job.spec.storage.existing_claim is None else None
+    return [claim for claim in named if claim != own]
+
+
+def _chat_template(pod: PodContext) -> ConfigMapKeyRef | None:
+    """Only Prepare renders messages."""
+    template = pod.job.spec.model.chat_template
+    return None if template is None or pod.stage is not Stage.PREPARE else template.config_map_key_ref

@@ -13,6 +13,7 @@ from sftjob_sandbox.builtin.decode import DecodeError, Place, decoder
 from sftjob_sandbox.builtin.definitions import definitions, referred
 from sftjob_sandbox.builtin.pod_admission import admit_pod, tolerate_node_problems
 from sftjob_sandbox.builtin.pods import validate_pod, validate_pod_status
+from sftjob_sandbox.builtin.services import admit_service
 from sftjob_sandbox.causes import invalid
 from sftjob_sandbox.crd.definition import check_definition_update
 from sftjob_sandbox.errors import ApiError, Cause
@@ -177,7 +178,9 @@ class BuiltinSchema:
         return result
 
     def admit(self, obj: Object, service_account: Object | None) -> Object:
-        """What admission makes of a new Pod; other kinds pass as they are."""
+        """What admission makes of a new Pod or Service; other kinds pass as they are."""
+        if self.kind == "Service":
+            return admit_service(obj)
         return admit_pod(obj, service_account) if self.kind == "Pod" else obj
 
     def admit_update(self, obj: Object) -> Object:

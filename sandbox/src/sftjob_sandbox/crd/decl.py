@@ -43,13 +43,16 @@ class Decl:
     """Escaped name of each property whose own name is no CEL identifier."""
     keys: tuple[str, ...] | None = None
     """Of a list without an order: its map keys, none for a set."""
+    opaque: bool = False
+    """Whether an object may have fields that rules can not name, only compare as parts of it."""
 
     @property
     def needs_conversion(self) -> bool:
         """Whether a JSON value must be changed before rules see it: numbers become doubles, names are escaped."""
         if self._needs is None:
             below = [*self.fields.values(), *([self.element] if self.element else [])]
-            self._needs = self.kind == "double" or bool(self.names) or any(decl.needs_conversion for decl in below)
+            own = self.kind == "double" or bool(self.names) or self.opaque
+            self._needs = own or any(decl.needs_conversion for decl in below)
         return self._needs
 
     _needs: bool | None = None
@@ -119,11 +122,12 @@ def _object(schema: Mapping[str, Any]) -> Decl | None:
         most = schema.get("maxProperties")
         limit = max(most, 0) if most is not None else (MAX_REQUEST_BYTES - 2) // (values.min_size + 6)
         return Decl("map", 2, limit, values)
-    result = Decl("object", 2)
+    result = Decl("object", 2, opaque=bool(schema.get("x-kubernetes-preserve-unknown-fields")))
     required = schema.get("required") or ()
     for name, part in (schema.get("properties") or {}).items():
         decl = _child(part)
         if decl is None:
+            result.opaque = True
             continue
         escaped = escape(name)
         if escaped is not None:
@@ -148,19 +152,23 @@ def _text(schema: Mapping[str, Any]) -> Decl:
 
 
 def as_declared(value: Any, decl: Decl | None) -> Any:
-    """A JSON value as rules see it."""
-    if decl is None or value is None or not decl.needs_conversion:
+    """A JSON value as rules see it. What has no type for them is its JSON text, equal where the values are."""
+    if decl is None:
+        return as_json(value)
+    if value is None or not decl.needs_conversion:
         return value
     if decl.kind == "double" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, list):
         return [as_declared(item, decl.element) for item in value]
-    if isinstance(value, dict) and decl.kind == "map":
+    return _object_as_declared(value, decl) if isinstance(value, dict) else value
+
+
+def _object_as_declared(value: Object, decl: Decl) -> Object:
+    if decl.kind == "map":
         return {key: as_declared(item, decl.element) for key, item in value.items()}
-    if isinstance(value, dict):
-        named = {decl.names.get(key) or key: item for key, item in value.items()}
-        return {escaped: as_declared(item, decl.fields.get(escaped)) for escaped, item in named.items()}
-    return value
+    named = {decl.names.get(key) or key: item for key, item in value.items()}
+    return {escaped: as_declared(item, decl.fields.get(escaped)) for escaped, item in named.items()}
 
 
 def aligned(old: Any, new: Any, decl: Decl | None) -> Any:

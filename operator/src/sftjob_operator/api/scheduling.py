@@ -1,0 +1,178 @@
+"""Where the Pods run, in which environment, and what happens when one dies."""
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import ConfigDict, Field
+
+from sftjob_operator.api.sources import SecretKeyRef
+from sftjob_operator.api.types import LEAKY_NAME, LEAKY_VALUE, LabelValue, Model, ObjectName, rule, rules
+
+_LABEL_KEY_PATTERN: Final = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+_LABEL_KEY: Final = rule(
+    f"self.matches('{_LABEL_KEY_PATTERN}')",
+    "must be the key of a label or taint, such as nvidia.com/gpu: at most 63 characters after the '/'",
+)
+_SELECTOR_KEY_PATTERN: Final = "^([a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9][-A-Za-z0-9_.]{0,62}$"
+"""A map's keys have no bound of their own, so that matching them must be cheap: the last characters go unchecked."""
+RESERVED_PREFIX: Final = "SFTJOB_"
+"""Variables that the operator itself gives to Pods begin with it."""
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to Pods that do not tolerate it."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class TolerationOperator(StrEnum):
+    """How a toleration compares with a taint."""
+
+    EQUAL = "Equal"
+    EXISTS = "Exists"
+
+
+class Toleration(Model):
+    """A taint that the Pods may run beside, in the form of a Pod's own tolerations."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.operator) || self.operator != 'Exists' || !has(self.value)",
+                "operator Exists takes no value: remove value, or write operator: Equal",
+            ),
+            rule(
+                "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+                "operator Equal needs a key: add key, or write operator: Exists to tolerate every taint",
+            ),
+            rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds needs effect: NoExecute",
+            ),
+        )
+    )
+
+    key: Annotated[str, Field(max_length=317, json_schema_extra=rules(_LABEL_KEY))] | None = None
+    """Key of the taint. Absent: every key."""
+    operator: TolerationOperator | None = None
+    """Equal compares the value, Exists takes any. Absent: Equal."""
+    value: LabelValue | None = None
+    """Value of the taint."""
+    effect: TaintEffect | None = None
+    """Effect of the taint. Absent: every effect."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """How long a Pod stays after a NoExecute taint appears. Absent: for ever."""
+
+
+class SchedulingSpec(Model):
+    """Where the Pods may run. It holds for the Prepare Pod as well, so that the volume is reachable from both."""
+
+    node_selector: dict[str, LabelValue] = Field(
+        default_factory=dict,
+        max_length=32,
+        json_schema_extra=rules(
+            rule(
+                f"self.all(key, key.matches('{_SELECTOR_KEY_PATTERN}'))",
+                "each key must be that of a label, such as nvidia.com/gpu.product: at most 63 characters after the '/'",
+            )
+        ),
+    )
+    """Labels that a node must have."""
+    tolerations: Annotated[
+        tuple[Toleration, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """Taints to tolerate."""
+    gpu_products: Annotated[
+        tuple[Annotated[LabelValue, Field(min_length=1)], ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ()
+    """GPU products that the nodes must have one of, as the vendor's feature discovery labels them:
+    NVIDIA-A100-SXM4-80GB, NVIDIA-H100-80GB-HBM3."""
+    topology_key: Annotated[str, Field(max_length=317, json_schema_extra=rules(_LABEL_KEY))] | None = None
+    """With several nodes, the label whose value they must share, such as topology.kubernetes.io/zone. Absent: any."""
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of the Pods. Absent: the cluster's default."""
+    queue_name: Annotated[ObjectName, Field(max_length=63)] | None = None
+    """Kueue LocalQueue of the namespace that the Train Pods wait in. Absent: they are scheduled at once."""
+    scheduler_name: ObjectName | None = None
+    """Scheduler of the Pods. Absent: the cluster's default."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the Pods, such as nvidia. Absent: the cluster's default."""
+    service_account_name: ObjectName | None = None
+    """ServiceAccount of the Pods, for image pulls and cloud identities. They get no token for the Kubernetes API.
+    Absent: default."""
+
+
+class FailurePolicySpec(Model):
+    """What happens when a Pod dies or asks to be run again. Errors in spec or data are never retried."""
+
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    """Attempts after the first one. A stop that was asked for (eviction, drain) and saved a checkpoint is free."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
+    """Wait before the first retry; it doubles each time, up to 600 seconds."""
+
+
+class EnvVarSource(Model):
+    """Where the value of a variable comes from."""
+
+    secret_key_ref: SecretKeyRef
+    """Key of a Secret in the job's namespace."""
+
+
+class EnvVar(Model):
+    """An environment variable of every Pod of the job, in the form of a Pod's own."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.value) != has(self.valueFrom)",
+                "must have exactly one of value and valueFrom: write valueFrom.secretKeyRef for a secret",
+            ),
+            rule(
+                f"!has(self.value) || self.value == '' || !(self.name.matches(r'{LEAKY_NAME}') "
+                f"|| self.value.matches(r'{LEAKY_VALUE}'))",
+                "looks like a secret, and everyone who may read the job can read it: put it into a Secret and write "
+                "valueFrom.secretKeyRef",
+            ),
+        )
+    )
+
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=128,
+            json_schema_extra=rules(
+                rule(
+                    "self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",
+                    "must be the name of an environment variable: letters, digits and '_'",
+                ),
+                rule(
+                    f"!self.startsWith('{RESERVED_PREFIX}')",
+                    f"must not begin with {RESERVED_PREFIX}: those variables are the operator's own",
+                ),
+            ),
+        ),
+    ]
+    """Name of the variable."""
+    value: Annotated[str, Field(max_length=4096)] | None = None
+    """Its value, for what is no secret."""
+    value_from: EnvVarSource | None = None
+    """Where the value comes from instead."""
+
+
+class LocalObjectReference(Model):
+    """An object of the job's namespace, by name."""
+
+    name: ObjectName
+    """Name of the object."""
+
+
+class ImagePullPolicy(StrEnum):
+    """When the kubelet pulls an image."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"

@@ -1,0 +1,42 @@
+"""Bytes of one element: of the weights, of what is trained, and of what a step computes with."""
+
+from typing import Final
+
+from sftjob_contract.config import ModelDtype, Precision, RunConfig
+
+_FP32: Final = 4
+_HALF: Final = 2
+"""bf16 and fp16."""
+
+
+def weight_bytes(config: RunConfig) -> int:
+    """Bytes of a weight that is not quantized. Dtype auto: fp32 if it is trained, else that of the steps."""
+    dtype = config.model.dtype
+    if dtype is ModelDtype.AUTO:
+        return _FP32 if config.method.lora is None else _step_bytes(config)
+    return _FP32 if dtype is ModelDtype.FLOAT32 else _HALF
+
+
+def compute_bytes(config: RunConfig) -> int:
+    """Bytes of what a matrix product makes: 16 bits under autocast, else those of the weights."""
+    step = _step_bytes(config)
+    return step if step == _HALF else weight_bytes(config)
+
+
+def _step_bytes(config: RunConfig) -> int:
+    """Bytes of an element in training.precision; auto is bf16 on GPUs, emulated where they do not have it."""
+    precision = config.training.precision
+    if precision is Precision.AUTO:
+        return _HALF if config.gpus else _FP32
+    return _FP32 if precision is Precision.FP32 else _HALF
+
+
+def trained_bytes(config: RunConfig) -> int:
+    """Bytes of a weight that is trained.
+
+    PEFT keeps adapters in fp32 whatever the base is in (`autocast_adapter_dtype`); on a quantized base, TRL casts them
+    to bf16 (`SFTTrainer.__init__`, after Dettmers et al. 2023, section 3).
+    """
+    if config.method.lora is None:
+        return weight_bytes(config)
+    return _FP32 if config.method.quantization is None else _HALF

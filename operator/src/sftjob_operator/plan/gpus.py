@@ -1,0 +1,101 @@
+"""How much memory one GPU has, as far as a spec tells."""
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Final
+
+GIB: Final = 1 << 30
+
+_UNITS: Final = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
+}
+_MIG: Final = re.compile(r"\d+g\.(\d+)gb", re.IGNORECASE)
+"""A slice, as in the resource nvidia.com/mig-1g.10gb and in the label NVIDIA-A100-SXM4-40GB-MIG-1g.5gb."""
+_IN_LABEL: Final = re.compile(r"(?<!\d)(\d{1,3})GB(?![A-Za-z0-9])", re.IGNORECASE)
+
+_PRODUCTS: Final = (
+    ("GH200-480GB", 96),  # its 480 GB are the CPU's
+    ("GH200-144G", 144),
+    ("B300", 288),
+    ("B200", 192),
+    ("H200", 141),
+    ("H100-NVL", 94),
+    ("H100-PCIe", 80),
+    ("H20", 96),
+    ("L40S", 48),
+    ("L40", 48),
+    ("L20", 48),
+    ("L4", 24),
+    ("A40", 48),
+    ("A30", 24),
+    ("A16", 16),
+    ("A10G", 24),
+    ("A10", 24),
+    ("A2", 16),
+    ("Tesla-T4", 16),
+    ("Tesla-P40", 24),
+    ("Tesla-P4", 8),
+    ("RTX-PRO-6000", 96),
+    ("RTX-6000-Ada", 48),
+    ("RTX-A6000", 48),
+    ("RTX-A5000", 24),
+    ("RTX-A4000", 16),
+    ("RTX-5090", 32),
+    ("RTX-4090", 24),
+    ("RTX-4080", 16),
+    ("RTX-3090", 24),
+    ("MI325X", 256),
+    ("MI355X", 288),
+    ("MI350X", 288),
+    ("MI300X", 192),
+    ("MI300A", 128),
+    ("MI250X", 64),  # a device is one of its two dies
+    ("MI250", 64),
+    ("MI210", 64),
+    ("MI100", 32),
+)
+"""GB by what the label of a product contains as a whole word, from the vendors' data sheets. What a program sees is a
+few per cent less."""
+
+
+def known_gpu_memory_bytes(gpu_memory: str | None, resource_name: str, products: Iterable[str]) -> int | None:
+    """Memory of one GPU: as given, as the MIG resource says, or that of the smallest of `products`.
+
+    None where nothing says it, or where a product is not known that the run may land on. `gpu_memory` is a Kubernetes
+    quantity. Vendors' GB of GPU memory are 2**30 bytes: an 80 GB card has 81,920 MiB.
+    """
+    if gpu_memory is not None:
+        return quantity(gpu_memory)
+    if (slice_ := _MIG.search(resource_name)) is not None:
+        return int(slice_[1]) * GIB
+    sizes = [product_gib(product) for product in products]
+    known = [size for size in sizes if size is not None]
+    return min(known) * GIB if known and len(known) == len(sizes) else None
+
+
+def product_gib(label: str) -> int | None:
+    """GiB of a product as the vendor's feature discovery labels it: NVIDIA-A100-SXM4-80GB, AMD_Instinct_MI300X_OAM."""
+    if (slice_ := _MIG.search(label)) is not None:
+        return int(slice_[1])
+    words = f"-{label.replace('_', '-')}-".lower()
+    for product, size in _PRODUCTS:
+        if f"-{product.lower()}-" in words:
+            return size
+    found = _IN_LABEL.search(label)
+    return int(found[1]) if found else None
+
+
+def quantity(text: str) -> int:
+    """A Kubernetes quantity as a whole number, rounded down.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no Kubernetes quantity")
+    return int(Decimal(found[1]) * _UNITS[found[2] or ""])

@@ -1,0 +1,194 @@
+"""Peak memory of one GPU, by part.
+
+Activations are counted as Korthikanti et al. 2022 (section 4.1) do, tensor by tensor, for the layers that are trained
+today: RMSNorm in fp32, grouped queries, a gated MLP, attention that stores no scores. A test compares the count with
+what autograd stores for a Llama.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Final
+
+from sftjob_contract.config import Attention, RunConfig
+from sftjob_contract.model_shape import LinearShape, ModelShape
+from sftjob_contract.stats import PreparedStats
+from sftjob_operator.plan.dtypes import compute_bytes, trained_bytes, weight_bytes
+from sftjob_operator.plan.optimizer import optimizer_bytes
+from sftjob_operator.plan.tensors import (
+    adapted_layers,
+    linear_parameters,
+    trainable_parameters,
+    trained_tensors,
+)
+
+CONTEXT_BYTES: Final = 512 << 20
+"""What CUDA and its libraries take before the first tensor: 0.3 GiB to 1 GiB, by GPU and version
+(https://github.com/pytorch/pytorch/issues/107667, .../28394)."""
+HEAD_TOKENS: Final = 4096
+"""Tokens that TRL's fused output head projects at once (`trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE`)."""
+HEAD_WORDS: Final = 32768
+"""Words of the vocabulary that it projects onto at once (`trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE`)."""
+_FP32: Final = 4
+_QUANTIZATION_BLOCK: Final = 64
+_SCALE_BLOCK: Final = 256
+_HEADS: Final = frozenset({"lm_head", "embed_out"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of each part. `context` is what CUDA takes for itself."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    context: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(getattr(self, part.name) for part in fields(self))
+
+
+def longest_row(config: RunConfig) -> int:
+    """Tokens that a row has at most."""
+    return config.training.max_length
+
+
+def typical_row(config: RunConfig, stats: PreparedStats) -> int:
+    """Tokens that the longest row has at least: maxLength when rows were packed or cut, else the mean, rounded up."""
+    if config.training.packing or stats.truncated_rows:
+        return config.training.max_length
+    return min(config.training.max_length, math.ceil(stats.tokens / max(1, stats.train_rows)))
+
+
+def gpu_memory(config: RunConfig, shape: ModelShape, row_tokens: int) -> Memory:
+    """Peak memory of the device that a process trains on, with rows of `row_tokens` tokens.
+
+    The parts do not all peak at the same moment, so their sum is a little more than is needed at once. With `gpus` 0
+    it is the memory of the process itself. A teacher's weights are not counted: its shape is not known.
+    """
+    trained = trainable_parameters(config.method, shape)
+    copies = 2 if config.gpus * config.nodes > 1 else 1
+    states = optimizer_bytes(config.training.optimizer, trained_tensors(config.method, shape), trained_bytes(config))
+    tokens = micro_batch_rows(config) * row_tokens
+    return Memory(
+        weights=base_weight_bytes(config, shape) + _cast_bytes(config, shape),
+        adapter=0 if config.method.lora is None else trained * trained_bytes(config),
+        gradients=trained * trained_bytes(config) * copies,
+        optimizer=states.device if config.gpus else states.total,
+        activations=_activation_bytes(config, shape, tokens, row_tokens),
+        logits=_logit_bytes(config, shape, tokens),
+        context=CONTEXT_BYTES if config.gpus else 0,
+    )
+
+
+def micro_batch_rows(config: RunConfig) -> int:
+    """Rows of one forward pass; packed sequences go through the model one at a time (docs/adr/0009)."""
+    return 1 if config.training.packing else config.training.per_device_batch_size
+
+
+def base_weight_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """Weights of the model as they lie in memory; embeddings, norms and the head are never quantized.
+
+    4 bits: half a byte and a scale for each 64 weights, in fp32 (0.5 bits a weight), or quantized itself in blocks of
+    256 (0.127 bits; Dettmers et al. 2023, section 3). 8 bits: a byte, and a scale in fp32 for each row (Dettmers et al.
+    2022, LLM.int8(), section 3.1).
+    """
+    quantization = config.method.quantization
+    if quantization is None:
+        return shape.parameters * weight_bytes(config)
+    linear = linear_parameters(shape)
+    rest = (shape.parameters - linear) * weight_bytes(config)
+    if quantization.bits == 8:
+        return rest + linear + sum(_FP32 * kind.out_features * kind.count for kind in shape.linear_layers)
+    blocks = linear / _QUANTIZATION_BLOCK
+    scales = blocks * (1 + _FP32 / _SCALE_BLOCK) if quantization.double_quantization else blocks * _FP32
+    return rest + math.ceil(linear / 2 + scales)
+
+
+def _cast_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """16-bit copies of trained fp32 weights, which autocast keeps during a forward pass.
+
+    Together 6 bytes a weight: https://huggingface.co/docs/transformers/model_memory_anatomy.
+    """
+    if config.method.lora is not None or weight_bytes(config) == compute_bytes(config):
+        return 0
+    return linear_parameters(shape) * compute_bytes(config)
+
+
+def _activation_bytes(config: RunConfig, shape: ModelShape, tokens: int, row_tokens: int) -> int:
+    """What the backward pass needs of the forward pass.
+
+    With checkpointing (Chen et al. 2016): the input of every layer, and all of the one layer that is computed again.
+    """
+    scores = 0
+    if config.model.attention is Attention.EAGER:  # softmax in fp32, and its cast: Korthikanti's term in a*s*s*b
+        scores = shape.layers * shape.attention_heads * row_tokens * (_FP32 + compute_bytes(config))
+    all_layers = tokens * (_layer_elements_bytes(config, shape) + scores)
+    last_norm = tokens * shape.hidden_size * (_FP32 + weight_bytes(config))
+    if not config.training.gradient_checkpointing:
+        return all_layers + last_norm
+    inputs = tokens * shape.hidden_size * weight_bytes(config) * (shape.layers - 1)
+    return inputs + math.ceil(all_layers / shape.layers) + last_norm
+
+
+def _layer_elements_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """Bytes that all layers together store for one token."""
+    compute, lora = compute_bytes(config), config.method.lora
+    hidden = shape.layers * shape.hidden_size
+    query = shape.layers * shape.attention_heads * shape.head_size
+    key = shape.layers * shape.key_value_heads * shape.head_size
+    inner = shape.layers * shape.intermediate_size
+    # what passes from layer to layer has the embedding's dtype, since autocast leaves sums as they are
+    norms = 2 * hidden * (_FP32 + (weight_bytes(config) if lora is None else 0))
+    attention = 2 * (query + key) * compute + _FP32 * shape.layers * shape.attention_heads
+    mlp = inner * compute * (3 if _is_gated(shape) else 1)  # before and after the activation, and what it multiplies
+    return norms + _input_bytes(config, shape) + attention + mlp
+
+
+def _input_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """Inputs of linear layers that their weights' gradients need, for one token.
+
+    Layers that read the same tensor share it, unless each makes its own cast (autocast from fp32, PEFT's of its
+    inputs) or its own dropout, whose mask is another byte.
+    """
+    compute, lora = compute_bytes(config), config.method.lora
+    shared = compute * shape.layers * (2 * shape.hidden_size + shape.intermediate_size)
+    if lora is None:
+        if weight_bytes(config) == compute:
+            return shared
+        query = shape.layers * shape.attention_heads * shape.head_size  # the attention's output, counted there
+        return compute * (_inputs(shape.linear_layers) - query)
+    own = _inputs(adapted_layers(lora, shape))
+    if lora.dropout:
+        return own * (compute + (1 if config.gpus else _FP32))
+    return own * compute if trained_bytes(config) != compute else min(shared, own * compute)
+
+
+def _inputs(layers: tuple[LinearShape, ...]) -> int:
+    return sum(kind.in_features * kind.count for kind in layers)
+
+
+def _is_gated(shape: ModelShape) -> bool:
+    """Whether the MLP has two projections into its inner width, as SwiGLU has (Shazeer 2020)."""
+    outputs = sum(kind.out_features * kind.count for kind in shape.linear_layers)
+    attention = (shape.attention_heads + 2 * shape.key_value_heads) * shape.head_size
+    return outputs >= shape.layers * (attention + 2 * shape.hidden_size + 2 * shape.intermediate_size)
+
+
+def _logit_bytes(config: RunConfig, shape: ModelShape, tokens: int) -> int:
+    """What TRL's fused head needs: a tile of logits, fp32 gradients of its input, and of its weight if that is trained.
+
+    The logits of all tokens and words are never there at once (`trl.trainer.utils.add_fused_lm_head`).
+    """
+    lora = config.method.lora
+    compute, words = compute_bytes(config), min(shape.vocabulary_size, HEAD_WORDS)
+    tile = min(tokens, HEAD_TOKENS) * words * compute
+    cast = words * shape.hidden_size * compute if weight_bytes(config) != compute else 0
+    inputs = tokens * shape.hidden_size * (_FP32 + weight_bytes(config))
+    is_trained = lora is None or not _HEADS.isdisjoint(lora.modules_to_save)
+    gradient = shape.vocabulary_size * shape.hidden_size * _FP32 if is_trained else 0
+    return tile + cast + inputs + gradient

@@ -1,0 +1,71 @@
+"""What optimizers keep between two steps, as the installed libraries do it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sftjob_contract.config import Optimizer
+from sftjob_operator.plan.tensors import TrainedTensors
+
+_FP32: Final = 4
+_STATES: Final = {
+    Optimizer.ADAMW_TORCH: 2,
+    Optimizer.ADAMW_TORCH_FUSED: 2,
+    Optimizer.ADAMW_8BIT: 2,
+    Optimizer.PAGED_ADAMW_32BIT: 2,
+    Optimizer.PAGED_ADAMW_8BIT: 2,
+    Optimizer.LION_8BIT: 1,
+    Optimizer.PAGED_LION_8BIT: 1,
+}
+"""States of the size of the weights: Adam keeps two moments, Lion one (Chen et al. 2023); SGD as transformers sets it
+up has no momentum."""
+_TORCH: Final = frozenset({Optimizer.ADAMW_TORCH, Optimizer.ADAMW_TORCH_FUSED})
+_EIGHT_BIT: Final = frozenset(
+    {Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT, Optimizer.LION_8BIT, Optimizer.PAGED_LION_8BIT}
+)
+_PAGED: Final = frozenset({Optimizer.PAGED_ADAMW_32BIT, Optimizer.PAGED_ADAMW_8BIT, Optimizer.PAGED_LION_8BIT})
+_BLOCK: Final = 256
+"""Elements that share a scale in 8-bit states (Dettmers et al. 2021, section 2.1; bitsandbytes `Optimizer2State`)."""
+_SMALLEST_8BIT: Final = 4096
+"""bitsandbytes keeps the states of smaller tensors in fp32 (`min_8bit_size`)."""
+_SMALLEST_PAGED: Final = 100_000
+"""bitsandbytes pages no smaller tensor (`get_state_buffer`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerBytes:
+    """States that stay on the device, and those that may move to host memory when the device runs short."""
+
+    device: int
+    pageable: int
+
+    @property
+    def total(self) -> int:
+        """Both, which is what a checkpoint holds."""
+        return self.device + self.pageable
+
+
+def optimizer_bytes(optimizer: Optimizer, trained: Iterable[TrainedTensors], trained_bytes: int) -> OptimizerBytes:
+    """States of `optimizer` for tensors of `trained_bytes` an element."""
+    device = pageable = 0
+    for tensors in trained:
+        size = tensors.count * _state_bytes(optimizer, tensors, trained_bytes)
+        if optimizer in _PAGED and tensors.elements >= _SMALLEST_PAGED:
+            pageable += size
+        else:
+            device += size
+    return OptimizerBytes(device=device, pageable=pageable)
+
+
+def _state_bytes(optimizer: Optimizer, tensors: TrainedTensors, trained_bytes: int) -> int:
+    """States of one tensor."""
+    elements = tensors.elements
+    if optimizer is Optimizer.ADAFACTOR:
+        return _FP32 * (tensors.rows + tensors.columns if tensors.columns > 1 else elements)  # Shazeer & Stern 2018
+    states = _STATES.get(optimizer, 0)
+    if optimizer in _TORCH:
+        return states * elements * trained_bytes  # torch.optim.AdamW: zeros_like the parameter
+    if optimizer in _EIGHT_BIT and elements >= _SMALLEST_8BIT and not tensors.is_embedding:
+        return states * (elements + _FP32 * math.ceil(elements / _BLOCK))
+    return states * elements * _FP32  # embeddings too: transformers registers them for 32 bits

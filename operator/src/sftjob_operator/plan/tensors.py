@@ -1,0 +1,99 @@
+"""The tensors that a method trains, by size: how many parameters they have, and what an optimizer keeps for them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sftjob_contract.config import Lora, LoraBias, Method
+from sftjob_contract.model_shape import LinearShape, ModelShape
+
+ALL_LINEAR: Final = "all-linear"
+"""PEFT's word for every linear layer but the output head."""
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings"})
+_HEADS: Final = frozenset({"lm_head", "embed_out"})
+"""Names of embedding and output head in modulesToSave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedTensors:
+    """`count` tensors of `rows` x `columns`; vectors have one column. Some optimizers treat an embedding apart."""
+
+    rows: int
+    columns: int = 1
+    count: int = 1
+    is_embedding: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Elements of one of them."""
+        return self.rows * self.columns
+
+
+def trainable_parameters(method: Method, shape: ModelShape) -> int:
+    """Parameters that `method` trains: all of them, or those of the adapter (Hu et al. 2021, section 4.1)."""
+    return sum(tensors.elements * tensors.count for tensors in trained_tensors(method, shape))
+
+
+def trained_tensors(method: Method, shape: ModelShape) -> tuple[TrainedTensors, ...]:
+    """Everything that `method` trains."""
+    return tuple(_all(shape) if method.lora is None else _adapter(method.lora, shape))
+
+
+def linear_parameters(shape: ModelShape) -> int:
+    """Weights of the linear layers inside the decoder layers, without their biases."""
+    return sum(kind.in_features * kind.out_features * kind.count for kind in shape.linear_layers)
+
+
+def adapted_layers(lora: Lora, shape: ModelShape) -> tuple[LinearShape, ...]:
+    """The linear layers that get an adapter. As in PEFT, names that match nothing are passed over."""
+    if ALL_LINEAR in lora.target_modules:
+        return shape.linear_layers
+    counts = ((kind, _matches(kind, lora.target_modules)) for kind in shape.linear_layers)
+    return tuple(
+        LinearShape(name=kind.name, in_features=kind.in_features, out_features=kind.out_features, count=count)
+        for kind, count in counts
+        if count
+    )
+
+
+def _all(shape: ModelShape) -> Iterator[TrainedTensors]:
+    for kind in shape.linear_layers:
+        yield TrainedTensors(rows=kind.out_features, columns=kind.in_features, count=kind.count)
+    embedding = shape.vocabulary_size * shape.hidden_size
+    yield TrainedTensors(rows=shape.vocabulary_size, columns=shape.hidden_size, is_embedding=True)
+    if not shape.tied_embeddings:
+        yield TrainedTensors(rows=shape.vocabulary_size, columns=shape.hidden_size)
+    vectors = shape.parameters - linear_parameters(shape) - embedding * (1 if shape.tied_embeddings else 2)
+    count, rest = divmod(vectors, shape.hidden_size)
+    yield TrainedTensors(rows=shape.hidden_size, count=count)
+    yield TrainedTensors(rows=rest)
+
+
+def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
+    """A is rank x in and B is out x rank; DoRA adds a magnitude for each output (Liu et al. 2024, section 4.1)."""
+    layers = adapted_layers(lora, shape)
+    for kind in layers:
+        yield TrainedTensors(rows=lora.rank, columns=kind.in_features, count=kind.count)
+        yield TrainedTensors(rows=kind.out_features, columns=lora.rank, count=kind.count)
+        if lora.dora:
+            yield TrainedTensors(rows=kind.out_features, count=kind.count)
+    if lora.bias is not LoraBias.NONE:
+        yield TrainedTensors(rows=shape.bias_parameters)
+    for name in lora.modules_to_save:
+        yield from _saved(name, shape)
+
+
+def _saved(name: str, shape: ModelShape) -> Iterator[TrainedTensors]:
+    """A copy of a whole module, which PEFT trains beside the frozen one. Norms are too small to count."""
+    if name in _EMBEDDINGS or name in _HEADS:
+        yield TrainedTensors(rows=shape.vocabulary_size, columns=shape.hidden_size, is_embedding=name in _EMBEDDINGS)
+    for kind in shape.linear_layers:
+        if count := _matches(kind, (name,)):
+            yield TrainedTensors(rows=kind.out_features, columns=kind.in_features, count=count)
+
+
+def _matches(kind: LinearShape, names: tuple[str, ...]) -> int:
+    """How many layers of a kind the names mean: a name, the end of a path, or the whole path of one layer."""
+    if any(kind.name == name or kind.name.endswith(f".{name}") for name in names):
+        return kind.count
+    return min(kind.count, sum(name.endswith(f".{kind.name}") for name in names))

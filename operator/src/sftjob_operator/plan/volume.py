@@ -1,0 +1,79 @@
+"""What a run needs besides the GPU: memory of its container, and room on its volume."""
+
+import math
+from typing import Final
+
+from sftjob_contract.config import RunConfig
+from sftjob_contract.layout import HUB_SCHEME
+from sftjob_contract.model_shape import ModelShape
+from sftjob_contract.stats import PreparedStats
+from sftjob_operator.plan.dtypes import compute_bytes, trained_bytes, weight_bytes
+from sftjob_operator.plan.memory import gpu_memory
+from sftjob_operator.plan.optimizer import OptimizerBytes, optimizer_bytes
+from sftjob_operator.plan.tensors import trainable_parameters, trained_tensors
+
+CPU_PROCESS_BYTES: Final = 550 << 20
+"""Python with PyTorch, transformers and TRL imported: 548 MiB measured with torch 2.13 and trl 1.16."""
+GPU_PROCESS_BYTES: Final = 2 << 30
+"""The same with CUDA started: about 2 GB (https://github.com/pytorch/pytorch/issues/113326)."""
+_TOKEN_BYTES: Final = 8
+"""A token and its label on the volume, 4 bytes each."""
+_HALF: Final = 2
+
+
+def host_memory_bytes(config: RunConfig, shape: ModelShape, row_tokens: int) -> int:
+    """Peak memory of a Train Pod's container, without /dev/shm and without files that the kernel can drop again.
+
+    Each process loads the model into host memory before it goes to its GPU, but for a quantized one, which is read
+    tensor by tensor. Later, safetensors copies everything that it saves (`safetensors.torch.save_file`), and a merge
+    loads the base once more. The prepared data is mapped and not counted.
+    """
+    if not config.gpus:
+        return CPU_PROCESS_BYTES + gpu_memory(config, shape, row_tokens).total
+    loaded = 0 if config.method.quantization is not None else shape.parameters * weight_bytes(config) * config.gpus
+    at_the_end = max(_saved_bytes(config, shape), _merged_bytes(config, shape))
+    paged = _states(config, shape).pageable * config.gpus
+    return config.gpus * GPU_PROCESS_BYTES + max(loaded, paged + at_the_end)
+
+
+def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """Size of one checkpoint: what is trained, and the optimizer's states; a tokenizer's few MB are not counted."""
+    return _saved_bytes(config, shape) + _states(config, shape).total
+
+
+def disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats, *, caches_on_volume: bool) -> int:
+    """Peak use of the job's volume: downloaded model, prepared data, checkpoints and output.
+
+    Of checkpoints there are `keep`, the best one and one that is being written, but no more than the run saves. A data
+    set from a hub is not counted, since only its tokens are known.
+    """
+    downloaded = shape.weight_bytes if caches_on_volume and config.model.source.startswith(HUB_SCHEME) else 0
+    held_out = stats.tokens * stats.evaluation_rows // max(1, stats.train_rows)  # of average length
+    prepared = _TOKEN_BYTES * (stats.tokens + held_out)
+    most = min(config.checkpoints.keep + 2, _saves(config, stats))
+    output = _saved_bytes(config, shape) + _merged_bytes(config, shape)
+    return downloaded + prepared + most * checkpoint_bytes(config, shape) + output
+
+
+def _saves(config: RunConfig, stats: PreparedStats) -> int:
+    """Checkpoints that the run takes, the last step's among them."""
+    checkpoints = config.checkpoints
+    if checkpoints.every_steps is not None:
+        return math.ceil(stats.max_steps / checkpoints.every_steps)
+    epochs = stats.max_steps / max(1, stats.steps_per_epoch)
+    return min(stats.max_steps, math.ceil(epochs * (checkpoints.per_epoch or 1)))
+
+
+def _saved_bytes(config: RunConfig, shape: ModelShape) -> int:
+    return trainable_parameters(config.method, shape) * trained_bytes(config)
+
+
+def _merged_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """The model with the adapter merged in, which has 16 bits a weight unless the steps had more."""
+    if not config.output.merge_adapter:
+        return 0
+    return shape.parameters * max(_HALF, compute_bytes(config))
+
+
+def _states(config: RunConfig, shape: ModelShape) -> OptimizerBytes:
+    return optimizer_bytes(config.training.optimizer, trained_tensors(config.method, shape), trained_bytes(config))

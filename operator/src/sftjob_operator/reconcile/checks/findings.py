@@ -1,0 +1,110 @@
+"""What several checks find, and what they find it from."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import Stage
+from sftjob_contract.reasons import Reason
+from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, Phase
+from sftjob_operator.reconcile.attempts import backoff_seconds, failures, is_permanent, may_retry, succeeded
+from sftjob_operator.reconcile.groups import pod_names
+from sftjob_operator.reconcile.observed import Delete, PodPhase, PodView
+from sftjob_operator.reconcile.sentences import closed, log_hint, pods_stop, prepared_sentence
+from sftjob_operator.reconcile.situation import Finding, Said, Situation
+from sftjob_operator.reconcile.times import parse_time, rfc3339
+
+
+def given_up(at: Situation, stage: Stage) -> Finding | None:
+    """The last attempt of a stage can not or may not be followed by another."""
+    last = at.last(stage)
+    if last is None or last.end_time is None or succeeded(last) or may_retry(at.attempts, last, at.job):
+        return None
+    tried = failures(at.attempts, last.stage)
+    message = f"{closed(last.message)} {log_hint(at.job, last.pod)}"
+    if is_permanent(last) or tried == 1:
+        return failed(at, last.reason or Reason.INTERNAL_ERROR, message)
+    told = f"All {tried} attempts of stage {last.stage} failed, the last one with {last.reason}: {message}"
+    return failed(at, ConditionReason.RETRIES_EXHAUSTED, told)
+
+
+def failed(at: Situation, reason: str, message: str) -> Finding:
+    """The job has failed; nothing of it stays running."""
+    ended = Said(
+        status=ConditionStatus.FALSE, reason=ConditionReason.FAILED, message="The job has failed; see Succeeded."
+    )
+    said = Said(status=ConditionStatus.FALSE, reason=reason, message=message)
+    return Finding(
+        phase=Phase.FAILED,
+        prepared=prepared(at) if at.prepared else said,
+        running=ended,
+        succeeded=said,
+        actions=deletions(at.live_pods),
+    )
+
+
+def stopping(at: Situation, why: str) -> Finding:
+    """Pods are live that may not be: ask them to end, and say nothing else before they have."""
+    running = any(pod.phase == PodPhase.RUNNING for pod in at.live_pods)
+    said = Said(
+        status=ConditionStatus.TRUE if running else ConditionStatus.FALSE,
+        reason=ConditionReason.STOPPING,
+        message=f"{why} {pods_stop(at.live_pods)}",
+    )
+    return Finding(
+        phase=at.job.status.phase or Phase.PENDING,
+        prepared=prepared(at) if at.prepared else not_yet_prepared(said),
+        running=said if at.prepared else not_yet_training(),
+        actions=deletions(at.live_pods),
+    )
+
+
+def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
+    """Ask those of `pods` to end that have not been."""
+    return tuple(Delete(kind="Pod", name=pod.name, uid=pod.uid) for pod in pods if not pod.deleting)
+
+
+def wait_seconds(at: Situation, last: AttemptStatus) -> float:
+    """Seconds until the attempt after `last` may start; 0 if it may, or if `last` went well."""
+    if last.end_time is None or succeeded(last):
+        return 0
+    due = parse_time(last.end_time) + timedelta(seconds=backoff_seconds(at.attempts, last, at.job))
+    return max(0.0, (due - at.now).total_seconds())
+
+
+def backing_off(at: Situation, last: AttemptStatus, wait: float) -> Said:
+    """The next attempt waits."""
+    due = rfc3339(at.now + timedelta(seconds=wait))
+    free = " This does not count as a failure." if last.exit_code == ExitCode.RETRY else ""
+    resumes = " and resumes from the newest complete checkpoint" if last.stage == Stage.TRAIN else ""
+    message = (
+        f"Attempt {last.number} ended with {last.reason}: {closed(last.message)}{free} "
+        f"Attempt {last.number + 1} starts at {due}{resumes}. {log_hint(at.job, last.pod)}"
+    )
+    return Said(status=ConditionStatus.FALSE, reason=ConditionReason.BACKING_OFF, message=message)
+
+
+def prepared(at: Situation) -> Said:
+    """Condition Prepared of a job whose model and data are on the volume."""
+    return Said(status=ConditionStatus.TRUE, reason=ConditionReason.PREPARED, message=prepared_sentence(at))
+
+
+def not_yet_prepared(said: Said) -> Said:
+    """Condition Prepared before that: nothing is wrong, whatever the reason."""
+    return Said(status=ConditionStatus.UNKNOWN, reason=said.reason, message=said.message)
+
+
+def not_yet_training() -> Said:
+    """Condition Running of a job that is not prepared."""
+    message = "Training starts once model and data are prepared."
+    return Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message=message)
+
+
+def next_number(last: AttemptStatus | None) -> int:
+    """Number of the attempt after `last`."""
+    return 1 if last is None else last.number + 1
+
+
+def new_attempt(at: Situation, stage: Stage, number: int) -> AttemptStatus:
+    """The ledger's entry of an attempt whose Pods are being created."""
+    return AttemptStatus(stage=stage, number=number, pod=pod_names(at.job, stage, number)[0])

@@ -1,0 +1,73 @@
+"""Checks on the Prepare stage: one Pod at a time, until one ends well."""
+
+from sftjob_contract.names import Stage
+from sftjob_operator.api import ConditionReason, ConditionStatus, Phase
+from sftjob_operator.reconcile.checks.findings import (
+    backing_off,
+    given_up,
+    new_attempt,
+    next_number,
+    not_yet_training,
+    stopping,
+    wait_seconds,
+)
+from sftjob_operator.reconcile.observed import Create, PodPhase
+from sftjob_operator.reconcile.sentences import pod_runs, pod_waits
+from sftjob_operator.reconcile.situation import Finding, Said, Situation
+from sftjob_operator.render import config_map, pod, volume_claim
+
+
+def prepare_live(at: Situation) -> Finding | None:
+    """A prepare Pod exists and has not ended."""
+    if (group := at.live(Stage.PREPARE)) is None:
+        return None
+    (view,) = group.live
+    if view.deleting:
+        return stopping(at, f"Attempt {view.attempt} ends.")
+    running = view.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN)
+    message = pod_runs(at, view) if running else pod_waits(view)
+    first = Phase.PENDING if view.attempt == 1 else Phase.RESTARTING
+    return Finding(
+        phase=Phase.PREPARING if running else first,
+        prepared=Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.PREPARING, message=message),
+        running=not_yet_training(),
+    )
+
+
+def prepare_failed(at: Situation) -> Finding | None:
+    """The last prepare attempt can not or may not be followed by another."""
+    return given_up(at, Stage.PREPARE)
+
+
+def prepare_waits(at: Situation) -> Finding | None:
+    """The last prepare attempt ended, and the wait before the next one is not over."""
+    last = at.last(Stage.PREPARE)
+    if last is None or (wait := wait_seconds(at, last)) <= 0:
+        return None
+    return Finding(
+        phase=Phase.RESTARTING,
+        prepared=backing_off(at, last, wait),
+        running=not_yet_training(),
+        recheck_seconds=wait,
+    )
+
+
+def prepare_starts(at: Situation) -> Finding | None:
+    """Nothing is prepared and no prepare Pod is live: create the next one, and what it mounts."""
+    number = next_number(at.last(Stage.PREPARE))
+    attempt = new_attempt(at, Stage.PREPARE, number)
+    message = f"Pod {attempt.pod} was created; its container has not started."
+    claim = volume_claim(at.job)
+    settings = at.settings.render
+    children = (
+        *(() if claim is None else (claim,)),
+        config_map(at.job, settings),
+        pod(at.job, Stage.PREPARE, number, settings),
+    )
+    return Finding(
+        phase=Phase.PENDING if number == 1 else Phase.RESTARTING,
+        prepared=Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.PREPARING, message=message),
+        running=not_yet_training(),
+        actions=tuple(Create(body=body) for body in children),
+        started=attempt,
+    )

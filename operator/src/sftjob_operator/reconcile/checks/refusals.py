@@ -1,0 +1,50 @@
+"""Checks on what may not be created at all, by our own rules or by the API server's."""
+
+from typing import Final
+
+from sftjob_contract.reasons import Reason
+from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, Phase
+from sftjob_operator.reconcile.checks.findings import failed, not_yet_training, prepared
+from sftjob_operator.reconcile.situation import Finding, Said, Situation
+from sftjob_operator.reconcile.spec_problems import spec_problem
+from sftjob_operator.reconcile.times import seconds_since
+
+SHORTEST_RECHECK_SECONDS: Final = 5
+LONGEST_RECHECK_SECONDS: Final = 300
+"""Bounds of the wait before a refused child is asked for again; it grows with the time since the first refusal."""
+
+
+def spec_is_invalid(at: Situation) -> Finding | None:
+    """The spec asks for what can not be, and nothing was created yet. Jobs that run already are left alone."""
+    if at.attempts or (problem := spec_problem(at.job)) is None:
+        return None
+    return failed(at, Reason.CONFIG_INVALID, problem)
+
+
+def refused_for_good(at: Situation) -> Finding | None:
+    """The API server calls a child itself wrong: since the spec can not change, the job has failed."""
+    refusal = at.refusal
+    if refusal is None or not refusal.final:
+        return None
+    message = f"The API server refuses the {refusal.kind} {refusal.name}: {refusal.message}"
+    return failed(at, Reason.CONFIG_INVALID, message)
+
+
+def refused(at: Situation) -> Finding | None:
+    """A child could not be created: say why, and ask again later."""
+    refusal = at.refusal
+    if refusal is None:
+        return None
+    reason = ConditionReason.NAME_CONFLICT if refusal.conflict else ConditionReason.CREATION_REFUSED
+    said = Said(status=ConditionStatus.FALSE, reason=reason, message=refusal.message)
+    type_ = ConditionType.RUNNING if at.prepared else ConditionType.PREPARED
+    since = next(
+        (c.last_transition_time for c in at.job.status.conditions if c.type == type_ and c.reason == reason), ""
+    )
+    waited = seconds_since(since, at.now) if since else 0
+    return Finding(
+        phase=at.job.status.phase or Phase.PENDING,
+        prepared=prepared(at) if at.prepared else said,
+        running=said if at.prepared else not_yet_training(),
+        recheck_seconds=min(LONGEST_RECHECK_SECONDS, max(SHORTEST_RECHECK_SECONDS, waited)),
+    )

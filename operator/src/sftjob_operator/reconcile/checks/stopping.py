@@ -1,0 +1,51 @@
+"""Checks on whether the job may run at this time."""
+
+import json
+
+from sftjob_contract.names import Stage
+from sftjob_contract.reasons import Reason
+from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, SFTJob
+from sftjob_operator.reconcile.checks.findings import failed, given_up, not_yet_prepared, prepared, stopping
+from sftjob_operator.reconcile.lifetime import is_overdue
+from sftjob_operator.reconcile.sentences import standing
+from sftjob_operator.reconcile.situation import Finding, Said, Situation
+
+
+def overdue(at: Situation) -> Finding | None:
+    """spec.deadlineSeconds are over: nothing may run, and once nothing does the job has failed."""
+    if not is_overdue(at.job, at.now):
+        return None
+    why = f"The job has not ended within {at.job.spec.deadline_seconds:,} s of its creation (spec.deadlineSeconds)."
+    if at.live_pods:
+        return stopping(at, why)
+    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or failed(at, *_exceeded(at, why))
+
+
+def suspended(at: Situation) -> Finding | None:
+    """spec.suspend is true: nothing may run, and nothing is created."""
+    if not at.job.spec.suspend:
+        return None
+    if at.live_pods:
+        return stopping(at, "The job is being suspended (spec.suspend).")
+    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or _rests(at)
+
+
+def _exceeded(at: Situation, why: str) -> tuple[str, str]:
+    return Reason.DEADLINE_EXCEEDED, f"{why} Time in which a job is suspended or queued counts. {standing(at)}"
+
+
+def _rests(at: Situation) -> Finding:
+    message = f"The job is suspended. {standing(at)} {_how_to_resume(at.job)}"
+    said = Said(status=ConditionStatus.FALSE, reason=ConditionReason.SUSPENDED, message=message)
+    return Finding(
+        phase=Phase.SUSPENDED,
+        prepared=prepared(at) if at.prepared else not_yet_prepared(said),
+        running=said,
+        succeeded=Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.SUSPENDED, message=message),
+    )
+
+
+def _how_to_resume(job: SFTJob) -> str:
+    patch = json.dumps({"spec": {"suspend": False}}, separators=(",", ":"))
+    metadata = job.metadata
+    return f"To go on: kubectl patch sft -n {metadata.namespace} {metadata.name} --type=merge -p '{patch}'"

@@ -1,0 +1,146 @@
+"""Checks on the Train stage: the Pods of one attempt at a time, until one attempt ends well."""
+
+from sftjob_contract.names import Stage
+from sftjob_contract.reasons import Reason
+from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, replace
+from sftjob_operator.reconcile.attempts import succeeded
+from sftjob_operator.reconcile.checks.findings import (
+    backing_off,
+    deletions,
+    failed,
+    given_up,
+    new_attempt,
+    next_number,
+    prepared,
+    stopping,
+    wait_seconds,
+)
+from sftjob_operator.reconcile.groups import Group
+from sftjob_operator.reconcile.observed import Create, PodPhase, PodView
+from sftjob_operator.reconcile.planning import misfit, plan_at
+from sftjob_operator.reconcile.sentences import completed, pod_is_gated, pod_runs, pod_waits
+from sftjob_operator.reconcile.situation import Finding, Said, Situation
+from sftjob_operator.render import pods, service
+
+
+def trained(at: Situation) -> Finding | None:
+    """A train attempt ended well: so has the job."""
+    last = at.last(Stage.TRAIN)
+    if last is None or not succeeded(last):
+        return None
+    return Finding(
+        phase=Phase.SUCCEEDED,
+        prepared=prepared(at),
+        running=Said(status=ConditionStatus.FALSE, reason=ConditionReason.COMPLETED, message="Training has ended."),
+        succeeded=Said(status=ConditionStatus.TRUE, reason=ConditionReason.COMPLETED, message=completed(at, last)),
+    )
+
+
+def train_breaks(at: Situation) -> Finding | None:
+    """One Pod of several failed, or is gone after all had started: the others can not go on without it."""
+    group = at.live(Stage.TRAIN)
+    if group is None or (loss := _loss(at, group)) is None:
+        return None
+    message = f"{loss} The other Pods of attempt {group.attempt} are asked to end, since none can train alone."
+    return Finding(
+        phase=Phase.RESTARTING,
+        prepared=prepared(at),
+        running=Said(status=ConditionStatus.FALSE, reason=ConditionReason.STOPPING, message=message),
+        actions=deletions(group.live),
+    )
+
+
+def train_grows(at: Situation) -> Finding | None:
+    """Not all Pods of an attempt were created yet: create the others, unless it ends."""
+    group = at.live(Stage.TRAIN)
+    if group is None or not group.missing or any(pod.deleting for pod in group.members):
+        return None
+    return _creates(at, group.attempt, group.missing)
+
+
+def train_live(at: Situation) -> Finding | None:
+    """Train Pods exist and have not ended."""
+    group = at.live(Stage.TRAIN)
+    if group is None:
+        return None
+    if all(pod.deleting for pod in group.live):
+        return stopping(at, f"Attempt {group.attempt} ends.")
+    waiting = [pod for pod in group.live if pod.phase == PodPhase.PENDING]
+    if waiting:
+        return _train_pends(at, group, min(waiting, key=lambda pod: (not pod.gated, not pod.unschedulable, pod.rank)))
+    lost = [pod for pod in group.live if pod.phase == PodPhase.UNKNOWN]
+    message = pod_runs(at, (*lost, *group.live)[0])
+    running = Said(status=ConditionStatus.TRUE, reason=ConditionReason.TRAINING, message=message)
+    return Finding(phase=Phase.RUNNING, prepared=prepared(at), running=running)
+
+
+def train_failed(at: Situation) -> Finding | None:
+    """The last train attempt can not or may not be followed by another."""
+    return given_up(at, Stage.TRAIN)
+
+
+def train_waits(at: Situation) -> Finding | None:
+    """The last train attempt ended, and the wait before the next one is not over."""
+    last = at.last(Stage.TRAIN)
+    if last is None or (wait := wait_seconds(at, last)) <= 0:
+        return None
+    return Finding(
+        phase=Phase.RESTARTING, prepared=prepared(at), running=backing_off(at, last, wait), recheck_seconds=wait
+    )
+
+
+def does_not_fit(at: Situation) -> Finding | None:
+    """What Prepare counted says that the GPUs are too small: none is held to find out."""
+    if not at.prepared or at.last(Stage.TRAIN) is not None or (why := misfit(plan_at(at))) is None:
+        return None
+    return failed(at, Reason.CONFIG_INVALID, why)
+
+
+def train_starts(at: Situation) -> Finding | None:
+    """Everything is prepared and no train Pod is live: create those of the next attempt."""
+    return _creates(at, next_number(at.last(Stage.TRAIN))) if at.prepared else None
+
+
+def _loss(at: Situation, group: Group) -> str | None:
+    """Which Pod of a live attempt will never run again, in a sentence; None if none is lost."""
+    if group.failed is not None:
+        return f"Pod {group.failed.name} ended without success."
+    ran = any(a.start_time is not None for a in at.attempts if (a.stage, a.number) == (group.stage, group.attempt))
+    if group.missing and (ran or any(not pod.live for pod in group.members)):
+        return f"Pod {group.missing[0]} is gone."
+    return None
+
+
+def _train_pends(at: Situation, group: Group, pod: PodView) -> Finding:
+    if pod.gated:
+        reason, message = ConditionReason.QUEUED, pod_is_gated(at.job, pod)
+    else:
+        reason = ConditionReason.UNSCHEDULABLE if pod.unschedulable else ConditionReason.POD_PENDING
+        message = pod_waits(pod)
+    queued = pod.gated or pod.unschedulable is not None
+    return Finding(
+        phase=Phase.QUEUED if queued else _before_running(group.attempt),
+        prepared=prepared(at),
+        running=Said(status=ConditionStatus.FALSE, reason=reason, message=message),
+    )
+
+
+def _creates(at: Situation, number: int, names: tuple[str, ...] = ()) -> Finding:
+    """Create the Pods of an attempt, or only those of `names`, and what they find each other by."""
+    planned = replace(at.job, status=replace(at.job.status, plan=plan_at(at)))  # decides how long a save may take
+    bodies = pods(planned, Stage.TRAIN, number, at.settings.render)
+    wanted = [body for body in bodies if not names or body["metadata"]["name"] in names]
+    rendezvous = service(at.job)
+    attempt = new_attempt(at, Stage.TRAIN, number)
+    message = f"Pod {attempt.pod} was created; its container has not started."
+    return Finding(
+        phase=_before_running(number),
+        prepared=prepared(at),
+        running=Said(status=ConditionStatus.FALSE, reason=ConditionReason.POD_PENDING, message=message),
+        actions=tuple(Create(body=body) for body in ([rendezvous] if rendezvous is not None else []) + wanted),
+        started=None if names else attempt,
+    )
+
+
+def _before_running(attempt: int) -> Phase:
+    return Phase.PREPARING if attempt == 1 else Phase.RESTARTING

@@ -1,0 +1,52 @@
+"""What happens to a finished job's Pods and volume when its time to live is over."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from sftjob_operator.api import Condition, ConditionType, SFTJob, replace
+from sftjob_operator.reconcile.groups import pod_names
+from sftjob_operator.reconcile.observed import Decision, Delete, Observed
+from sftjob_operator.reconcile.times import parse_time, rfc3339
+from sftjob_operator.render import config_map_name, service_name, volume_claim_name
+
+
+def clean_up(observed: Observed, now: datetime) -> Decision:
+    """Delete the children of a finished job spec.ttlSecondsAfterFinished after its end, once; the job itself stays."""
+    job = observed.job
+    ttl, ended = job.spec.ttl_seconds_after_finished, job.status.completion_time
+    if ttl is None or ended is None or job.status.cleanup_time is not None:
+        return Decision(status=job.status)
+    left = (parse_time(ended) + timedelta(seconds=ttl) - now).total_seconds()
+    if left > 0:
+        return Decision(status=job.status, recheck_seconds=left)
+    conditions = tuple(_told(condition, job, ttl) for condition in job.status.conditions)
+    status = replace(job.status, conditions=conditions, cleanup_time=rfc3339(now))
+    return Decision(status=status, actions=tuple(_children(observed)))
+
+
+def _children(observed: Observed) -> Iterator[Delete]:
+    """Pods first, since a claim goes only when nothing uses it. What is not known is looked for by its name."""
+    job = observed.job
+    known = {pod.name: pod.uid for pod in observed.pods if pod.owner_uid == job.metadata.uid}
+    recorded = [name for attempt in job.status.attempts for name in pod_names(job, attempt.stage, attempt.number)]
+    for name in dict.fromkeys((*known, *recorded)):
+        yield Delete(kind="Pod", name=name, uid=known.get(name))
+    if job.spec.resources.nodes > 1:
+        yield Delete(kind="Service", name=service_name(job))
+    yield Delete(kind="ConfigMap", name=config_map_name(job))
+    if not _keeps_volume(job):
+        yield Delete(kind="PersistentVolumeClaim", name=volume_claim_name(job))
+
+
+def _keeps_volume(job: SFTJob) -> bool:
+    return job.spec.storage.retain or job.spec.storage.existing_claim is not None
+
+
+def _told(condition: Condition, job: SFTJob, ttl: int) -> Condition:
+    """Condition Succeeded with a sentence about what is gone."""
+    if condition.type != ConditionType.SUCCEEDED:
+        return condition
+    gone = "Its Pods were deleted" if _keeps_volume(job) else "Its Pods and volume were deleted"
+    kept = "; the volume stays." if _keeps_volume(job) else "."
+    message = f"{condition.message} {gone} after {ttl:,} s (spec.ttlSecondsAfterFinished){kept}"
+    return replace(condition, message=message)

@@ -1,0 +1,135 @@
+"""The plan of a job for its status, and the sentence for a run that can not fit."""
+
+from typing import Final
+
+from sftjob_contract.config import RunConfig
+from sftjob_contract.model_shape import ModelShape
+from sftjob_contract.stats import PreparedStats
+from sftjob_operator.api import MemoryPlanStatus, PlanStatus, SFTJob, replace
+from sftjob_operator.plan import (
+    Memory,
+    alternative,
+    checkpoint_bytes,
+    disk_bytes,
+    gpu_memory,
+    host_memory_bytes,
+    known_gpu_memory_bytes,
+    longest_row,
+    trainable_parameters,
+    typical_row,
+)
+from sftjob_operator.reconcile.sentences import prepared_stats
+from sftjob_operator.reconcile.situation import Situation
+from sftjob_operator.render.config import run_config
+
+MARGIN: Final = 1.25
+"""How far a prediction must be above the GPU's memory for a run to be refused: to refuse a run that would have fitted
+is worse than to let one run out of memory."""
+_GIB: Final = 1 << 30
+
+
+def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
+    """What the run consists of and what it will need, as far as the model's shape is known."""
+    counted = PlanStatus(
+        steps=stats.max_steps,
+        steps_per_epoch=stats.steps_per_epoch,
+        rows=stats.rows,
+        train_rows=stats.train_rows,
+        evaluation_rows=stats.evaluation_rows,
+        sequences=stats.sequences,
+        tokens=stats.tokens,
+        trained_tokens=stats.trained_tokens,
+        gpu_memory_bytes=_known_gpu_memory(job),
+    )
+    shape, config = stats.model_shape, run_config(job)
+    if shape is None:
+        return counted
+    counted = replace(counted, parameters=shape.parameters)
+    if config.method.lora is not None and config.method.lora.extra:  # it may change what an adapter consists of
+        return counted
+    row_tokens = longest_row(config)
+    return replace(
+        counted,
+        trainable_parameters=trainable_parameters(config.method, shape),
+        memory=_memory_status(gpu_memory(config, shape, row_tokens)),
+        host_memory_bytes=host_memory_bytes(config, shape, row_tokens),
+        checkpoint_bytes=checkpoint_bytes(config, shape),
+        disk_bytes=disk_bytes(config, shape, stats, caches_on_volume=job.spec.storage.shared_cache_claim is None),
+        misfit=_misfit(job, config, stats, shape),
+    )
+
+
+def plan_at(at: Situation) -> PlanStatus | None:
+    """The plan by what Prepare told; once its Pod is gone, the one in the status."""
+    stats = prepared_stats(at)
+    return at.job.status.plan if stats is None else plan_status(at.job, stats)
+
+
+def misfit(plan: PlanStatus | None) -> str | None:
+    """Why a run can not fit into its GPUs, and what would; None where it fits, or where that is not known."""
+    return None if plan is None else plan.misfit
+
+
+def _known_gpu_memory(job: SFTJob) -> int | None:
+    resources = job.spec.resources
+    if not resources.gpus:
+        return None
+    return known_gpu_memory_bytes(resources.gpu_memory, resources.gpu_resource_name, job.spec.scheduling.gpu_products)
+
+
+def _memory_status(memory: Memory) -> MemoryPlanStatus:
+    return MemoryPlanStatus(
+        weights=memory.weights,
+        adapter=memory.adapter,
+        gradients=memory.gradients,
+        optimizer=memory.optimizer,
+        activations=memory.activations,
+        logits=memory.logits,
+        context=memory.context,
+        total=memory.total,
+    )
+
+
+def _misfit(job: SFTJob, config: RunConfig, stats: PreparedStats, shape: ModelShape) -> str | None:
+    """Judged by rows as long as there are for certain; not at all with options that the arithmetic can not know."""
+    known = _known_gpu_memory(job)
+    if known is None or config.training.extra:
+        return None
+    row_tokens = typical_row(config, stats)
+    needed = gpu_memory(config, shape, row_tokens)
+    if needed.total <= known * MARGIN:
+        return None
+    largest = ", ".join(f"{_gib(size)} for {name}" for name, size in _largest(needed))
+    return (
+        f"The run can not fit: training takes about {_gib(needed.total)} of a GPU's memory ({largest}), and a GPU has "
+        f"{_gib(known)} ({_source(job)}). {_advice(config, shape, row_tokens, known)}"
+    )
+
+
+def _advice(config: RunConfig, shape: ModelShape, row_tokens: int, known: int) -> str:
+    found = alternative(config, shape, row_tokens, known)
+    if found is None:
+        least = "gradient checkpointing, a smaller micro-batch, an 8-bit optimizer, LoRA and 4-bit weights"
+        return f"Not even {least} make it fit: ask for GPUs with more memory, or take a smaller model."
+    return f"This would fit, with about {_gib(found.total_bytes)}: {', '.join(found.changes)}."
+
+
+def _source(job: SFTJob) -> str:
+    """The field that tells the GPU's memory."""
+    resources = job.spec.resources
+    if resources.gpu_memory is not None:
+        return f"resources.gpuMemory: {resources.gpu_memory}"
+    if known_gpu_memory_bytes(None, resources.gpu_resource_name, ()) is not None:
+        return f"resources.gpuResourceName: {resources.gpu_resource_name}"
+    return f"scheduling.gpuProducts: {', '.join(job.spec.scheduling.gpu_products)}"
+
+
+def _largest(memory: Memory) -> list[tuple[str, int]]:
+    """The three largest parts, the largest first."""
+    parts = sorted(vars(memory).items(), key=lambda part: part[1], reverse=True)
+    return parts[:3]
+
+
+def _gib(size: int) -> str:
+    """Bytes for people: in GiB, or in MiB below one."""
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / (1 << 20):.1f} MiB"

@@ -1,0 +1,146 @@
+"""What is wrong with a spec and the API server can not say: CEL sees neither the values of `extra` nor other programs.
+
+It is found before anything is created, and the job ends with the sentence. No sentence shows what may be a secret.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from sftjob_contract.names import ENV_HUB_TOKEN, ENV_WANDB_API_KEY
+from sftjob_operator.api import SFTJob
+from sftjob_operator.api.types import LEAKY_NAME, LEAKY_VALUE
+from sftjob_operator.api.upstream import fields_of_options
+from sftjob_operator.plan.gpus import quantity
+from sftjob_operator.render import OWN_VARIABLES
+
+EXTRA_LIMIT_BYTES: Final = 16 * 1024
+"""Largest `extra` as JSON: the whole run config must fit into a ConfigMap, and the spec into etcd several times."""
+EXTRA_LIMIT_DEPTH: Final = 8
+"""Lists and maps within each other, in one option of `extra`."""
+SMALLEST_AMOUNT: Final = "1Mi"
+"""Less memory or disk is a forgotten unit: 16 is 16 bytes, and 500m half a byte."""
+
+OWN_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "spec.training.extra": frozenset({
+        "auto_find_batch_size", "dataset_kwargs", "disable_tqdm", "do_eval", "do_predict", "do_train",
+        "enable_jit_checkpoint", "eval_on_start", "greater_is_better", "hub_always_push", "hub_revision",
+        "hub_strategy", "ignore_data_skip", "load_best_model_at_end", "local_rank", "logging_nan_inf_filter",
+        "logging_strategy", "metric_for_best_model", "model_init_kwargs", "output_dir",
+        "remove_unused_columns", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model",
+        "shuffle_dataset", "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id", "use_cpu",
+    }),
+    "spec.method.lora.extra": frozenset({
+        "base_model_name_or_path", "inference_mode", "peft_type", "revision", "task_type",
+    }),
+}  # fmt: skip
+"""Options that follow from what a run is: where it writes, how it reports, saves and goes on."""
+_LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "spec.training.extra": ("TRL", "transformers"),
+    "spec.method.lora.extra": ("PEFT",),
+}
+_LEAKY_NAME: Final = re.compile(LEAKY_NAME)
+_LEAKY_VALUE: Final = re.compile(LEAKY_VALUE)
+_TOKENS_OF_TEXT: Final = frozenset({"eos_token", "pad_token"})
+"""Options of trl.SFTConfig whose names only look like a secret's."""
+_OWN_PLACES: Final[Mapping[str, str]] = {
+    ENV_HUB_TOKEN: "write spec.model.tokenSecretRef, spec.dataset.tokenSecretRef or spec.output.hub.tokenSecretRef",
+    ENV_WANDB_API_KEY: "write spec.tracking.wandb.apiKeySecretRef",
+}
+
+
+def spec_problem(job: SFTJob) -> str | None:
+    """The first thing that is wrong, as a sentence that says what to write instead; None if nothing is."""
+    return next(_problems(job), None)
+
+
+def _problems(job: SFTJob) -> Iterator[str]:
+    spec = job.spec
+    yield from _extra_problems("spec.training.extra", spec.training.extra)
+    if spec.method.lora is not None:
+        yield from _extra_problems("spec.method.lora.extra", spec.method.lora.extra)
+    yield from _variable_problems(job)
+    yield from _amount_problems(job)
+    resume = spec.checkpoints.resume_from
+    if resume is not None and resume.sft_job == job.metadata.name:
+        yield (
+            f"spec.checkpoints.resumeFrom.sftJob is this SFTJob itself, {resume.sft_job}: name another one, or remove "
+            "resumeFrom, since a job goes on from its own checkpoints by itself."
+        )
+
+
+def _extra_problems(path: str, extra: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in extra.items():
+        if _is_deeper(value, EXTRA_LIMIT_DEPTH):
+            yield (
+                f"{path}.{name} has more than {EXTRA_LIMIT_DEPTH} lists and maps within each other: write a simpler "
+                "value."
+            )
+            return
+    size = len(json.dumps(extra, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > EXTRA_LIMIT_BYTES:
+        yield f"{path} has {size} bytes as JSON, more than {EXTRA_LIMIT_BYTES}: remove or shorten some of its options."
+    for name, value in extra.items():
+        if instead := _own_place(path, name):
+            yield f"{path}.{name} {instead}."
+        elif leak := next(_leaks(value, f"{path}.{name}", named=_is_leaky(name)), None):
+            yield (
+                f"{leak} looks like a secret, and everyone who may read the job can read it: remove it here, put it "
+                "into a Secret, and name that in spec.env with valueFrom.secretKeyRef."
+            )
+
+
+def _own_place(path: str, option: str) -> str | None:
+    """Why an option can not be set in `extra`, and what to write instead; None if it can."""
+    fields = [field for library in _LIBRARIES[path] for field in fields_of_options().get(library, {}).get(option, ())]
+    if fields:
+        return f"has a field of its own: write {' or '.join(fields)}"
+    return "is the trainer's own to set: remove it" if option in OWN_OPTIONS[path] else None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether more than `levels` lists and maps are within each other."""
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
+
+
+def _is_leaky(name: str) -> bool:
+    return name not in _TOKENS_OF_TEXT and _LEAKY_NAME.search(name) is not None
+
+
+def _leaks(value: Any, path: str, *, named: bool) -> Iterator[str]:
+    """Paths of texts that look like secrets: by their own look, or `named` so, by a name on the way to them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaks(item, f"{path}.{key}", named=named or _is_leaky(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaks(item, f"{path}[{index}]", named=named)
+    elif isinstance(value, str) and value and (named or _LEAKY_VALUE.search(value)):
+        yield path
+
+
+def _variable_problems(job: SFTJob) -> Iterator[str]:
+    for variable in job.spec.env or ():
+        if variable.name in OWN_VARIABLES:
+            instead = _OWN_PLACES.get(variable.name, "remove it")
+            yield f"spec.env has {variable.name}, which the operator sets itself: {instead}."
+
+
+def _amount_problems(job: SFTJob) -> Iterator[str]:
+    resources, storage = job.spec.resources, job.spec.storage
+    amounts = {
+        "spec.storage.size": storage.size,
+        "spec.resources.gpuMemory": resources.gpu_memory,
+        "spec.resources.memory": resources.memory,
+        "spec.resources.sharedMemory": resources.shared_memory,
+        "spec.resources.ephemeralStorage": resources.ephemeral_storage,
+        "spec.resources.prepare.memory": resources.prepare.memory,
+        "spec.resources.prepare.ephemeralStorage": resources.prepare.ephemeral_storage,
+    }
+    for path, amount in amounts.items():
+        if amount is not None and quantity(amount) < quantity(SMALLEST_AMOUNT):
+            yield f"{path} is {amount}, which is less than {SMALLEST_AMOUNT}: write it with its unit, such as 16Gi."

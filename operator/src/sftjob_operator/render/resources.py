@@ -1,0 +1,46 @@
+"""What the container of a stage asks for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sftjob_contract.names import Stage
+from sftjob_operator.api import ResourcesSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResources:
+    """Quantities in Kubernetes' notation; None: not asked for."""
+
+    cpu: str | None
+    memory: str | None
+    ephemeral_storage: str | None
+    gpus: int
+
+
+def stage_resources(spec: ResourcesSpec, stage: Stage) -> StageResources:
+    """What a stage gets: Prepare what it has of its own, else what Train has, and never a GPU."""
+    if stage is Stage.TRAIN:
+        return StageResources(
+            cpu=spec.cpu, memory=spec.memory, ephemeral_storage=spec.ephemeral_storage, gpus=spec.gpus
+        )
+    own = spec.prepare
+    return StageResources(
+        cpu=own.cpu or spec.cpu,
+        memory=own.memory or spec.memory,
+        ephemeral_storage=own.ephemeral_storage or spec.ephemeral_storage,
+        gpus=0,
+    )
+
+
+def container_resources(spec: ResourcesSpec, stage: Stage) -> dict[str, Any]:
+    """Everything is asked for as much as it is limited, but CPU: it may be used beyond its request."""
+    wanted = stage_resources(spec, stage)
+    fixed: dict[str, str] = {}
+    if wanted.memory is not None:
+        fixed["memory"] = wanted.memory
+    if wanted.ephemeral_storage is not None:
+        fixed["ephemeral-storage"] = wanted.ephemeral_storage
+    if wanted.gpus > 0:
+        fixed[spec.gpu_resource_name] = str(wanted.gpus)
+    requests = dict(fixed) if wanted.cpu is None else {"cpu": wanted.cpu, **fixed}
+    return {key: value for key, value in (("requests", requests), ("limits", fixed)) if value}

@@ -1,0 +1,92 @@
+"""Where the Pods run: what both stages share, and what holds for Train alone.
+
+What decides about the node is the same for both, so that a volume bound by the first Pod is reachable by the others;
+the runtime class too, since it may have a node selector of its own.
+"""
+
+from typing import Any, Final
+
+from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
+from sftjob_operator.api import SFTJob, to_dict
+from sftjob_operator.render.common import PodContext, attempt_name, pod_name, service_name
+
+_PRODUCT_LABELS: Final = {"nvidia.com": "nvidia.com/gpu.product", "amd.com": "amd.com/gpu.product-name"}
+"""By vendor of the GPU resource, the node label with the GPU's name: NVIDIA's gpu-feature-discovery writes the first,
+AMD's node labeller the second."""
+_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+_LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
+
+# Kueue's words for plain Pods and groups of them: https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/
+_LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+_LABEL_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
+_ANNOTATION_GROUP_SIZE: Final = "kueue.x-k8s.io/pod-group-total-count"
+_ANNOTATION_REPLACED_IN_GROUP: Final = "kueue.x-k8s.io/retriable-in-group"
+
+
+def gpu_product_label(gpu_resource_name: str) -> str | None:
+    """The node label that scheduling.gpuProducts are compared with; None for a vendor whose label is not known."""
+    return _PRODUCT_LABELS.get(gpu_resource_name.partition("/")[0])
+
+
+def scheduling(pod: PodContext) -> dict[str, Any]:
+    """Fields of a Pod's spec that say where and how it runs."""
+    spec = pod.job.spec.scheduling
+    fields: dict[str, Any] = {
+        "priorityClassName": spec.priority_class_name,
+        "schedulerName": spec.scheduler_name,
+        "runtimeClassName": spec.runtime_class_name,
+        "serviceAccountName": spec.service_account_name,
+        "nodeSelector": dict(spec.node_selector),
+        "tolerations": [to_dict(toleration) for toleration in spec.tolerations],
+        "affinity": _affinity(pod),
+    }
+    if pod.one_of_several:
+        fields["hostname"] = pod_name(pod.job, pod.stage, pod.attempt, pod.rank)
+        fields["subdomain"] = service_name(pod.job)
+    return {name: value for name, value in fields.items() if value}
+
+
+def queue_labels(pod: PodContext) -> dict[str, str]:
+    """Labels by which Kueue holds Train Pods back until there is room for them; several nodes are let in together."""
+    queue = pod.job.spec.scheduling.queue_name
+    if queue is None or pod.stage is not Stage.TRAIN:
+        return {}
+    group = {_LABEL_GROUP: attempt_name(pod.job, pod.stage, pod.attempt)}
+    return {_LABEL_QUEUE: queue, **(group if pod.one_of_several else {})}
+
+
+def queue_annotations(pod: PodContext) -> dict[str, str]:
+    """What Kueue must know about a group: its size, and that a Pod that ended is never replaced within it.
+
+    A retry is a group of its own, so the quota of an attempt that failed must not be kept for it.
+    """
+    if pod.job.spec.scheduling.queue_name is None or not pod.one_of_several:
+        return {}
+    return {_ANNOTATION_GROUP_SIZE: str(pod.job.spec.resources.nodes), _ANNOTATION_REPLACED_IN_GROUP: "false"}
+
+
+def _affinity(pod: PodContext) -> dict[str, Any]:
+    affinity: dict[str, Any] = {}
+    if (products := _products(pod.job)) is not None:
+        affinity["nodeAffinity"] = {_REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [products]}]}}
+    if pod.one_of_several:
+        topology_key = pod.job.spec.scheduling.topology_key
+        if topology_key is not None:
+            affinity["podAffinity"] = {_REQUIRED: [_of_same_attempt(pod, topology_key)]}
+        affinity["podAntiAffinity"] = {_REQUIRED: [_of_same_attempt(pod, _LABEL_HOSTNAME)]}
+    return affinity
+
+
+def _products(job: SFTJob) -> dict[str, Any] | None:
+    label = gpu_product_label(job.spec.resources.gpu_resource_name)
+    products = job.spec.scheduling.gpu_products
+    return {"key": label, "operator": "In", "values": list(products)} if products and label is not None else None
+
+
+def _of_same_attempt(pod: PodContext, topology_key: str) -> dict[str, Any]:
+    labels = {
+        LABEL_JOB: pod.job.metadata.name,
+        LABEL_STAGE: str(pod.stage),
+        LABEL_ATTEMPT: str(pod.attempt),
+    }
+    return {"labelSelector": {"matchLabels": labels}, "topologyKey": topology_key}

@@ -1,0 +1,79 @@
+"""Services: a headless one is kept, one that would need an address is refused."""
+
+import pytest
+
+from support.http_api import HttpApi, Object
+
+SERVICES = "/api/v1/namespaces/default/services"
+
+
+def service(**spec: object) -> Object:
+    given = {"clusterIP": "None", "selector": {"app": "a"}, "ports": [{"name": "meet", "port": 29400}], **spec}
+    return {"metadata": {"name": "meet"}, "spec": {name: value for name, value in given.items() if value is not None}}
+
+
+async def test_a_headless_service_is_stored_with_its_defaults(api: HttpApi) -> None:
+    created = await api.ok("POST", SERVICES, service(publishNotReadyAddresses=True))
+
+    assert created["spec"] == {
+        "clusterIP": "None",
+        "clusterIPs": ["None"],
+        "internalTrafficPolicy": "Cluster",
+        "ipFamilies": ["IPv4"],
+        "ipFamilyPolicy": "SingleStack",
+        "ports": [{"name": "meet", "port": 29400, "protocol": "TCP", "targetPort": 29400}],
+        "publishNotReadyAddresses": True,
+        "selector": {"app": "a"},
+        "sessionAffinity": "None",
+        "type": "ClusterIP",
+    }
+    assert created["status"] == {"loadBalancer": {}}
+    assert (await api.ok("GET", f"{SERVICES}/meet")) == created
+    assert (await api("POST", SERVICES, service())).refusal[:2] == (409, "AlreadyExists")
+
+
+@pytest.mark.parametrize("spec", [{"clusterIP": None}, {"type": "NodePort"}, {"clusterIP": "10.0.0.1"}])
+async def test_a_service_that_needs_an_address_is_refused(api: HttpApi, spec: dict[str, str]) -> None:
+    text = "this emulator does not implement Services with an address: write spec.clusterIP: None (headless)"
+    assert (await api("POST", SERVICES, service(**spec))).refusal == (501, "NotImplemented", text)
+
+
+async def test_a_headless_service_stays_headless(api: HttpApi) -> None:
+    created = await api.ok("POST", SERVICES, service())
+
+    refused = await api("PUT", f"{SERVICES}/meet", {**created, "spec": {**created["spec"], "clusterIP": "10.0.0.1"}})
+
+    assert refused.refusal[:2] == (422, "Invalid")
+    assert "spec.clusterIP" in refused.refusal[2]
+
+
+async def test_a_service_is_deleted_by_its_uid_only(api: HttpApi) -> None:
+    created = await api.ok("POST", SERVICES, service())
+
+    kept = await api("DELETE", f"{SERVICES}/meet", {"preconditions": {"uid": "another"}})
+    gone = await api("DELETE", f"{SERVICES}/meet", {"preconditions": {"uid": created["metadata"]["uid"]}})
+
+    assert kept.refusal[:2] == (409, "Conflict")
+    assert gone.status == 200
+    assert (await api("GET", f"{SERVICES}/meet")).status == 404
+
+
+async def test_services_are_discovered_as_on_a_real_server(api: HttpApi) -> None:
+    resources = {r["name"]: r for r in (await api.ok("GET", "/api/v1"))["resources"]}
+
+    found = resources["services"]
+    assert (found["shortNames"], found["categories"], found["singularName"]) == (["svc"], ["all"], "service")
+    assert "services/status" in resources
+
+
+async def test_a_table_of_services_reads_as_on_a_real_server(api: HttpApi) -> None:
+    await api.ok("POST", SERVICES, service())
+    accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+
+    table = (await api("GET", SERVICES, headers=accept)).body
+
+    names = [column["name"] for column in table["columnDefinitions"]]
+    cells = dict(zip(names, table["rows"][0]["cells"], strict=True))
+    assert names == ["Name", "Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "Selector"]
+    assert (cells["Type"], cells["Cluster-IP"], cells["External-IP"]) == ("ClusterIP", "None", "<none>")
+    assert (cells["Port(s)"], cells["Selector"]) == ("29400/TCP", "app=a")

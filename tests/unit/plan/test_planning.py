@@ -1,0 +1,231 @@
+"""What a job's status tells of its plan, and when a run is refused, with which words."""
+
+import re
+
+import pytest
+
+from sftjob_contract.model_shape import ModelShape
+from sftjob_operator.api import PlanStatus, SFTJob
+from sftjob_operator.reconcile.planning import misfit, plan_status
+from support.builders import JobBuilder, a_job
+from support.model_shapes import LLAMA_8B, QWEN_05B, stats_with
+
+GIB = 1 << 30
+
+
+def plan(builder: JobBuilder, shape: ModelShape | None = LLAMA_8B, **numbers: int) -> PlanStatus:
+    usual = {
+        "rows": 1000,
+        "train_rows": 1000,
+        "tokens": 900_000,
+        "truncated_rows": 1,
+        "max_steps": 100,
+        "evaluation_rows": 0,
+    }
+    return plan_status(builder.build(), stats_with(shape, **{**usual, **numbers}))
+
+
+def sentence(builder: JobBuilder, shape: ModelShape = LLAMA_8B, **numbers: int) -> str:
+    said = misfit(plan(builder, shape, **numbers))
+    assert said is not None
+    return said
+
+
+def on(memory: str) -> JobBuilder:
+    return a_job().resources(gpus=1, gpu_memory=memory)
+
+
+def predicted(builder: JobBuilder, shape: ModelShape = LLAMA_8B) -> int:
+    memory = plan(builder, shape).memory
+    assert memory is not None
+    return memory.total
+
+
+def apply(builder: JobBuilder, advice: str) -> JobBuilder:
+    """The job with what the sentence advises."""
+    values = dict(re.findall(r"(\w+): (\w+|\{.*?\})", advice.split("This would fit")[1]))
+    if "perDeviceBatchSize" in values:
+        builder = builder.training(
+            per_device_batch_size=int(values["perDeviceBatchSize"]),
+            gradient_accumulation_steps=int(values["gradientAccumulationSteps"]),
+        )
+    if "gradientCheckpointing" in values:
+        builder = builder.training(gradient_checkpointing=True)
+    if "optimizer" in values:
+        builder = builder.training(optimizer=values["optimizer"])
+    if "lora" in values:
+        builder = builder.lora()
+    return builder.set("method.quantization", {"bits": 4}) if "quantization" in values else builder
+
+
+def test_the_status_has_counts_and_predictions() -> None:
+    told = plan(on("80Gi"), QWEN_05B, steps_per_epoch=25)
+    assert (told.steps, told.steps_per_epoch, told.rows, told.tokens) == (100, 25, 1000, 900_000)
+    assert told.parameters == 494_032_768
+    assert told.trainable_parameters == 8_798_208
+    assert told.gpu_memory_bytes == 80 * GIB
+    assert told.memory is not None
+    parts = told.memory.model_dump(exclude={"total"})
+    assert sum(parts.values()) == told.memory.total
+    assert told.checkpoint_bytes == 8_798_208 * (4 + 8)
+    assert told.misfit is None
+
+
+def test_without_a_shape_there_are_the_counts_only() -> None:
+    told = plan(on("1Gi"), None)
+    assert told.steps == 100
+    assert (told.parameters, told.memory, told.disk_bytes, told.misfit) == (None, None, None, None)
+
+
+def test_options_of_peft_that_may_change_the_adapter_leave_the_rest_open() -> None:
+    told = plan(on("1Gi").lora(extra={"rank_pattern": {"q_proj": 4}}))
+    assert told.parameters == LLAMA_8B.parameters
+    assert (told.trainable_parameters, told.memory, told.misfit) == (None, None, None)
+
+
+def test_disk_holds_model_data_checkpoints_and_output() -> None:
+    base = on("80Gi").model("acme/model").checkpoints(keep=2, every_steps=10)
+    told = plan(base, QWEN_05B, max_steps=1000, evaluation_rows=100)
+    adapter, checkpoint = 4 * 8_798_208, 12 * 8_798_208
+    data = 8 * 900_000 * 11 // 10
+    assert told.disk_bytes == QWEN_05B.weight_bytes + data + 4 * checkpoint + adapter
+    shared = plan(base.storage(shared_cache_claim="hub"), QWEN_05B, max_steps=1000, evaluation_rows=100)
+    assert told.disk_bytes - QWEN_05B.weight_bytes == shared.disk_bytes
+    merged = plan(base.set("output", {"mergeAdapter": True}), QWEN_05B, max_steps=1000, evaluation_rows=100)
+    assert merged.disk_bytes == told.disk_bytes + 2 * QWEN_05B.parameters
+
+
+def test_a_run_takes_no_more_checkpoints_than_it_has_steps_for() -> None:
+    once = plan(on("80Gi").checkpoints(keep=10, every_steps=1000), QWEN_05B, max_steps=100)
+    assert once.disk_bytes == 8 * 900_000 + 12 * 8_798_208 + 4 * 8_798_208
+
+
+def test_host_memory_is_that_of_loading_or_saving() -> None:
+    full = on("80Gi").full().training(optimizer="adamw_torch")
+    assert plan(full, QWEN_05B).host_memory_bytes == 2 * GIB + 4 * QWEN_05B.parameters
+    two = full.resources(gpus=2)
+    assert plan(two, QWEN_05B).host_memory_bytes == 2 * (2 * GIB + 4 * QWEN_05B.parameters)
+    assert plan(on("80Gi").qlora(bits=4), QWEN_05B).host_memory_bytes == 2 * GIB + 2 * 8_798_208
+
+
+def test_paged_states_count_as_host_memory() -> None:
+    plain, paged = (
+        plan(on("80Gi").full().training(optimizer=name), QWEN_05B) for name in ("adamw_torch", "paged_adamw_32bit")
+    )
+    assert plain.memory is not None
+    assert paged.memory is not None
+    moved = plain.memory.optimizer - paged.memory.optimizer
+    assert moved > 0.99 * plain.memory.optimizer
+    assert (paged.host_memory_bytes or 0) - (plain.host_memory_bytes or 0) == moved
+
+
+def test_several_gpus_keep_a_second_copy_of_the_gradients_for_their_buckets() -> None:
+    one, two = plan(on("80Gi")), plan(on("80Gi").resources(gpus=2))
+    assert one.memory is not None
+    assert two.memory is not None
+    assert two.memory.gradients == 2 * one.memory.gradients
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        a_job().full().resources(gpus=1),
+        a_job().full().resources(gpus=0, gpu_memory="1Gi"),
+        a_job().full().resources(gpus=1).scheduling(gpu_products=["NVIDIA-Something-New"]),
+        on("1Gi").full().training(extra={"fsdp": True}),
+        on("200Gi").full(),
+    ],
+    ids=["memory not known", "no GPU", "product not known", "options of TRL's own", "it fits"],
+)
+def test_what_is_not_certain_to_fail_is_not_refused(job: JobBuilder) -> None:
+    assert misfit(plan(job)) is None
+
+
+def test_a_job_without_a_plan_is_not_refused() -> None:
+    assert misfit(None) is None
+
+
+def test_a_run_is_refused_only_when_it_needs_a_quarter_more_than_there_is() -> None:
+    needed = predicted(on("80Gi"))
+    assert misfit(plan(on(str(int(needed / 1.25) + 1)))) is None
+    assert misfit(plan(on(str(int(needed / 1.25) - 1)))) is not None
+
+
+def test_the_sentence_has_the_numbers_and_what_would_fit() -> None:
+    assert sentence(on("16Gi").full().training(gradient_checkpointing=False)) == (
+        "The run can not fit: training takes about 165.4 GiB of a GPU's memory (59.8 GiB for optimizer, 42.9 GiB for "
+        "weights, 29.9 GiB for gradients), and a GPU has 16.0 GiB (resources.gpuMemory: 16Gi). This would fit, with "
+        "about 8.5 GiB: training.gradientCheckpointing: true, method.lora: {} instead of method.full, "
+        "method.quantization: {bits: 4}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "source"),
+    [
+        (on("1Gi"), "1.0 GiB (resources.gpuMemory: 1Gi)"),
+        (
+            a_job().resources(gpus=1, gpu_resource_name="nvidia.com/mig-1g.5gb"),
+            "5.0 GiB (resources.gpuResourceName: nvidia.com/mig-1g.5gb)",
+        ),
+        (
+            a_job().resources(gpus=1).scheduling(gpu_products=["Tesla-P4", "NVIDIA-A100-SXM4-80GB"]),
+            "8.0 GiB (scheduling.gpuProducts: Tesla-P4, NVIDIA-A100-SXM4-80GB)",
+        ),
+    ],
+)
+def test_the_sentence_names_the_field_that_tells_the_memory(job: JobBuilder, source: str) -> None:
+    assert f"and a GPU has {source}." in sentence(job)
+
+
+CASES = {
+    "checkpointing": (on("24Gi").training(gradient_checkpointing=False), LLAMA_8B, ("gradientCheckpointing: true",)),
+    "a smaller micro-batch": (
+        on("3Gi").training(per_device_batch_size=64, gradient_accumulation_steps=2),
+        QWEN_05B,
+        ("perDeviceBatchSize: 8 with gradientAccumulationSteps: 16 (the same global batch)",),
+    ),
+    "the optimizer": (on("80Gi").full(), LLAMA_8B, ("optimizer: paged_adamw_8bit",)),
+    "LoRA": (on("24Gi").full(), LLAMA_8B, ("method.lora: {} instead of method.full",)),
+    "QLoRA": (on("10Gi"), LLAMA_8B, ("method.quantization: {bits: 4}",)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_mildest_change_that_fits_is_advised(case: str) -> None:
+    job, shape, advice = CASES[case]
+    said = sentence(job, shape)
+    for words in advice:
+        assert words in said
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_advice_does_fit(case: str) -> None:
+    job, shape, _ = CASES[case]
+    advised = apply(job, sentence(job, shape))
+    built: SFTJob = advised.build()
+    assert built != job.build()
+    told = plan(advised, shape)
+    assert told.memory is not None
+    assert told.memory.total <= (told.gpu_memory_bytes or 0)
+
+
+def test_nothing_fits_into_too_little() -> None:
+    assert sentence(on("2Gi")).endswith(
+        "Not even gradient checkpointing, a smaller micro-batch, an 8-bit optimizer, LoRA and 4-bit weights make it "
+        "fit: ask for GPUs with more memory, or take a smaller model."
+    )
+
+
+def test_rows_that_are_short_for_certain_are_judged_as_such() -> None:
+    job = on("8Gi").training(max_length=16_384, per_device_batch_size=8)
+    assert misfit(plan(job, QWEN_05B, truncated_rows=1)) is not None
+    assert misfit(plan(job, QWEN_05B, truncated_rows=0, tokens=100_000)) is None
+
+
+def test_packed_rows_are_judged_as_full() -> None:
+    job = on("2Gi").training(max_length=16_384, packing=True)
+    assert misfit(plan(job, QWEN_05B, truncated_rows=0, tokens=100_000)) is not None

@@ -1,0 +1,204 @@
+"""The shape of a model, from its config and the headers of its weight files: no tensor is read, no PyTorch needed.
+
+What is not certain is not told: a model that is no plain dense decoder has no shape here, and the plan says less.
+"""
+
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
+
+logger = logging.getLogger(__name__)
+
+Tensors = Mapping[str, tuple[int, ...]]
+"""Shape of each tensor by name."""
+
+_SINGLE: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_LONGEST_HEADER_BYTES: Final = 100_000_000
+"""The format's own limit: https://github.com/huggingface/safetensors#format."""
+_IN_A_LAYER: Final = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
+_BUFFERS: Final = (
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+)
+"""Ends of names that older checkpoints hold and that are no parameters."""
+_NUMBERED: Final = re.compile(r"experts|(^|\.)\d+(\.|$)")
+"""What a path within a layer has in models that are not dense."""
+_POSITIONS: Final = ("wpe.weight", "embed_positions.weight")
+"""Ends of names of learned position embeddings."""
+_HEADS: Final = ("lm_head.weight", "embed_out.weight")
+"""Names of the output head."""
+
+
+class _NoShapeError(Exception):
+    """Why the model's shape is not known."""
+
+
+def read_model_shape(directory: Path) -> ModelShape | None:
+    """The shape of the model in `directory`; None, and a line in the log, where it can not be told for certain."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        tensors, weight_bytes = _tensors(directory, config)
+        return shape_of(config, tensors, weight_bytes)
+    except Exception as error:  # noqa: BLE001 -- whatever a foreign config makes transformers raise: only the plan needs it
+        logger.info("      memory is not planned for, since the model's shape is not known: %s", error)
+        return None
+
+
+def shape_of(config: Any, tensors: Tensors, weight_bytes: int) -> ModelShape:
+    """The shape of a dense decoder of `config` that is made of `tensors`.
+
+    Raises:
+        _NoShapeError: it is not one.
+    """
+    _check_dense(config)
+    tensors = {name: size for name, size in tensors.items() if not name.endswith(_BUFFERS)}
+    if config.tie_word_embeddings:
+        tensors = {name: size for name, size in tensors.items() if name not in _HEADS}
+    linear = _linear_layers(tensors, config)
+    heads = config.num_attention_heads
+    return ModelShape(
+        parameters=sum(math.prod(size) for size in tensors.values()),
+        bias_parameters=sum(math.prod(size) for name, size in tensors.items() if name.endswith(".bias")),
+        weight_bytes=weight_bytes,
+        hidden_size=config.hidden_size,
+        intermediate_size=_intermediate_size(config),
+        layers=config.num_hidden_layers,
+        attention_heads=heads,
+        key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary_size=config.vocab_size,
+        tied_embeddings=bool(config.tie_word_embeddings),
+        linear_layers=linear,
+    )
+
+
+def _check_dense(config: Any) -> None:
+    if getattr(config, "quantization_config", None) is not None:
+        raise _NoShapeError("its weights are quantized already")
+    if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
+        raise _NoShapeError(f"{config.model_type} is no plain decoder")
+
+
+def _linear_layers(tensors: Tensors, config: Any) -> tuple[LinearShape, ...]:
+    """The linear layers inside the decoder layers, by kind; everything outside of them must be known."""
+    kinds: Counter[tuple[str, int, int]] = Counter()
+    layers = set()
+    for name, size in tensors.items():
+        inside = _IN_A_LAYER.fullmatch(name)
+        if inside is None:
+            _check_outside(name, size, config)
+            continue
+        layers.add(inside[1])
+        if len(size) == 1:
+            continue
+        path = inside[2].removesuffix(".weight")
+        if len(size) != 2 or path == inside[2] or _NUMBERED.search(path):
+            raise _NoShapeError(f"{name} is not the weight of a linear layer of a dense model")
+        kinds[path, *_in_and_out(size, config)] += 1
+    if len(layers) != config.num_hidden_layers:
+        raise _NoShapeError(f"it has {len(layers)} layers with weights, and {config.num_hidden_layers} by its config")
+    if not 1 <= len(kinds) <= LINEAR_KINDS_LIMIT or any(len(path) > LINEAR_NAME_LIMIT for path, *_ in kinds):
+        raise _NoShapeError(f"it has {len(kinds)} kinds of linear layers")
+    return tuple(
+        LinearShape(name=path, in_features=into, out_features=out, count=count)
+        for (path, into, out), count in sorted(kinds.items())
+    )
+
+
+def _in_and_out(size: tuple[int, ...], config: Any) -> tuple[int, int]:
+    """In and out features; GPT-2's Conv1D keeps its weight the other way round."""
+    return (size[0], size[1]) if config.model_type == "gpt2" else (size[1], size[0])
+
+
+def _check_outside(name: str, size: tuple[int, ...], config: Any) -> None:
+    if len(size) == 1 or name.endswith(_POSITIONS):
+        return
+    if size != (config.vocab_size, config.hidden_size):
+        raise _NoShapeError(f"it has {name}, which is no embedding")
+
+
+def _intermediate_size(config: Any) -> int:
+    """Width of the MLP; GPT-2 and its kin may leave it out, which means four times the hidden size."""
+    given = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    return int(given or 4 * config.hidden_size)
+
+
+def _tensors(directory: Path, config: Any) -> tuple[Tensors, int]:
+    """Shapes by name, and bytes of the weight files: from safetensors headers, or from the config where it suffices."""
+    files = _weight_files(directory)
+    if files:
+        headers = [_header(path) for path in files]
+        return {name: size for header in headers for name, size in header.items()}, _bytes(files)
+    pickled = sorted(directory.glob("pytorch_model*.bin"))
+    if not pickled or config.model_type not in _BY_CONFIG:
+        raise _NoShapeError(f"its weights are not in {_SINGLE} or files that {_INDEX} names")
+    return dict(_by_config(config)), _bytes(pickled)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files that transformers would load."""
+    if (directory / _SINGLE).is_file():
+        return [directory / _SINGLE]
+    if not (directory / _INDEX).is_file():
+        return []
+    index = json.loads((directory / _INDEX).read_bytes())
+    return [directory / name for name in sorted(set(index["weight_map"].values()))]
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name from the header of a safetensors file: its length in 8 bytes, little endian, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(_LONGEST_HEADER_BYTES, path.stat().st_size):
+            raise _NoShapeError(f"{path.name} is no safetensors file")
+        entries = json.loads(file.read(length))
+    return {name: tuple(entry["shape"]) for name, entry in entries.items() if name != "__metadata__"}
+
+
+def _bytes(files: list[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+_BY_CONFIG: Final = frozenset({"llama", "mistral", "qwen2"})
+"""Models whose tensors follow from their config alone."""
+
+
+def _by_config(config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Shapes by name of the models in _BY_CONFIG, as transformers builds them."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    query, key = head * config.num_attention_heads, head * config.num_key_value_heads
+    everywhere = bool(getattr(config, "attention_bias", False))
+    linear = (
+        ("self_attn.q_proj", hidden, query, everywhere or config.model_type == "qwen2"),
+        ("self_attn.k_proj", hidden, key, everywhere or config.model_type == "qwen2"),
+        ("self_attn.v_proj", hidden, key, everywhere or config.model_type == "qwen2"),
+        ("self_attn.o_proj", query, hidden, everywhere),
+        ("mlp.gate_proj", hidden, inner, bool(getattr(config, "mlp_bias", False))),
+        ("mlp.up_proj", hidden, inner, bool(getattr(config, "mlp_bias", False))),
+        ("mlp.down_proj", inner, hidden, bool(getattr(config, "mlp_bias", False))),
+    )
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield "lm_head.weight", (config.vocab_size, hidden)
+    yield "model.norm.weight", (hidden,)
+    for layer in range(config.num_hidden_layers):
+        at = f"model.layers.{layer}"
+        yield f"{at}.input_layernorm.weight", (hidden,)
+        yield f"{at}.post_attention_layernorm.weight", (hidden,)
+        for name, into, out, biased in linear:
+            yield f"{at}.{name}.weight", (out, into)
+            if biased:
+                yield f"{at}.{name}.bias", (out,)
