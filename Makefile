@@ -61,7 +61,15 @@ verify: generate ## Fail if a generated file differs from the committed one
 
 .PHONY: bench-operator
 bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs
-	PYTHONPATH=examples/quickstart $(BIN)/python bench/operator/bench.py
+	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/operator/operator_bench.py
+
+.PHONY: bench-trainer
+bench-trainer: $(INSTALLED) ## Measure the trainer: tokens per second against plain TRL, by default and tuned by hand
+	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/trainer/trainer_bench.py
+
+.PHONY: bench-quality
+bench-quality: $(INSTALLED) ## Measure answers to held-out questions before and after tuning
+	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/quality/quality_bench.py
 
 .PHONY: clean
 clean: ## Remove everything that can be made again

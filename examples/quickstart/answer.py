@@ -1,6 +1,7 @@
 """Ask a model that an SFTJob made: `python answer.py MODEL [--adapter DIRECTORY] QUESTION ...`."""
 
 import argparse
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ def answers(questions: Sequence[str], model: Path, adapter: Path | None = None) 
 
     `model` is a directory in hub layout; `adapter` is one that PEFT saved, trained on top of that model.
     """
+    # PEFT imports it, and on some CPUs it asks there for kernels that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch  # noqa: PLC0415 -- seconds to import, and a usage error needs none of it
     from peft import PeftModel  # noqa: PLC0415 -- same
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 -- same

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sftjob_contract.codec import encode, from_json
-from sftjob_contract.config import RunConfig
+from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE
 from sftjob_contract.outcome import Outcome
@@ -41,7 +41,7 @@ def test_the_trainer_reads_the_run_config_and_what_prepare_found(tmp_path: Path)
     config = from_json(RunConfig, (GOLDEN / "run-config.json").read_bytes(), ignore_unknown=False)
     stats = from_json(Outcome, json.dumps(golden("outcome-prepared")), ignore_unknown=False).prepared
     assert stats is not None
-    arguments = sft_arguments(config, stats, output_dir=tmp_path, bf16=False)
+    arguments = sft_arguments(config, stats, output_dir=tmp_path, precision=Precision.FP32)
     assert arguments["max_steps"] == 150
     assert arguments["optim"] == "paged_adamw_8bit"
     assert arguments["lr_scheduler_type"] == "cosine"

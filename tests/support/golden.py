@@ -27,3 +27,12 @@ def load_documents(path: Path) -> list[Any]:
 def dump_documents(documents: list[Any]) -> str:
     """YAML for people, one document per object, keys in their order."""
     return yaml.safe_dump_all(documents, sort_keys=False, width=120, allow_unicode=True)
+
+
+def check_golden_text(path: Path, actual: str) -> None:
+    """Compare `actual` with the text file `path`, or write it when asked to."""
+    if os.environ.get("SFTJOB_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(actual, encoding="utf-8")
+    expected = path.read_text(encoding="utf-8")
+    assert actual == expected, f"{path.name} differs; SFTJOB_UPDATE_GOLDEN=1 writes it anew"

@@ -306,6 +306,8 @@ def _across_sections(draw: st.DrawFn, spec: Node) -> None:
         _remove(spec.get("evaluation", {}), "everySteps", "perEpoch", "metrics", "savePredictions")
     if "lora" not in spec["method"]:
         _remove(spec.get("output", {}), "mergeAdapter")
+    if "quantization" in spec["method"] and training.get("precision") == "fp16":
+        _remove(training, "precision")
     resources = spec.get("resources", {})
     if resources.get("gpus") == 0:
         _remove(training, "precision", "kernels")

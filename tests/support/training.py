@@ -12,12 +12,13 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import DataFormat, RunConfig
+from sftjob_contract.config import DataFormat, PackingStrategy, RunConfig, Training
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.configuration import devices
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.plan import max_steps, steps_per_epoch
+from sftjob_trainer.questions import needs_answers
 from support.tiny import run_config
 
 PEFT_IS_BEHIND: Final = pytest.mark.filterwarnings(
@@ -37,6 +38,14 @@ def documents(count: int, *, seed: int, shortest: int = 5, longest: int = 20) ->
 def example(ids: list[int]) -> dict[str, list[int]]:
     """A row whose first two tokens are a prompt."""
     return {"input_ids": ids, "labels": [-100, -100, *ids[2:]]}
+
+
+def wrap(rows: Sequence[list[int]], max_length: int) -> list[dict[str, list[int]]]:
+    """Rows one after another, cut wherever a sequence of `max_length` tokens is full."""
+    tokens = [token for ids in rows for token in ids]
+    labels = [label for ids in rows for label in example(ids)["labels"]]
+    starts = range(0, len(tokens), max_length)
+    return [{"input_ids": tokens[at : at + max_length], "labels": labels[at : at + max_length]} for at in starts]
 
 
 def pack(rows: Sequence[list[int]], max_length: int) -> list[dict[str, list[int]]]:
@@ -64,9 +73,12 @@ def write_prepared(volume: Path, config: RunConfig, *, rows: int = 24, held_out:
     parts = {}
     for path, count, seed in ((layout.PREPARED_TRAIN, rows, 1), (layout.PREPARED_EVALUATION, held_out, 2)):
         found = documents(count, seed=seed)
-        parts[path] = pack(found, training.max_length) if training.packing else [example(ids) for ids in found]
+        parts[path] = _sequences(found, training)
         if count:
             Dataset.from_list(parts[path]).save_to_disk(volume / path)
+    if held_out and needs_answers(config.evaluation):
+        asked = documents(held_out, seed=2)[: config.evaluation.max_samples]
+        Dataset.from_list([example(ids) for ids in asked]).save_to_disk(volume / layout.PREPARED_SAMPLES)
     train = parts[layout.PREPARED_TRAIN]
     per_epoch = steps_per_epoch(len(train), training, devices(config))
     stats = stats_of(
@@ -82,6 +94,13 @@ def write_prepared(volume: Path, config: RunConfig, *, rows: int = 24, held_out:
     )
     (volume / layout.PREPARED_STATS).write_text(to_json(stats))
     return stats
+
+
+def _sequences(rows: Sequence[list[int]], training: Training) -> list[dict[str, list[int]]]:
+    if not training.packing:
+        return [example(ids) for ids in rows]
+    strategy = {PackingStrategy.BFD: pack, PackingStrategy.WRAPPED: wrap}[training.packing_strategy]
+    return strategy(rows, training.max_length)
 
 
 def stats_of(**numbers: int) -> PreparedStats:
@@ -200,7 +219,25 @@ def build_trainer(volume: Path, config: RunConfig, *, rows: int = 24) -> Any:
     """The trainer as the Train stage makes it, at step 0 and not yet started."""
     from sftjob_trainer.fit import build
     from sftjob_trainer.reporter import Reporter
+    from sftjob_trainer.start import origin
     from sftjob_trainer.train import new_run
 
-    write_prepared(volume, config, rows=rows)
-    return build(new_run(config, environment(volume), Reporter(None)), Path(config.model.source))
+    stats = write_prepared(volume, config, rows=rows)
+    where = environment(volume)
+    return build(new_run(config, where, Reporter(None)), origin(config, where, stats))
+
+
+def token_mean_loss(model: Any, run: Finished) -> float:
+    """The evaluation loss by definition: one row at a time, every trained token counted once."""
+    import torch
+    from datasets import load_from_disk
+
+    total, tokens = 0.0, 0
+    for row in load_from_disk(run.volume / layout.PREPARED_EVALUATION):
+        labels = torch.tensor(row["labels"])[1:]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
+        total += float(losses.double().sum())
+        tokens += int((labels != -100).sum())
+    return total / tokens

@@ -391,7 +391,8 @@ class Checkpoints:
 
     Exactly one of `every_steps` and `per_epoch` (checkpoints in each epoch) is set. `on_termination` saves one when
     the Pod is told to stop. `resume_from` is the URI of another run's checkpoint, or of its `checkpoints` directory
-    for the newest one.
+    for the newest good one. It gives the weights (or the adapter) to start from and nothing else: optimizer, schedule,
+    data order and step count are those of a new run.
     """
 
     every_steps: int | None

@@ -13,13 +13,15 @@ STATS_VERSION: Final = 1
 class PreparedStats:
     """The prepared data set.
 
-    `rows` counts usable rows of the source, `train_rows` and `evaluation_rows` how they were split. `sequences` and
-    `evaluation_sequences` are what the trainer iterates over: rows, or packed sequences of at most `max_length`
+    `format` is that of the first source. `rows` counts usable rows of all sources, `train_rows` and `evaluation_rows`
+    how they were split; a row that an epoch uses several times, by its source's weight, counts as often. `sequences`
+    and `evaluation_sequences` are what the trainer iterates over: rows, or packed sequences of at most `max_length`
     tokens. `tokens` and `trained_tokens` (those with a label) count the training part. `truncated_rows` were longer
     than `max_length`. `max_steps` is the number of optimizer steps of the whole run.
     `skipped_rows` could not be used (onInvalidRow: Skip), `duplicate_rows` were equal to an earlier one,
     `filtered_rows` were too short or too long; none of them is among `rows`.
-    `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place.
+    `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place; so is
+    `teacher_snapshot` for the teacher of a distillation.
     """
 
     version: int
@@ -39,5 +41,6 @@ class PreparedStats:
     duplicate_rows: int = 0
     filtered_rows: int = 0
     model_snapshot: str | None = None
+    teacher_snapshot: str | None = None
     model_revision: str | None = None
     model_shape: ModelShape | None = None

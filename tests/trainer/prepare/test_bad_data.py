@@ -1,5 +1,6 @@
 """What the user reads when the data can not be used: one row of a table for each kind of fault."""
 
+import gzip
 import io
 import json
 from dataclasses import replace
@@ -41,8 +42,8 @@ FILES = [
         "train.jsonl",
         jsonl({"body": "a", "id": 1}),
         (
-            'train.jsonl:1: no column "text", "prompt" and "completion" or "messages", there is "body", "id"; '
-            "name the right ones in dataset.columns"
+            'train.jsonl:1: no column "text", "prompt" and "completion", "messages", "instruction" and "output" or '
+            '"conversations", there is "body", "id"; name the right ones in dataset.columns'
         ),
     ),
     ("train.jsonl", jsonl(GOOD, GOOD, {"body": "a"}), 'train.jsonl:3: no column "text", there is "body"'),
@@ -58,7 +59,7 @@ FILES = [
     (
         "train.jsonl",
         jsonl({"prompt": "a", "completion": ["b"]}),
-        'train.jsonl:1: "completion" must be text, not a list',
+        'train.jsonl:1: "prompt" and "completion" must both be text, or both lists of messages',
     ),
     (
         "train.jsonl",
@@ -116,8 +117,68 @@ FILES = [
     ),
     (
         "chat.jsonl",
-        jsonl(talk(USER, {"role": "assistant", "content": [{"type": "text", "text": "a"}]})),
-        "chat.jsonl:1: messages[1].content must be text, not a list",
+        jsonl(talk({"role": "user", "content": [{"type": "image", "url": "a.png"}]}, ASSISTANT)),
+        'chat.jsonl:1: messages[0].content[0] is of type "image", but only text can be trained on',
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk({"role": "user", "content": ["hello"]}, ASSISTANT)),
+        'chat.jsonl:1: messages[0].content[0] must be {"type": "text", "text": ...}, not text',
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk({"role": "user", "content": [{"type": "text"}]}, ASSISTANT)),
+        "chat.jsonl:1: messages[0].content[0].text must be text, not null",
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk(USER, {"role": "assistant", "content": [{"type": "text", "text": ""}]})),
+        "chat.jsonl:1: messages[1].content is empty, so there is nothing to train on",
+    ),
+    (
+        "chat.jsonl",
+        jsonl(talk(USER, {"role": "assistant", "content": None})),
+        "chat.jsonl:1: messages[1].content must be text, not null",
+    ),
+    (
+        "chat.jsonl",
+        jsonl({"prompt": [ASSISTANT], "completion": [USER]}),
+        'chat.jsonl:1: "completion" has no assistant turn, so there is nothing to train on',
+    ),
+    (
+        "share.jsonl",
+        jsonl({"conversations": [{"from": "bing", "value": "a"}]}),
+        ('share.jsonl:1: conversations[0].from must be human, gpt, system, user, assistant or tool, not "bing"'),
+    ),
+    (
+        "share.jsonl",
+        jsonl({"conversations": [{"from": "human", "text": "a"}]}),
+        'share.jsonl:1: conversations[0] has no value; it has "from", "text"',
+    ),
+    (
+        "share.jsonl",
+        jsonl({"conversations": [{"from": "system", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "c"}),
+        'share.jsonl:1: "system" and conversations[0] are both system prompts; keep one',
+    ),
+    (
+        "share.jsonl",
+        jsonl({"conversations": "hello"}),
+        'share.jsonl:1: "conversations" must be a list of {from, value} objects, not text',
+    ),
+    (
+        "alpaca.jsonl",
+        jsonl({"instruction": "", "output": "a"}),
+        'alpaca.jsonl:1: "instruction" is empty, so there is nothing to train on',
+    ),
+    (
+        "alpaca.jsonl",
+        jsonl({"instruction": "a", "input": 3, "output": "a"}),
+        'alpaca.jsonl:1: "input" must be text, not a number',
+    ),
+    (
+        "alpaca.jsonl",
+        jsonl({"instruction": "a", "output": "b", "text": "c"}),
+        "alpaca.jsonl:1: the columns fit more than one format; set dataset.format to text or alpaca",
     ),
     (
         "chat.jsonl",
@@ -129,6 +190,35 @@ FILES = [
         "chat.jsonl",
         jsonl({"messages": '[{"role": "user"}]'}),
         'chat.jsonl:1: "messages" must be a list of {role, content} objects, not text',
+    ),
+    (
+        "train.json",
+        b'{"data": [{"text": "a"}]}',
+        "train.json: the file is a single object; it must be a list of them: [{...}, {...}]",
+    ),
+    ("train.json", b'"text"', "train.json:1: the file must be a list of objects: [{...}, {...}]"),
+    ("train.json", b'[{"text": "a"},\n3]', "train.json:2: a row must be a JSON object, not a number"),
+    ("train.json", b'[{"text": "a"},\n{"text": }]', "train.json:2: not valid JSON: Expecting value"),
+    (
+        "train.json",
+        b'[{"text": "a"}\n{"text": "b"}]',
+        "train.json:2: not valid JSON: a comma or the end of the list is missing",
+    ),
+    ("train.json", b'[{"text": "a"},', "train.json:1: not valid JSON: Expecting value"),
+    ("train.json", b'[{"text": "a"}]\n[]', "train.json:2: not valid JSON: something follows the end of the list"),
+    ("train.json", b'[{"text": ' + b"[" * 100_000, "train.json:1: not valid JSON: nested too deeply"),
+    (
+        "train.json",
+        b'[{"text": "a"},\n{"text": "\xe9"}]',
+        "train.json:2: not valid UTF-8: byte 0xe9; save the file as UTF-8",
+    ),
+    ("train.txt", b"fine\ncaf\xe9\n", "train.txt:2: not valid UTF-8: byte 0xe9 at column 4; save the file as UTF-8"),
+    ("train.txt", b" \n", "train.txt: the file has no rows"),
+    ("train.jsonl.gz", b"no gzip", "train.jsonl.gz: not readable as gzip: Not a gzipped file (b'no')"),
+    (
+        "train.jsonl.gz",
+        gzip.compress(jsonl(GOOD), mtime=0)[:-12],
+        "train.jsonl.gz: not readable as gzip: Compressed file ended before the end-of-stream marker was reached",
     ),
     ("train.csv", b"text\n", "train.csv: the file has no rows"),
     ("train.csv", b"", "train.csv: the file has no rows"),
@@ -170,6 +260,11 @@ def test_a_file_that_is_no_parquet(bench: Workbench) -> None:
         bench.prepare(bench.write("train.parquet", b"PAR2" * 10))
 
 
+def test_a_file_that_is_no_arrow(bench: Workbench) -> None:
+    with pytest.raises(Failure, match=r"^train\.arrow after row 0: not readable as Arrow: "):
+        bench.prepare(bench.write("train.arrow", b"no arrow" * 10))
+
+
 def test_a_bad_row_of_the_second_file_is_told_with_that_file(bench: Workbench) -> None:
     bench.write("a.jsonl", [GOOD])
     bench.write("sub/b.jsonl", [GOOD, {"text": 1}])
@@ -190,10 +285,12 @@ def test_a_missing_column_of_a_named_format_is_told_by_its_own_name(bench: Workb
 
 
 def test_a_file_of_an_unknown_kind(bench: Workbench) -> None:
-    path = bench.write("train.txt", b"hello")
+    path = bench.write("train.xlsx", b"hello")
     with pytest.raises(Failure) as raised:
         bench.prepare(path)
-    assert raised.value.message == f"{path}: train.txt must be a .jsonl, .csv or .parquet file; convert it first"
+    assert raised.value.message == (
+        f"{path}: train.xlsx must be a .jsonl, .json, .csv, .parquet, .arrow or .txt file; convert it first"
+    )
     assert raised.value.reason is Reason.DATA_INVALID
 
 
@@ -232,8 +329,6 @@ def test_no_row_with_a_trained_token_within_the_length(bench: Workbench) -> None
 
 
 def test_columns_can_be_named_and_the_names_are_used_in_messages(bench: Workbench) -> None:
-    from dataclasses import replace
-
     config = bench.config(bench.write("train.jsonl", [{"body": "a"}, {"body": 3}]))
     (part,) = config.dataset.sources
     columns = replace(part.columns, text="body", prompt="question", completion="answer", messages="turns")

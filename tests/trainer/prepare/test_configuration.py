@@ -63,6 +63,26 @@ PROBLEMS = [
         changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "maxSamples": 0}]),
         "dataset.maxSamples must be at least 1, not 0",
     ),
+    (
+        changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "weight": 0}]),
+        "dataset.sources.weight must be above 0, not 0",
+    ),
+    (
+        changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "subset": "en"}]),
+        "dataset.subset: en is for data sets on the hub, and /data.jsonl is none",
+    ),
+    (
+        changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "split": "test"}]),
+        "dataset.split: test is for data sets on the hub, and /data.jsonl is none",
+    ),
+    (
+        changed("dataset.evaluation", {"fraction": None, "split": "test", "source": None}),
+        "dataset.evaluation.split: test is for data sets on the hub, and /data.jsonl is none",
+    ),
+    (
+        changed("dataset", {**encode(GOOD.dataset), "minTokens": 9, "maxTokens": 8}),
+        "dataset.minTokens 9 must not be above dataset.maxTokens 8",
+    ),
     (changed("gpus", -1), "gpus must be at least 0, not -1"),
     (changed("checkpoints.keep", 0), "checkpoints.keep must be at least 1, not 0"),
     (changed("checkpoints.everySteps", 3), "checkpoints must have exactly one of everySteps and perEpoch"),
@@ -91,8 +111,33 @@ def test_a_config_that_can_not_be_run_is_refused(tmp_path: Path, data: Any, sent
     with pytest.raises(Failure) as raised:
         read_config(path)
     assert raised.value.message.startswith(f"run config: {sentence}")
+    assert raised.value.message.count("; ") == sentence.count("; ")
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.exit_code is ExitCode.INVALID
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    data = changed("training", {**encode(GOOD.training), "epochs": -1.0, "maxLength": 0})
+    path.write_text(json.dumps({**data, "gpus": -1}))
+    with pytest.raises(Failure) as raised:
+        read_config(path)
+    assert raised.value.message == (
+        "run config: gpus must be at least 0, not -1; training.epochs must be above 0, not -1.0; "
+        "training.maxLength must be above 0, not 0"
+    )
+
+
+@pytest.mark.parametrize(("count", "end"), [(8, "weight must be above 0, not -8"), (9, "; and 1 more")])
+def test_of_many_problems_eight_are_told(tmp_path: Path, count: int, end: str) -> None:
+    path = tmp_path / "config.json"
+    source = encode(GOOD.dataset.sources[0])
+    parts = [{**source, "weight": -number} for number in range(1, count + 1)]
+    path.write_text(json.dumps(changed("dataset.sources", parts)))
+    with pytest.raises(Failure) as raised:
+        read_config(path)
+    assert raised.value.message.count("dataset.sources.weight must be above 0, not ") == 8
+    assert raised.value.message.endswith(end)
 
 
 def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,11 +8,14 @@ from pyarrow import parquet
 
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import Row, data_files, fingerprint, read_rows
+from sftjob_trainer.files import data_files, data_names, fingerprint
+from sftjob_trainer.readers import Row, read_rows
 
 
 def rows_of(path: Path) -> list[Row]:
-    return list(read_rows(data_files(path, str(path))))
+    rows = list(read_rows(data_files(path, str(path))))
+    assert all(isinstance(row, Row) for row in rows)
+    return [row for row in rows if isinstance(row, Row)]
 
 
 def test_json_lines_keep_their_line_numbers_over_blank_lines(tmp_path: Path) -> None:
@@ -44,6 +49,87 @@ def test_parquet_rows_are_numbered_from_one(tmp_path: Path) -> None:
     ]
 
 
+def write_arrow(path: Path, table: pa.Table, *, stream: bool) -> None:
+    new = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with new(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_files_are_read_in_both_formats(tmp_path: Path, stream: bool) -> None:
+    path = tmp_path / "d.arrow"
+    write_arrow(path, pa.table({"text": ["a", "b", "c"]}), stream=stream)
+    assert rows_of(path) == [Row(f"d.arrow row {number}", {"text": "abc"[number - 1]}) for number in (1, 2, 3)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_list([{"text": "a"}, {"text": "b"}])
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "saved")
+    assert [row.values["text"] for row in rows_of(tmp_path / "saved")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[\n  {"text": "a"},\n\n  {"text": "b]}\\""}\n]\n',
+        '\n{"text": "a"}\n\n{"text": "b]}\\""}',
+    ],
+    ids=["list", "lines"],
+)
+def test_json_is_a_list_of_objects_or_objects_one_after_the_other(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "d.json"
+    path.write_text("\ufeff" + content, encoding="utf-8")
+    assert rows_of(path) == [Row("d.json:2", {"text": "a"}), Row("d.json:4", {"text": 'b]}"'})]
+
+
+@pytest.mark.parametrize("rows", [[{"text": "é" * 700_000}] * 5, [{"text": "word"}] * 200_000], ids=["long", "many"])
+def test_json_is_read_piece_by_piece(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    found = rows_of(path)
+    assert [row.values for row in found] == rows
+    assert found[-1].place == f"d.json:{3 * len(rows) - 1}"
+
+
+def test_an_empty_list_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text("[ ]")
+    with pytest.raises(Failure, match=r"^d\.json: the file has no rows$"):
+        rows_of(path)
+
+
+def test_of_a_text_file_each_line_that_is_not_blank_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "d.txt"
+    path.write_bytes(b"\xef\xbb\xbfone line\r\n\n  \n  another")
+    assert rows_of(path) == [Row("d.txt:1", {"text": "one line"}), Row("d.txt:4", {"text": "  another"})]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "txt"])
+def test_files_may_be_packed_with_gzip(tmp_path: Path, suffix: str) -> None:
+    content = {"jsonl": '{"text": "a"}', "json": '[{"text": "a"}]', "csv": "text\na", "txt": "a"}[suffix]
+    path = tmp_path / f"d.{suffix}.gz"
+    path.write_bytes(gzip.compress(content.encode()))
+    (row,) = rows_of(path)
+    assert row.values == {"text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["b.csv", "a/z.jsonl", "a.json"], ["a/z.jsonl", "a.json", "b.csv"]),
+        (["data.json", "dataset_info.json", "state.json", "config.json", "README.md"], ["data.json"]),
+        (["train.jsonl", "notes.txt"], ["train.jsonl"]),
+        (["one.txt", "two.txt.gz", "x.parquet.gz"], ["one.txt", "two.txt.gz"]),
+        ([".cache/a.csv", "__pycache__/a.csv", ".a.csv", "../a.csv"], []),
+    ],
+)
+def test_of_a_directory_the_files_with_rows_are_read(names: list[str], expected: list[str]) -> None:
+    assert data_names(names) == expected
+
+
 def test_a_directory_is_read_in_the_order_of_names_and_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a/z.jsonl", ".cache/c.jsonl", "._b.jsonl", "notes.txt"):
         path = tmp_path / name
@@ -56,7 +142,7 @@ def test_a_directory_is_read_in_the_order_of_names_and_without_hidden_files(tmp_
     ("name", "sentence"),
     [
         ("nowhere", "pvc://data/nowhere: there is no file or directory {path}"),
-        ("empty", "pvc://data/empty: there is no .jsonl, .csv or .parquet file in {path}"),
+        ("empty", "pvc://data/empty: there is no .jsonl, .json, .csv, .parquet, .arrow or .txt file in {path}"),
     ],
 )
 def test_a_place_without_data_is_not_found(tmp_path: Path, name: str, sentence: str) -> None:

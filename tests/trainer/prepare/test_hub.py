@@ -1,6 +1,6 @@
 """Models and data sets from a hub, against a stand-in that answers as the real one does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer import hub
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.files import DataFile
 from sftjob_trainer.sources import model_path
 from support.hub import Hub
 from support.preparing import Workbench, environment
@@ -82,12 +83,37 @@ def test_only_what_loading_needs_is_downloaded() -> None:
     assert hub.model_files(["config.json", "pytorch_model.bin"]) == ["config.json", "pytorch_model.bin"]
 
 
+def downloaded(files: Sequence[DataFile]) -> dict[str, bytes]:
+    """Contents by the names that messages call the files."""
+    return {file.name: file.path.read_bytes() for file in files}
+
+
 def test_of_a_data_set_the_path_is_downloaded(server: Hub, reach: Environment) -> None:
-    files = {"data/train[1].jsonl": b"{}", "data/test.csv": b"text", "data.jsonl": b"{}", "data/notes.txt": b""}
+    files = {"data/train[1].jsonl": b"1", "data/test.csv": b"text", "data.jsonl": b"2", "data/notes.txt": b""}
     server.commit("dataset", "org/corpus", files)
-    directory = hub.download_dataset("hf://org/corpus/data", None, reach)
-    assert sorted(path.name for path in directory.iterdir()) == ["test.csv", "train[1].jsonl"]
-    assert hub.download_dataset("hf://org/corpus/data.jsonl", None, reach).read_bytes() == b"{}"
+    found = downloaded(hub.download_dataset("hf://org/corpus/data", None, reach))
+    assert found == {"test.csv": b"text", "train[1].jsonl": b"1"}
+    assert downloaded(hub.download_dataset("hf://org/corpus/data.jsonl", None, reach)) == {"data.jsonl": b"2"}
+
+
+def test_of_a_split_only_its_files_are_downloaded(server: Hub, reach: Environment) -> None:
+    server.commit("dataset", "org/corpus", {"train.jsonl": b"1", "test.jsonl": b"2", "README.md": b""})
+    found = hub.download_dataset("hf://org/corpus", None, reach, splits=("test",))
+    assert downloaded(found) == {"test.jsonl": b"2"}
+    assert not [request for request in server.requests if request.path.endswith("/train.jsonl")]
+
+
+def test_subsets_are_those_of_the_card(server: Hub, reach: Environment) -> None:
+    card = b"---\nconfigs:\n- {config_name: en, data_files: e/*}\n- {config_name: fr, data_files: f/*}\n---\n"
+    server.commit("dataset", "org/corpus", {"README.md": card, "e/a.jsonl": b"1", "f/a.jsonl": b"2"})
+    found = hub.download_dataset("hf://org/corpus", None, reach, subset="fr", splits=("train",))
+    assert downloaded(found) == {"f/a.jsonl": b"2"}
+
+
+def test_a_split_of_a_folder_is_told_by_the_names_in_it(server: Hub, reach: Environment) -> None:
+    server.commit("dataset", "org/corpus", {"v1/train.csv": b"1", "v1/test.csv": b"2", "v2/test.csv": b"3"})
+    found = hub.download_dataset("hf://org/corpus/v1", None, reach, splits=("test",))
+    assert downloaded(found) == {"test.csv": b"2"}
 
 
 REFUSALS = [
@@ -159,7 +185,7 @@ def test_a_refusal_is_told(
         (
             "hf://org/corpus/eval",
             (
-                "hf://org/corpus/eval has no .jsonl, .csv or .parquet file at eval; "
+                "hf://org/corpus/eval has no .jsonl, .json, .csv, .parquet, .arrow or .txt file at eval; "
                 "the repository has README.md, train.jsonl"
             ),
         ),
@@ -171,6 +197,43 @@ def test_a_data_set_that_is_not_there(server: Hub, reach: Environment, source: s
         hub.download_dataset(source, None, reach)
     assert raised.value.message == sentence
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
+
+
+SPLIT_REFUSALS = [
+    # source, subset, split, sentence
+    ("hf://org/corpus", None, "validation", "hf://org/corpus has no split validation; it has train, test"),
+    ("hf://org/corpus", "fr", "train", "hf://org/corpus has no subset fr; it has default"),
+    ("hf://org/corpus/train.csv", None, "test", "hf://org/corpus/train.csv has no split test; it has train"),
+    (
+        "hf://org/script",
+        None,
+        "train",
+        (
+            "hf://org/script has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; the repository has script.py; "
+            "its rows are made by a script, which is not run: set dataset.revision to refs/convert/parquet"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "subset", "split", "sentence"), SPLIT_REFUSALS)
+def test_a_subset_or_split_that_is_not_there(
+    server: Hub, reach: Environment, source: str, subset: str | None, split: str, sentence: str
+) -> None:
+    server.commit("dataset", "org/corpus", {"train.csv": b"", "test.csv": b""})
+    server.commit("dataset", "org/script", {"script.py": b""})
+    with pytest.raises(Failure) as raised:
+        hub.download_dataset(source, None, reach, subset=subset, splits=(split,))
+    assert raised.value.message == sentence
+    assert raised.value.reason is Reason.DATASET_NOT_FOUND
+    assert raised.value.exit_code is ExitCode.NOT_FOUND
+
+
+def test_a_subset_of_a_path_is_refused(reach: Environment) -> None:
+    with pytest.raises(Failure) as raised:
+        hub.download_dataset("hf://org/corpus/data", None, reach, subset="fr", splits=("train",))
+    assert raised.value.message == "hf://org/corpus/data: dataset.subset can not be set together with a path"
+    assert raised.value.exit_code is ExitCode.INVALID
 
 
 def test_a_hub_that_fails_is_tried_again_by_the_operator(server: Hub, reach: Environment) -> None:
@@ -206,6 +269,17 @@ def test_preparing_from_a_hub_pins_the_model_and_does_not_ask_again(
     server.requests.clear()
     assert bench.run(config, hub_endpoint=server.url, hub_token=TOKEN) == stats
     assert server.requests == []
+
+
+def test_a_model_is_found_again_in_a_cache_behind_a_link(server: Hub, bench: Workbench, tmp_path: Path) -> None:
+    server.commit("model", "org/tiny", {path.name: path.read_bytes() for path in bench.model.iterdir()})
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "cache"
+    link.symlink_to(tmp_path / "elsewhere")
+    rows = bench.write("rows.jsonl", [{"text": "a b"}] * 4)
+    config = bench.config(rows, model="hf://org/tiny", held_out=held_out_fraction(0.0))
+    stats = bench.run(config, cache=link, hub_endpoint=server.url, hub_token=TOKEN)
+    assert model_path(config, environment(bench.volume, cache=link), stats).is_relative_to(link)
 
 
 def test_a_model_from_a_hub_must_have_been_prepared(bench: Workbench) -> None:

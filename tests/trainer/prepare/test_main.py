@@ -215,6 +215,7 @@ def test_libraries_are_told_what_to_do_before_they_are_imported(environ: dict[st
         (Stage.PREPARE, "/model", "pvc://data/d.jsonl", "1"),
         (Stage.PREPARE, "hf://org/model", "/d.jsonl", "0"),
         (Stage.PREPARE, "/model", "hf://org/data/d.jsonl", "0"),
+        (Stage.PREPARE, "s3://bucket/model", "https://example.com/d.jsonl", "1"),
         (Stage.TRAIN, "hf://org/model", "hf://org/data/d.jsonl", "1"),
     ],
 )

@@ -149,6 +149,7 @@ def test_preparing_again_does_nothing_and_says_so(bench: Workbench, caplog: pyte
     first = bench.run(config)
     before = (bench.volume / layout.PREPARED_STATS).stat()
     caplog.set_level("INFO", "sftjob_trainer")
+    caplog.clear()
     assert bench.run(config) == first
     assert caplog.messages == ["already prepared: 18 sequences, 9 steps; nothing to do"]
     assert (bench.volume / layout.PREPARED_STATS).stat() == before
@@ -181,7 +182,7 @@ def test_a_failed_preparation_leaves_no_statistics_of_an_older_one(bench: Workbe
     bench.write("d.jsonl", [{"text": 1}])
     with pytest.raises(Failure):
         bench.prepare(path)
-    assert not (bench.volume / layout.PREPARED).exists()
+    assert not list((bench.volume / layout.PREPARED).iterdir())
 
 
 def test_a_person_can_follow_the_stages(bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
@@ -212,6 +213,22 @@ def test_a_claim_is_read_below_the_claims_and_the_jobs_own_on_its_volume(bench: 
     (bench.volume / "mine").mkdir()
     (bench.volume / "mine" / "d.jsonl").write_text(json.dumps(TEXTS[0]) + "\n")
     assert bench.run(bench.config("pvc://tiny/mine")).rows == 1
+    assert bench.run(bench.config("pvc://tiny/mine"), claims=claims).rows == 1
+
+
+def test_a_claim_of_the_jobs_name_that_is_mounted_as_a_whole_is_read_there(bench: Workbench) -> None:
+    """The job's volume is a directory of it, where another job's data do not lie."""
+    claims = bench.root / "claims"
+    (claims / "tiny" / "other").mkdir(parents=True)
+    (claims / "tiny" / "other" / "d.jsonl").write_text(json.dumps(TEXTS[0]) + "\n")
+    assert bench.run(bench.config("pvc://tiny/other"), claims=claims).rows == 1
+
+
+def test_a_volume_that_is_a_directory_yet_to_be_made_is_made(bench: Workbench) -> None:
+    volume = bench.root / "claim" / "tiny"
+    data = bench.write("d.jsonl", TEXTS)
+    assert prepare(bench.config(data), environment(volume)).prepared is not None
+    assert (volume / layout.PREPARED_STATS).is_file()
 
 
 @pytest.mark.parametrize(

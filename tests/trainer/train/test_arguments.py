@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Scheduler, Training
+from sftjob_contract.config import Precision, Scheduler, Training
 from sftjob_trainer import plan
 from sftjob_trainer.arguments import is_due, micro_batches, sft_arguments, warmup_steps
 from support.tiny import run_config
@@ -82,7 +82,7 @@ def test_trl_accepts_the_arguments_and_understands_them_as_meant(scheduler: Sche
         seed=7,
     )
 
-    found = SFTConfig(**sft_arguments(config, stats_of(max_steps=10), output_dir=tmp_path, bf16=False))
+    found = SFTConfig(**sft_arguments(config, stats_of(max_steps=10), output_dir=tmp_path, precision=Precision.FP32))
 
     assert found.max_steps == 10
     assert found.lr_scheduler_type == scheduler.value

@@ -1,7 +1,9 @@
 """How a run that can not go on ends: with its reason, a sentence, and the last good checkpoint untouched."""
 
 import errno
+import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.checkpoints import CheckpointStore
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.train import volume_is_full
-from support.training import Finished, job, read_metrics, run_train, write_prepared
+from support.training import Finished, environment, job, read_metrics, run_train, write_prepared
 
 
 def test_a_run_that_diverges_ends_before_it_saves_nonsense(qwen2: Path, tmp_path: Path) -> None:
@@ -122,3 +124,57 @@ def test_a_fault_of_ours_is_not_dressed_up(qwen2: Path, tmp_path: Path, monkeypa
 
     with pytest.raises(ZeroDivisionError):
         run_train(tmp_path, config)
+
+
+def test_a_loop_that_ends_too_early_is_no_success(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftjob_trainer.callbacks import RunCallback
+
+    config = job(qwen2, max_steps=6)
+    write_prepared(tmp_path, config)
+
+    def stop_training(_self: object, _args: object, state: Any, control: Any, **_others: object) -> None:
+        control.should_training_stop = state.global_step == 2
+
+    monkeypatch.setattr(RunCallback, "on_step_begin", stop_training)
+    outcome = run_train(tmp_path, config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.INTERNAL, Reason.INTERNAL_ERROR)
+    assert outcome.message == "training ended after step 3 of 6 although nobody asked for it"
+    assert not (tmp_path / layout.OUTPUT).exists()
+
+
+@pytest.mark.parametrize(
+    ("fp16", "loss", "grad_norm", "diverged"),
+    [
+        (True, 2.0, math.inf, False),
+        (True, 2.0, math.nan, False),
+        (True, math.nan, 1.0, True),
+        (False, 2.0, math.inf, True),
+        (False, 2.0, 1.0, False),
+    ],
+)
+def test_gradients_too_large_for_fp16_are_no_divergence(
+    qwen2: Path, tmp_path: Path, fp16: bool, loss: float, grad_norm: float, diverged: bool
+) -> None:
+    """Loss scaling passes such a step over and tries a smaller scale; only a loss that is no number is the end."""
+    from sftjob_trainer.callbacks import RunCallback
+    from sftjob_trainer.recording import Recorder
+    from sftjob_trainer.reporter import Reporter
+    from sftjob_trainer.train import new_run
+
+    config = job(qwen2, max_steps=2)
+    write_prepared(tmp_path, config)
+    run = new_run(config, environment(tmp_path), Reporter(None))
+    logs = {"loss": loss, "grad_norm": grad_norm, "learning_rate": 1e-3, "num_tokens": 7}
+    args, state = SimpleNamespace(fp16=fp16), SimpleNamespace(global_step=1)
+    unused: Any = None
+
+    with Recorder(run) as recorder:
+        callback: Any = RunCallback(run, recorder, unused)
+        with pytest.raises(Failure) if diverged else nullcontext():
+            callback.on_log(args, state, unused, logs)
+
+    if not diverged:
+        finite = grad_norm if math.isfinite(grad_norm) else None
+        assert run.telemetry.progress().grad_norm == finite
+        assert read_metrics(tmp_path).values("gradNorm") == ({} if finite is None else {0: finite})

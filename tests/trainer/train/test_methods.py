@@ -29,6 +29,7 @@ from support.training import (
     job,
     read_metrics,
     run_train,
+    token_mean_loss,
     write_prepared,
 )
 
@@ -64,22 +65,6 @@ def test_an_adapter_loads_with_peft_onto_its_base_and_scores_what_was_told(qwen2
     assert token_mean_loss(model, tuned) == pytest.approx(metrics["evalLoss"], abs=1e-5)
     with model.disable_adapter():
         assert token_mean_loss(model, tuned) == pytest.approx(metrics["initialEvalLoss"], abs=1e-5)
-
-
-def token_mean_loss(model: Any, run: Finished) -> float:
-    """The evaluation loss by definition: one row at a time, every trained token counted once."""
-    import torch
-    from datasets import load_from_disk
-
-    total, tokens = 0.0, 0
-    for row in load_from_disk(run.volume / layout.PREPARED_EVALUATION):
-        labels = torch.tensor(row["labels"])[1:]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
-        total += float(losses.double().sum())
-        tokens += int((labels != -100).sum())
-    return total / tokens
 
 
 def test_the_adapter_names_the_model_as_the_user_did_and_no_path_of_the_container(tuned: Finished) -> None:

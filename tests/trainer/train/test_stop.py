@@ -3,12 +3,14 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sftjob_contract import layout
+from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.checkpoints import verify
@@ -146,3 +148,43 @@ def test_the_signal_belongs_to_its_former_owner_afterwards() -> None:
         assert stop.requested
 
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def without_saving(finished: Finished) -> RunConfig:
+    return replace(finished.config, checkpoints=replace(finished.config.checkpoints, on_termination=False))
+
+
+def test_without_a_checkpoint_on_termination_the_last_one_taken_is_where_it_goes_on(
+    finished: Finished, volume: Path, terminated_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminated_after(7)
+
+    outcome = run_train(volume, without_saving(finished))
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.RETRY, Reason.INTERRUPTED)
+    assert outcome.message == "stopped on request after step 7 of 12; checkpoints/checkpoint-4 is saved"
+    assert [path.name for path in (volume / layout.CHECKPOINTS).iterdir()] == ["checkpoint-4"]
+    monkeypatch.undo()
+    assert_goes_on_as_if_undisturbed(finished, volume)
+
+
+def test_a_checkpoint_that_is_due_anyway_is_taken(
+    finished: Finished, volume: Path, terminated_after: Callable[[int], None]
+) -> None:
+    terminated_after(8)
+
+    outcome = run_train(volume, without_saving(finished))
+
+    assert outcome.message == "stopped on request after step 8 of 12; checkpoints/checkpoint-8 is saved"
+
+
+def test_an_evaluation_that_is_broken_off_takes_none_either(
+    finished: Finished, volume: Path, terminated_in_evaluation: Callable[[int], None]
+) -> None:
+    terminated_in_evaluation(6)
+    config = without_saving(finished)
+    config = replace(config, evaluation=replace(config.evaluation, every_steps=6))
+
+    outcome = run_train(volume, config)
+
+    assert outcome.message == "stopped on request after step 6 of 12; checkpoints/checkpoint-4 is saved"

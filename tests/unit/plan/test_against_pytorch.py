@@ -72,11 +72,11 @@ def load(directory: Path, method: Method, dtype: str = "float32") -> Any:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from sftjob_trainer.model import lora_config
+    from sftjob_trainer.lora import lora_config
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     if method.lora is not None:
-        model = get_peft_model(model, lora_config(method))
+        model = get_peft_model(model, lora_config(method.lora))
         model.enable_input_require_grads()
     return model.train()
 

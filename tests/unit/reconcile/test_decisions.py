@@ -281,6 +281,14 @@ def test_a_finished_run_tells_output_metrics_and_libraries() -> None:
     assert [(event.type, event.reason) for event in decision.events] == [("Normal", "Completed")]
 
 
+def test_a_run_that_stopped_early_is_complete_at_its_step() -> None:
+    report = a_report(24, eta_seconds=100)
+    outcome = an_outcome(Stage.TRAIN, progress=report.progress)
+    progress = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0, outcome=outcome), report=report).status.progress
+    assert progress.step < progress.max_steps
+    assert (progress.step, progress.percent, progress.eta, progress.eta_seconds) == (24, 100, None, None)
+
+
 def test_a_finished_run_without_a_last_word_has_still_succeeded() -> None:
     decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0))
     assert said(decision, "Succeeded") == ("True", "Completed")
@@ -343,6 +351,7 @@ def test_progress_of_a_dead_attempt_keeps_its_steps_and_loses_its_eta() -> None:
     report = a_report(30, eta_seconds=100, tokens_per_second=5.0)
     progress = decided(PREPARED, an_ended_pod(Stage.TRAIN, 137), report=report).status.progress
     assert (progress.step, progress.eta, progress.activity, progress.tokens_per_second) == (30, None, None, None)
+    assert progress.percent == 31
 
 
 @pytest.mark.parametrize(

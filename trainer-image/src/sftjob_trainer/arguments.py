@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sftjob_contract.config import RunConfig, Training
+from sftjob_contract.config import PackingStrategy, Precision, RunConfig, Training
 from sftjob_contract.stats import PreparedStats
 
 
-def sft_arguments(config: RunConfig, stats: PreparedStats, *, output_dir: Path, bf16: bool) -> Mapping[str, Any]:
-    """Keyword arguments for `trl.SFTConfig`.
+def sft_arguments(
+    config: RunConfig, stats: PreparedStats, *, output_dir: Path, precision: Precision, liger: bool = False
+) -> Mapping[str, Any]:
+    """Keyword arguments for `trl.SFTConfig`, those of `training.extra` among them.
 
     When to evaluate and save is not TRL's to decide here but `is_due`'s, so that both happen at the last step as well
     and a stop request can put one off. `max_steps` always comes from the prepared statistics, the same number that
@@ -32,11 +34,15 @@ def sft_arguments(config: RunConfig, stats: PreparedStats, *, output_dir: Path, 
         "optim": training.optimizer.value,
         "max_length": training.max_length,
         "packing": training.packing,
-        "packing_strategy": "bfd",
-        "bf16": bf16,
-        "fp16": False,
+        "packing_strategy": training.packing_strategy.value,
+        "bf16": precision is Precision.BF16,
+        "fp16": precision is Precision.FP16,
         "activation_checkpointing": training.gradient_checkpointing,
+        "neftune_noise_alpha": training.neftune_noise_alpha,
+        "use_liger_kernel": liger,
+        "torch_compile": training.compile,
         "seed": training.seed,
+        "data_seed": config.dataset.shuffle_seed,
         "logging_steps": training.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
@@ -47,17 +53,19 @@ def sft_arguments(config: RunConfig, stats: PreparedStats, *, output_dir: Path, 
         "use_cpu": config.gpus == 0,
         "dataloader_pin_memory": config.gpus > 0,
         "dataset_kwargs": {"skip_prepare_dataset": True},
+        **training.extra,
     }
 
 
 def micro_batches(training: Training) -> tuple[int, int]:
     """Sequences per forward pass, and forward passes per optimizer step.
 
-    A packed batch is one long row whose attention mask is dense (SDPA), so its cost grows with the square of its
-    length. One packed sequence at a time, and as many more of them, is the same optimizer step: the loss is divided by
-    the number of trained tokens of the whole step, so gradients and step counts are equal.
+    A batch packed by best fit is one long row whose attention mask is dense (SDPA), so its cost grows with the square
+    of its length. One packed sequence at a time, and as many more of them, is the same optimizer step: the loss is
+    divided by the number of trained tokens of the whole step, so gradients and step counts are equal. Wrapped
+    sequences are rows like any other.
     """
-    if training.packing:
+    if training.packing and training.packing_strategy is PackingStrategy.BFD:
         return 1, training.per_device_batch_size * training.gradient_accumulation_steps
     return training.per_device_batch_size, training.gradient_accumulation_steps
 

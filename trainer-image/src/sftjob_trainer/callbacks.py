@@ -1,11 +1,10 @@
 """What happens at the edges of TRL's training loop: when to evaluate, save and stop, and what is told about it."""
 # ruff: noqa: ARG002 -- the callbacks' signatures are transformers' own
 
-import json
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -13,7 +12,9 @@ from sftjob_contract import layout
 from sftjob_contract.codec import to_json
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.examination import Examination
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, TrainingLog
 
@@ -27,9 +28,17 @@ class RunCallback(TrainerCallback):
     count, and logging windows after a resume are those of an uninterrupted run.
     """
 
-    def __init__(self, run: Run, metrics: TextIO) -> None:
+    def __init__(self, run: Run, recorder: Recorder, examination: Examination) -> None:
         self._run = run
-        self._metrics = metrics
+        self._recorder = recorder
+        self._examination = examination
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the untrained model answer the user's prompts."""
+        if state.global_step == 0 and not self._examination.sample(0):
+            raise self._run.stopped()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -43,10 +52,13 @@ class RunCallback(TrainerCallback):
         """Decide what follows this optimizer step."""
         run, step = self._run, state.global_step
         run.telemetry.step_ended(step, state.epoch)
+        if step == run.stats.max_steps and run.config.training.early_stopping is None:
+            self._examination.sample(step)
         stopping = run.must_stop()
-        control.should_training_stop = control.should_training_stop or stopping
+        early = run.telemetry.stopped_early
+        control.should_training_stop = control.should_training_stop or stopping or early
         control.should_evaluate = run.evaluates_at(step) and not stopping
-        control.should_save = run.saves_at(step) or stopping
+        control.should_save = run.saves_at(step) or (stopping and run.config.checkpoints.on_termination) or early
         control.should_log = control.should_log or control.should_evaluate or control.should_save
         if control.should_evaluate:
             run.doing(Activity.EVALUATING)
@@ -66,15 +78,17 @@ class RunCallback(TrainerCallback):
         """Keep a training log; evaluations are kept by on_evaluate, the closing summary by nobody."""
         if "loss" not in logs:
             return
-        for name in ("loss", "grad_norm"):
-            _refuse_divergence(name, logs[name], state.global_step)
+        _refuse_divergence("loss", logs["loss"], state.global_step)
+        overflown = args.fp16 and not math.isfinite(logs["grad_norm"])  # usual while the loss scale is being found
+        if not overflown:
+            _refuse_divergence("grad_norm", logs["grad_norm"], state.global_step)
         telemetry = self._run.telemetry
         telemetry.logged(
             TrainingLog(
                 step=state.global_step,
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
-                grad_norm=logs["grad_norm"],
+                grad_norm=None if overflown else logs["grad_norm"],
                 tokens=int(logs["num_tokens"]),
             )
         )
@@ -95,16 +109,17 @@ class RunCallback(TrainerCallback):
         metrics: Mapping[str, float],
         **kwargs: Any,
     ) -> TrainerControl:
-        """Keep the evaluation loss; if a stop request broke the evaluation off, save what is new and stop."""
+        """Keep what was measured; if a stop request broke the evaluation off, save what is new and stop."""
         run, step = self._run, state.global_step
-        if "eval_loss" in metrics:
-            _refuse_divergence("evaluation loss", metrics["eval_loss"], step)
-            run.telemetry.evaluated(step, metrics["eval_loss"])
-            self._write_metrics({"evalLoss": metrics["eval_loss"]})
+        loss = metrics.get("eval_loss")
+        measured = None if loss is None else self._measured(loss, step)
+        if loss is not None and measured is not None:
+            self._evaluated(step, loss, measured, control)
         elif run.must_stop():
             if step == run.telemetry.resumed_from_step:
                 raise run.stopped()
-            control.should_save = control.should_training_stop = True
+            control.should_save = control.should_save or run.config.checkpoints.on_termination
+            control.should_training_stop = True
         if control.should_save:
             run.doing(Activity.SAVING)
         run.report()
@@ -119,6 +134,30 @@ class RunCallback(TrainerCallback):
         run.telemetry.checkpoints(run.store.complete, run.store.best_step)
         run.report()
 
+    def _measured(self, loss: float, step: int) -> Mapping[str, float] | None:
+        _refuse_divergence("evaluation loss", loss, step)
+        return self._examination.measured(loss)
+
+    def _evaluated(self, step: int, loss: float, measured: Mapping[str, float], control: TrainerControl) -> None:
+        """Take in a whole evaluation. With early stopping the best model is saved and sampled at once."""
+        run, early = self._run, self._run.config.training.early_stopping
+        best = run.is_output(loss)
+        run.telemetry.evaluated(step, loss, measured)
+        self._recorder.write({"evalLoss": loss, **measured})
+        if early is None or step == run.telemetry.resumed_from_step:
+            return
+        if best:
+            self._examination.sample(step)
+        if run.telemetry.stopped_early:
+            logger.info(
+                "stopping early after step %d of %d: %d evaluations in a row got no better",
+                step,
+                run.stats.max_steps,
+                early.patience,
+            )
+            control.should_training_stop = True
+        control.should_save = control.should_save or best or run.telemetry.stopped_early
+
     def _write_training_metrics(self) -> None:
         progress = self._run.telemetry.progress()
         logger.info(
@@ -129,7 +168,7 @@ class RunCallback(TrainerCallback):
             progress.learning_rate,
             progress.eta_seconds,
         )
-        self._write_metrics(
+        self._recorder.write(
             {
                 "loss": progress.loss,
                 "learningRate": progress.learning_rate,
@@ -138,13 +177,6 @@ class RunCallback(TrainerCallback):
                 "tokensPerSecond": progress.tokens_per_second,
             }
         )
-
-    def _write_metrics(self, values: Mapping[str, float | None]) -> None:
-        """One line of metrics.jsonl. Lines of an attempt that died may be followed by the same steps once more."""
-        progress = self._run.telemetry.progress()
-        head = {"time": progress.time, "attempt": progress.attempt, "step": progress.step, "epoch": progress.epoch}
-        line = {name: value for name, value in {**head, **values}.items() if value is not None}
-        self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def _refuse_divergence(name: str, value: float, step: int) -> None:

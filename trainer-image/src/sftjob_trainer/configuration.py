@@ -1,13 +1,21 @@
 """The run config, read and checked before anything heavy is imported, so that a mistake is told within a second."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from sftjob_contract.codec import ContractError, from_json
-from sftjob_contract.config import RUN_CONFIG_VERSION, Method, RunConfig, Training
+from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, Method, Metric, RunConfig, Training
+from sftjob_contract.layout import HUB_SCHEME
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.extra import extra_problems
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.unsupported import unsupported
+
+_TOLD: Final = 8
+"""Problems of one run config that are told; each is a sentence, and a status is no place for a list of hundreds."""
 
 
 def read_config(path: Path) -> RunConfig:
@@ -24,8 +32,8 @@ def read_config(path: Path) -> RunConfig:
         ) from error
     except ContractError as error:
         raise Failure(Reason.CONFIG_INVALID, f"run config: {error}") from error
-    if problem := next(problems(config), None):
-        raise Failure(Reason.CONFIG_INVALID, f"run config: {problem}")
+    if found := list(problems(config)):
+        raise Failure(Reason.CONFIG_INVALID, f"run config: {_told_together(found)}")
     return config
 
 
@@ -36,22 +44,22 @@ def problems(config: RunConfig) -> Iterator[str]:
             f"version is {config.version} but this trainer understands {RUN_CONFIG_VERSION}: "
             "use a trainer image and an operator of the same release"
         )
-    held_out = config.dataset.evaluation
-    if [held_out.fraction, held_out.split, held_out.source].count(None) != 2:
-        yield "dataset.evaluation must have exactly one of fraction, split and source"
-    if held_out.fraction is not None and not 0 <= held_out.fraction < 1:
-        yield f"dataset.evaluation.fraction must be at least 0 and below 1, not {held_out.fraction}"
-    if not config.dataset.sources:
-        yield "dataset.sources must have at least one source"
-    for part in config.dataset.sources:
-        if part.max_samples is not None and part.max_samples < 1:
-            yield f"dataset.maxSamples must be at least 1, not {part.max_samples}"
+    yield from _dataset_problems(config.dataset)
     if config.gpus < 0:
         yield f"gpus must be at least 0, not {config.gpus}"
     yield from _interval_problems(config)
     yield from _training_problems(config.training)
     yield from _method_problems(config.method)
+    yield from _held_out_problems(config)
+    yield from _package_problems(config)
+    yield from extra_problems(config)
     yield from unsupported(config)
+
+
+def _told_together(found: Sequence[str]) -> str:
+    """All of `found`, to be mended in one go; beyond a bound only how many more there are."""
+    more = (f"and {len(found) - _TOLD} more",) if len(found) > _TOLD else ()
+    return "; ".join((*found[:_TOLD], *more))
 
 
 def data_sources(config: RunConfig) -> Iterator[str]:
@@ -64,12 +72,59 @@ def data_sources(config: RunConfig) -> Iterator[str]:
 def all_sources(config: RunConfig) -> Iterator[str]:
     """Everything that Prepare reads from."""
     yield config.model.source
+    if config.method.distillation is not None:
+        yield config.method.distillation.teacher.source
     yield from data_sources(config)
 
 
 def devices(config: RunConfig) -> int:
     """Processes that train: one for each GPU of each node, or one on the CPU."""
     return max(1, config.gpus) * config.nodes
+
+
+def _dataset_problems(dataset: Dataset) -> Iterator[str]:
+    held_out = dataset.evaluation
+    if [held_out.fraction, held_out.split, held_out.source].count(None) != 2:
+        yield "dataset.evaluation must have exactly one of fraction, split and source"
+    if held_out.fraction is not None and not 0 <= held_out.fraction < 1:
+        yield f"dataset.evaluation.fraction must be at least 0 and below 1, not {held_out.fraction}"
+    if not dataset.sources:
+        yield "dataset.sources must have at least one source"
+    for part in dataset.sources:
+        if part.max_samples is not None and part.max_samples < 1:
+            yield f"dataset.maxSamples must be at least 1, not {part.max_samples}"
+        if part.weight <= 0:
+            yield f"dataset.sources.weight must be above 0, not {part.weight:g}"
+        on_hub = part.source.startswith(HUB_SCHEME)
+        for name, value in (("subset", part.subset), ("split", part.split), ("evaluation.split", held_out.split)):
+            if value is not None and not on_hub:
+                yield f"dataset.{name}: {value} is for data sets on the hub, and {part.source} is none"
+    if (dataset.min_tokens or 0) > (dataset.max_tokens or math.inf):
+        yield f"dataset.minTokens {dataset.min_tokens} must not be above dataset.maxTokens {dataset.max_tokens}"
+
+
+def _held_out_problems(config: RunConfig) -> Iterator[str]:
+    """What is asked of held-out data although there are none."""
+    if config.dataset.evaluation.fraction != 0:
+        return
+    evaluation = config.evaluation
+    for name, asked in (
+        ("training.earlyStopping", config.training.early_stopping is not None),
+        ("evaluation.metrics", bool(evaluation.metrics)),
+        ("evaluation.savePredictions", evaluation.save_predictions),
+    ):
+        if asked:
+            yield f"{name} needs held-out data: set dataset.evaluation, or remove {name}"
+
+
+def _package_problems(config: RunConfig) -> Iterator[str]:
+    """Packages that only some options need, and that an image of one's own may leave out."""
+    for asked, name, package in (
+        (Metric.BLEU in config.evaluation.metrics, "evaluation.metrics: bleu", "sacrebleu"),
+        (config.tracking.tensorboard, "tracking.tensorboard: true", "tensorboard"),
+    ):
+        if asked and find_spec(package) is None:
+            yield f"{name} needs the package {package} in the trainer's image: install it there, or remove {name}"
 
 
 def _interval_problems(config: RunConfig) -> Iterator[str]:

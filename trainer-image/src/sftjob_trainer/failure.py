@@ -32,3 +32,8 @@ class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect
         self.reason = reason
         self.message = message
         self.exit_code = _EXIT_CODES[reason]
+
+
+def data_invalid(place: str, problem: str) -> Failure:
+    """The verdict on data that can not be used: where it lies and what is wrong there."""
+    return Failure(Reason.DATA_INVALID, f"{place}: {problem}")

@@ -1,6 +1,8 @@
 """TRL's SFTTrainer on the prepared data. The one module that brings model, data and training loop together."""
 
-from pathlib import Path
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 import transformers
 from datasets import load_from_disk
@@ -8,60 +10,170 @@ from transformers import PrinterCallback
 from trl import SFTConfig
 
 from sftjob_contract import layout
+from sftjob_contract.config import PackingStrategy, PaddingSide, RunConfig
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.arguments import sft_arguments
 from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
+from sftjob_trainer.collation import LeftPadding
+from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
 from sftjob_trainer.evaluation import Trainer
+from sftjob_trainer.examination import Examination, prompt_tokens
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.model import load_model, lora_config, use_bf16
+from sftjob_trainer.generation import Generator
+from sftjob_trainer.hardware import Choices, choose, this_machine
+from sftjob_trainer.lora import check_layers, lora_config
+from sftjob_trainer.model import load_model, load_teacher
+from sftjob_trainer.questions import needs_answers, questions
+from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
-from sftjob_trainer.tokenization import load_tokenizer
+from sftjob_trainer.start import Origin, load_adapter
+from sftjob_trainer.tokenization import load_prepared_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
-def fit(run: Run, model_directory: Path, point: ResumePoint) -> None:
+def fit(run: Run, origin: Origin, point: ResumePoint) -> None:
     """Train from `point` to the last step, or to the step at which a stop was requested.
 
     Raises:
-        Failure: the config does not suit model or machine, training diverged, or it was stopped.
+        Failure: the config does not suit model or machine, training diverged, or it ended before its last step.
     """
     transformers.utils.logging.disable_default_handler()
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.disable_progress_bar()
-    trainer = build(run, model_directory)
-    metrics_path = run.volume / layout.METRICS
-    metrics_path.parent.mkdir(parents=True, exist_ok=True)
-    with metrics_path.open("a", encoding="utf-8", buffering=1) as metrics, run.stop:
-        trainer.add_callback(RunCallback(run, metrics))
+    trainer = build(run, origin)
+    with Recorder(run) as recorder, run.stop:
+        trainer.add_callback(RunCallback(run, recorder, examination(run, trainer)))
         trainer.train(resume_from_checkpoint=str(point.directory) if point.directory else None)
     if run.must_stop():
         raise run.stopped()
+    if not run.telemetry.ended:
+        raise Failure(
+            Reason.INTERNAL_ERROR,
+            f"training ended after step {run.telemetry.step} of {run.stats.max_steps} although nobody asked for it",
+        )
 
 
-def build(run: Run, model_directory: Path) -> Trainer:
+def build(run: Run, origin: Origin) -> Trainer:
     """The trainer, with model and data loaded.
 
     Raises:
         Failure: the config does not suit model or machine.
     """
-    config, step = run.config, run.telemetry.step
-    bf16 = use_bf16(config)
-    evaluation = load_from_disk(run.volume / layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None
-    model = load_model(model_directory, config, bf16=bf16)
+    config = run.config
+    choices = choose(config, this_machine())
+    for reason in choices.reasons:
+        logger.info("%s", reason)
+    lora = config.method.lora
+    model = load_model(origin.model if lora else origin.checkpoint or origin.model, config, choices)
+    if lora is not None:
+        check_layers(model, lora)
+    tokenizer = load_prepared_tokenizer(origin.model, config.model, run.volume)
+    args = _arguments(run, choices)
+    arguments = {
+        "broken_off": run.must_stop,
+        "model": model,
+        "args": args,
+        "train_dataset": _prepared(run, layout.PREPARED_TRAIN),
+        "eval_dataset": _prepared(run, layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None,
+        "processing_class": tokenizer,
+        "data_collator": _collator(config, tokenizer, args),
+        "peft_config": None if lora is None else lora_config(lora),
+    }
     try:
-        trainer = Trainer(
-            broken_off=run.must_stop,
-            model=model,
-            args=SFTConfig(
-                **sft_arguments(config, run.stats, output_dir=run.store.staging, bf16=bf16),
-                eval_on_start=run.evaluates_at(step) and run.telemetry.eval_loss_at(step) is None,
-            ),
-            train_dataset=load_from_disk(run.volume / layout.PREPARED_TRAIN),
-            eval_dataset=evaluation,
-            processing_class=load_tokenizer(model_directory, trust_remote_code=config.model.trust_remote_code),
-            peft_config=lora_config(config.method),
-        )
+        trainer = _trainer(run, origin, choices, arguments)
     except ValueError as error:
         raise Failure(Reason.CONFIG_INVALID, f"this model can not be trained as asked: {error}") from error
+    if lora is not None and origin.checkpoint is not None:
+        load_adapter(trainer.model, origin.checkpoint, lora)
     trainer.remove_callback(PrinterCallback)
+    if config.training.extra:
+        _try_extra(trainer, run)
     return trainer
+
+
+def examination(run: Run, trainer: Trainer) -> Examination:
+    """What is asked of the model at evaluations, and before and after training.
+
+    Raises:
+        Failure: no held-out row can be asked.
+    """
+    config = run.config
+    tokenizer = trainer.processing_class
+    return Examination(
+        run=run,
+        generator=Generator(
+            model=trainer.model,
+            tokenizer=tokenizer,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            batch_size=config.training.per_device_batch_size,
+            broken_off=run.must_stop,
+        ),
+        questions=questions(_prepared(run, layout.PREPARED_SAMPLES)) if needs_answers(config.evaluation) else (),
+        prompts=prompt_tokens(config, run.stats, tokenizer),
+    )
+
+
+def _trainer(run: Run, origin: Origin, choices: Choices, arguments: Mapping[str, Any]) -> Trainer:
+    distillation = run.config.method.distillation
+    if distillation is None or origin.teacher is None:
+        return Trainer(**arguments)
+    teacher = load_teacher(origin.teacher, run.config, choices)
+    weights = Weights(
+        alpha=distillation.alpha,
+        temperature=distillation.temperature,
+        vocabulary=shared_vocabulary(arguments["model"], teacher, len(arguments["processing_class"])),
+    )
+    return DistillationTrainer(teacher=teacher, weights=weights, **arguments)
+
+
+def _arguments(run: Run, choices: Choices) -> Any:
+    """TRL's arguments.
+
+    Raises:
+        Failure: TRL does not take a value of training.extra.
+    """
+    step = run.telemetry.step
+    evaluates = run.evaluates_at(step) and run.telemetry.eval_loss_at(step) is None
+    given = sft_arguments(
+        run.config, run.stats, output_dir=run.store.staging, precision=choices.precision, liger=choices.liger
+    )
+    try:
+        return SFTConfig(**given, eval_on_start=evaluates)
+    except (ValueError, TypeError, ImportError) as error:
+        if not run.config.training.extra:
+            raise
+        raise _refused_extra(run.config, error) from error
+
+
+def _try_extra(trainer: Trainer, run: Run) -> None:
+    """Make optimizer and scheduler once for trying: their own options are looked at nowhere else before training.
+
+    Raises:
+        Failure: they do not take a value of training.extra.
+    """
+    try:
+        trainer.create_optimizer_and_scheduler(run.stats.max_steps)
+    except (ValueError, TypeError, ImportError, KeyError) as error:
+        raise _refused_extra(run.config, error) from error
+    trainer.optimizer = trainer.lr_scheduler = None
+
+
+def _refused_extra(config: RunConfig, error: Exception) -> Failure:
+    names = ", ".join(config.training.extra)
+    return Failure(Reason.CONFIG_INVALID, f"training.extra: {names}: TRL refuses it: {error}")
+
+
+def _collator(config: RunConfig, tokenizer: Any, args: Any) -> LeftPadding | None:
+    """What makes batches of rows; None: TRL's own. Sequences packed by best fit are never filled up."""
+    training = config.training
+    packed = training.packing and training.packing_strategy is PackingStrategy.BFD
+    if config.model.padding_side is PaddingSide.RIGHT or packed:
+        return None
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return LeftPadding(pad_token_id=pad, pad_to_multiple_of=args.pad_to_multiple_of)
+
+
+def _prepared(run: Run, part: str) -> Any:
+    return load_from_disk(run.volume / part)

@@ -1,6 +1,6 @@
 """Models and data sets from a Hugging Face hub, downloaded once into the cache."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,8 @@ from sftjob_contract.layout import HUB_SCHEME
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import SUFFIXES
+from sftjob_trainer.files import SUFFIXES, DataFile, data_names, kind
+from sftjob_trainer.splits import CARD, SplitError, files_of_split
 from sftjob_trainer.wording import either
 
 _MODEL_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".safetensors")
@@ -35,11 +36,11 @@ class Repository:
         Raises:
             Failure: it has not that form, or its path climbs out of the repository.
         """
-        parts = [part for part in source.removeprefix(HUB_SCHEME).split("/") if part]
-        if len(parts) < 2 or ".." in parts or (kind == "model" and len(parts) > 2):
+        name, path = _split(source)
+        if "/" not in name or ".." in source.split("/") or (kind == "model" and path):
             form = "hf://ORG/NAME" if kind == "model" else "hf://ORG/NAME/PATH"
             raise Failure(Reason.CONFIG_INVALID, f"{source} must be {form}")
-        return cls(source=source, kind=kind, name="/".join(parts[:2]), path="/".join(parts[2:]), revision=revision)
+        return cls(source=source, kind=kind, name=name, path=path, revision=revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +57,42 @@ def download_model(source: str, revision: str | None, environment: Environment) 
     Raises:
         Failure: the hub does not have it or refuses us.
     """
-    return _download(Repository.parse(source, "model", revision), model_files, environment)
+    with _opened(Repository.parse(source, "model", revision), environment) as commit:
+        return commit.download(model_files(commit.names))
 
 
-def download_dataset(source: str, revision: str | None, environment: Environment) -> Path:
-    """The data files at the source's path; returns the local path of that file or directory.
+def download_dataset(
+    source: str,
+    revision: str | None,
+    environment: Environment,
+    *,
+    subset: str | None = None,
+    splits: Sequence[str] = (),
+) -> Sequence[DataFile]:
+    """The data files of the first of `splits` that there is; without any, all at the source's path.
 
     Raises:
-        Failure: the hub does not have it, it has no such file, or it refuses us.
+        Failure: the hub does not have it, it has no such file, subset or split, or it refuses us.
     """
     repository = Repository.parse(source, "dataset", revision)
-    snapshot = _download(repository, lambda names: dataset_files(names, repository.path), environment)
-    return snapshot.directory / repository.path
+    if subset is not None and repository.path:
+        raise Failure(Reason.CONFIG_INVALID, f"{source}: dataset.subset can not be set together with a path")
+    with _opened(repository, environment) as commit:
+        names = dataset_files(commit.names, repository.path)
+        if names and splits:
+            names = _of_split(commit, names, subset, splits)
+        directory = commit.download(names).directory
+    return tuple(DataFile(_shown(name, repository.path), directory / name) for name in names)
+
+
+def is_whole_repository(source: str) -> bool:
+    """Whether `source` is a repository on the hub and no path in one."""
+    return source.startswith(HUB_SCHEME) and not _split(source)[1]
+
+
+def same_repository(source: str, other: str) -> bool:
+    """Whether both lie in one repository on the hub."""
+    return source.startswith(HUB_SCHEME) and other.startswith(HUB_SCHEME) and _split(source)[0] == _split(other)[0]
 
 
 def model_files(names: Sequence[str]) -> list[str]:
@@ -81,31 +106,67 @@ def model_files(names: Sequence[str]) -> list[str]:
 
 def dataset_files(names: Sequence[str], path: str) -> list[str]:
     """The data files of a repository at or below `path`."""
+    if path in names:
+        return [path] if kind(path) else []
     root = PurePosixPath(path)
-    return [name for name in names if name.endswith(SUFFIXES) and PurePosixPath(name).is_relative_to(root)]
+    return data_names(name for name in names if PurePosixPath(name).is_relative_to(root))
 
 
-def _download(
-    repository: Repository, choose: Callable[[Sequence[str]], list[str]], environment: Environment
-) -> Snapshot:
-    from huggingface_hub import HfApi
+class _Commit:
+    """A repository at one commit: the `names` of its files, and the files themselves when asked for."""
 
-    # False, not None: a token comes from the job's Secret or not at all, never from a file in the image.
-    api = HfApi(endpoint=environment.hub_endpoint, token=environment.hub_token or False)
-    with _clear_errors(repository, has_token=environment.hub_token is not None):
-        info = api.repo_info(repository.name, repo_type=repository.kind, revision=repository.revision)
-        names = [file.rfilename for file in info.siblings or ()]
-        chosen = choose(names)
-        if not chosen:
-            raise _nothing_usable(repository, names)
-        directory = api.snapshot_download(
-            repository.name,
-            repo_type=repository.kind,
-            revision=info.sha,
-            cache_dir=environment.cache / "hub",
-            allow_patterns=[_literal(name) for name in chosen],
+    def __init__(self, repository: Repository, environment: Environment) -> None:
+        from huggingface_hub import HfApi
+
+        # False, not None: a token comes from the job's Secret or not at all, never from a file in the image.
+        self._api = HfApi(endpoint=environment.hub_endpoint, token=environment.hub_token or False)
+        self._cache = environment.cache / "hub"
+        self.repository = repository
+        info = self._api.repo_info(repository.name, repo_type=repository.kind, revision=repository.revision)
+        self._hash = str(info.sha)
+        self.names = [file.rfilename for file in info.siblings or ()]
+
+    def download(self, names: Sequence[str]) -> Snapshot:
+        if not names:
+            raise _nothing_usable(self.repository, self.names)
+        directory = self._api.snapshot_download(
+            self.repository.name,
+            repo_type=self.repository.kind,
+            revision=self._hash,
+            cache_dir=self._cache,
+            allow_patterns=[_literal(name) for name in names],
         )
-    return Snapshot(directory=Path(directory), commit=str(info.sha))
+        return Snapshot(directory=Path(directory), commit=self._hash)
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Name and path of `hf://ORG/NAME[/PATH]`."""
+    parts = [part for part in source.removeprefix(HUB_SCHEME).split("/") if part]
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+@contextmanager
+def _opened(repository: Repository, environment: Environment) -> Iterator[_Commit]:
+    with _clear_errors(repository, has_token=environment.hub_token is not None):
+        yield _Commit(repository, environment)
+
+
+def _of_split(commit: _Commit, names: Sequence[str], subset: str | None, splits: Sequence[str]) -> list[str]:
+    """The files of a split of the repository, or of the folder that the source names."""
+    path = commit.repository.path
+    card = ""
+    if not path and CARD in commit.names:
+        card = (commit.download([CARD]).directory / CARD).read_text(encoding="utf-8", errors="replace")
+    shown = {_shown(name, path): name for name in names}
+    try:
+        return [shown[name] for name in files_of_split(list(shown), card, subset, splits)]
+    except SplitError as error:
+        raise _missing(commit.repository, str(error)) from error
+
+
+def _shown(name: str, path: str) -> str:
+    """How the file `name` of a repository is called: as seen from the folder that the source names."""
+    return PurePosixPath(name).name if name == path else str(PurePosixPath(name).relative_to(path))
 
 
 @contextmanager
@@ -155,7 +216,10 @@ def _nothing_usable(repository: Repository, names: Sequence[str]) -> Failure:
     if repository.kind == "model":
         return _missing(repository, f"has no model files; it has {there}")
     where = f" at {repository.path}" if repository.path else ""
-    return _missing(repository, f"has no {either(SUFFIXES)} file{where}; the repository has {there}")
+    hint = ""
+    if f"{PurePosixPath(repository.name).name}.py" in names:
+        hint = "; its rows are made by a script, which is not run: set dataset.revision to refs/convert/parquet"
+    return _missing(repository, f"has no {either(SUFFIXES)} file{where}; the repository has {there}{hint}")
 
 
 def _literal(name: str) -> str:

@@ -1,69 +1,90 @@
-"""The model to train: weights, quantization and LoRA, from the run config."""
+"""The model to train, as its directory, the run config and the machine say."""
 
+import logging
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 
-from sftjob_contract.config import Lora, Method, Precision, Quantization, RunConfig
+from sftjob_contract.config import Attention, Precision, Quantization, RunConfig
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.hardware import Choices
 
-ALL_LINEAR: Final = "all-linear"
-"""PEFT's word for every linear layer but the output head."""
+logger = logging.getLogger(__name__)
 
-
-def use_bf16(config: RunConfig) -> bool:
-    """Whether training steps run in bf16 autocast; decided by the hardware when the precision is auto.
-
-    Raises:
-        Failure: the run asks for GPUs or an arithmetic that is not there.
-    """
-    if config.gpus and not torch.cuda.is_available():
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            "resources.gpus: 1 was asked for, but no CUDA device is visible in the container; "
-            "write 0 to train on the CPU, or see that the node's GPU driver and device plugin work",
-        )
-    precision = config.training.precision
-    if precision is Precision.AUTO:
-        return config.gpus > 0 and torch.cuda.is_bf16_supported()
-    if precision is Precision.BF16 and config.gpus and not torch.cuda.is_bf16_supported():
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"training.precision: bf16 is not supported by {torch.cuda.get_device_name()}; write fp32 or auto",
-        )
-    return precision is Precision.BF16
+_UNLOADABLE: Final = (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+"""What comes out of loading files that are no model of their config, or damaged."""
 
 
-def load_model(directory: Path, config: RunConfig, *, bf16: bool) -> Any:
+def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
     """The model of a directory, on the device to train on.
-
-    Trained weights are fp32, since updates of bf16 weights get lost in rounding. Frozen ones need only the precision
-    that they are computed in.
 
     Raises:
         Failure: the directory holds no causal language model that transformers can load.
     """
-    from transformers import AutoModelForCausalLM
-
-    frozen = config.method.lora is not None
     quantization = config.method.quantization
-    options: dict[str, Any] = {"dtype": torch.bfloat16 if frozen and bf16 else torch.float32}
+    options: dict[str, Any] = {"dtype": getattr(torch, choices.dtype.value)}
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization)
         options["device_map"] = {"": "cuda:0" if config.gpus else "cpu"}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, trust_remote_code=config.model.trust_remote_code, **options
-        )
-    except (ValueError, OSError, KeyError) as error:
+        model = _from_pretrained(directory, config, choices.attention, options)
+    except torch.OutOfMemoryError:
+        raise
+    except _UNLOADABLE as error:
         raise Failure(
             Reason.CONFIG_INVALID,
             f"model.source: {config.model.source} can not be loaded as a causal language model: {error}",
         ) from error
     if quantization is not None:
         keep_cpu_weights_trainable(model)
+    return model
+
+
+def load_teacher(directory: Path, config: RunConfig, choices: Choices) -> Any:
+    """The frozen teacher of a directory, on the device to train on, in the arithmetic of a step.
+
+    Raises:
+        Failure: the directory holds no causal language model that transformers can load.
+    """
+    half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+    options = {"dtype": half.get(choices.precision, torch.float32)}
+    try:
+        teacher = _from_pretrained(directory, config, choices.attention, options)
+    except torch.OutOfMemoryError:
+        raise
+    except _UNLOADABLE as error:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"method.distillation.teacher.source can not be loaded as a causal language model: {error}",
+        ) from error
+    return teacher.to("cuda:0" if config.gpus else "cpu").eval().requires_grad_(requires_grad=False)
+
+
+def _from_pretrained(directory: Path, config: RunConfig, attention: Attention | None, options: dict[str, Any]) -> Any:
+    """Load from files alone. Where the attention was not asked for, a model that does not have it gets its own."""
+    from transformers import AutoModelForCausalLM
+
+    given = {} if attention is None else {"attn_implementation": attention.value}
+    options = {**options, "trust_remote_code": config.model.trust_remote_code}
+    try:
+        return _whole(AutoModelForCausalLM.from_pretrained(directory, **options, **given, output_loading_info=True))
+    except (ValueError, ImportError) as error:
+        if attention is None or config.model.attention is not Attention.AUTO:
+            raise
+        logger.info("attention: the model does not take %s and gets its default: %s", attention, error)
+    return _whole(AutoModelForCausalLM.from_pretrained(directory, **options, output_loading_info=True))
+
+
+def _whole(loaded: tuple[Any, Mapping[str, Any]]) -> Any:
+    """A model with the information on its loading, whose files had all its weights; transformers makes up the rest."""
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"its files have no weights for {missing[0]} and {len(missing) - 1} more")
     return model
 
 
@@ -92,21 +113,3 @@ def keep_cpu_weights_trainable(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def lora_config(method: Method) -> Any:
-    """PEFT's LoraConfig; None for full fine-tuning."""
-    return None if method.lora is None else _lora_config(method.lora)
-
-
-def _lora_config(lora: Lora) -> Any:
-    from peft import LoraConfig
-
-    modules = list(lora.target_modules)
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=ALL_LINEAR if modules == [ALL_LINEAR] else modules,
-        task_type="CAUSAL_LM",
-    )

@@ -1,8 +1,9 @@
 """What a finished run leaves behind, each file or directory appearing complete or not at all."""
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,12 @@ from sftjob_contract import layout
 from sftjob_contract.codec import encode
 from sftjob_contract.config import Model, RunConfig
 from sftjob_contract.outcome import Output
+from sftjob_contract.progress import Checkpoint
+from sftjob_trainer.checkpoints import BrokenCheckpointError, best_step, verify
 from sftjob_trainer.durable import replace_directory, sync_tree, write_atomically
 from sftjob_trainer.telemetry import SAVED_TELEMETRY
+
+logger = logging.getLogger(__name__)
 
 _ADAPTER_CONFIG: Final = "adapter_config.json"
 _FOR_RESUMING_ONLY: Final = (
@@ -34,6 +39,21 @@ def write_run_config(config: RunConfig, volume: Path) -> None:
     """`config.yaml`: the run config with every default resolved, for people."""
     text = yaml.safe_dump(encode(config), sort_keys=False, allow_unicode=True)
     write_atomically(volume / layout.RUN_CONFIG, text)
+
+
+def final_checkpoint(complete: Sequence[Checkpoint], config: RunConfig, volume: Path) -> Path:
+    """The checkpoint that becomes the output: the last one, or with early stopping the best."""
+    last = volume / complete[-1].path
+    if config.training.early_stopping is None:
+        return last
+    step = best_step(complete)
+    best = next((volume / checkpoint.path for checkpoint in complete if checkpoint.step == step), last)
+    try:
+        verify(best)
+    except BrokenCheckpointError as broken:
+        logger.warning("%s is the best but can not be used (%s); the output is the last one", best.name, broken)
+        return last
+    return best
 
 
 def publish(checkpoint: Path, config: RunConfig, volume: Path, metrics: Mapping[str, float]) -> Output:

@@ -1,5 +1,6 @@
 """One training run: its config, what is known about it, and who is told."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,8 @@ class Run:
             self.report()
 
     def must_stop(self) -> bool:
-        """Whether somebody asked for an end. After the last step the run is brought to its own end instead."""
-        return self.stop.requested and self.telemetry.step < self.stats.max_steps
+        """Whether somebody asked for an end. With nothing left to train the run is brought to its own end instead."""
+        return self.stop.requested and not self.telemetry.ended
 
     def stopped(self) -> Failure:
         """What to raise once the state is saved, or where there is nothing new to save."""
@@ -54,6 +55,16 @@ class Run:
         return self.stats.evaluation_sequences > 0 and is_due(
             step, self.config.evaluation.every_steps, self.config.evaluation.per_epoch, self.stats
         )
+
+    def is_output(self, loss: float) -> bool:
+        """Whether a run that ended after an evaluation with this loss would put out what was evaluated.
+
+        It is the last one, or with early stopping the best of those that have a checkpoint.
+        """
+        if self.config.training.early_stopping is None:
+            return True
+        losses = [checkpoint.eval_loss for checkpoint in self.store.complete if checkpoint.eval_loss is not None]
+        return loss < min(losses, default=math.inf)
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is taken after `step`."""

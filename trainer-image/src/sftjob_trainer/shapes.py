@@ -1,16 +1,22 @@
-"""Rows as examples of one of three shapes, each checked. Pure."""
+"""Rows as examples of one of a few shapes, each checked. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sftjob_contract.config import Columns, DataFormat
-from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import Row
+from sftjob_trainer.failure import data_invalid
+from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, checked_text, read_messages
+from sftjob_trainer.readers import Row
 from sftjob_trainer.wording import either, type_name
 
-ROLES: Final = ("system", "user", "assistant", "tool")
+_ALPACA_TASK: Final = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
+_ALPACA_TASK_WITH_INPUT: Final = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +37,23 @@ class PromptCompletion:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptCompletionMessages:
+    """Trained on its completion; both parts are messages of `role` and `content`, one conversation together."""
+
+    place: str
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages of `role` and `content`; trained on the assistant's turns."""
 
     place: str
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Message, ...]
 
 
-Example = Text | PromptCompletion | Conversation
+Example = Text | PromptCompletion | PromptCompletionMessages | Conversation
 
 
 def detect_format(row: Row, columns: Columns) -> DataFormat:
@@ -51,26 +66,38 @@ def detect_format(row: Row, columns: Columns) -> DataFormat:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise _invalid(row.place, f"the columns fit more than one format; set dataset.format to {either(fitting)}")
+        raise data_invalid(row.place, f"the columns fit more than one format; set dataset.format to {either(fitting)}")
     wanted = either([" and ".join(f'"{name}"' for name in needed) for needed in _needed(columns).values()])
-    raise _invalid(row.place, f"no column {wanted}, {_there(row)}; name the right ones in dataset.columns")
+    raise data_invalid(row.place, f"no column {wanted}, {_there(row)}; name the right ones in dataset.columns")
 
 
 def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
-    """`row` as an example of `shape`.
+    """`row` as an example of `shape`, which is one of those of `detect_format`.
 
     Raises:
         Failure: a column is missing, or its value can not be trained on.
     """
     for name in _needed(columns)[shape]:
         if name not in row.values:
-            raise _invalid(row.place, f'no column "{name}", {_there(row)}')
-    if shape is DataFormat.TEXT:
-        return Text(row.place, _text(row, columns.text, may_be_empty=False))
-    if shape is DataFormat.PROMPT_COMPLETION:
-        prompt = _text(row, columns.prompt, may_be_empty=True)
-        return PromptCompletion(row.place, prompt, _text(row, columns.completion, may_be_empty=False))
-    return Conversation(row.place, _messages(row, columns.messages))
+            raise data_invalid(row.place, f'no column "{name}", {_there(row)}')
+    makers: Mapping[DataFormat, Callable[[Row, Columns], Example]] = {
+        DataFormat.TEXT: lambda row, columns: Text(row.place, _text(row, columns.text)),
+        DataFormat.PROMPT_COMPLETION: _prompt_completion,
+        DataFormat.MESSAGES: lambda row, columns: Conversation(row.place, _messages(row, columns.messages, TURNS)),
+        DataFormat.ALPACA: _alpaca,
+        DataFormat.SHAREGPT: _sharegpt,
+    }
+    return makers[shape](row, columns)
+
+
+def alpaca_prompt(instruction: str, data: str, system: str) -> str:
+    """The prompt of an Alpaca row, as in the `text` column of the data set tatsu-lab/alpaca.
+
+    `data` is the row's input, and may be empty. A `system` prompt takes the place of the opening sentences.
+    """
+    task = system or (_ALPACA_TASK_WITH_INPUT if data else _ALPACA_TASK)
+    given = f"### Input:\n{data}\n\n" if data else ""
+    return f"{task}\n\n### Instruction:\n{instruction}\n\n{given}### Response:\n"
 
 
 def _needed(columns: Columns) -> Mapping[DataFormat, tuple[str, ...]]:
@@ -78,60 +105,69 @@ def _needed(columns: Columns) -> Mapping[DataFormat, tuple[str, ...]]:
         DataFormat.TEXT: (columns.text,),
         DataFormat.PROMPT_COMPLETION: (columns.prompt, columns.completion),
         DataFormat.MESSAGES: (columns.messages,),
+        DataFormat.ALPACA: (columns.instruction, columns.output),
+        DataFormat.SHAREGPT: (columns.conversations,),
     }
 
 
-def _text(row: Row, column: str, *, may_be_empty: bool) -> str:
-    return _checked_text(row.values[column], f'"{column}"', row.place, may_be_empty=may_be_empty)
+def _prompt_completion(row: Row, columns: Columns) -> PromptCompletion | PromptCompletionMessages:
+    prompt, completion = row.values[columns.prompt], row.values[columns.completion]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return PromptCompletionMessages(
+            row.place,
+            read_messages(prompt, columns.prompt, row.place, TURNS),
+            _messages(row, columns.completion, TURNS),
+        )
+    if isinstance(prompt, list) != isinstance(completion, list):
+        raise data_invalid(
+            row.place, f'"{columns.prompt}" and "{columns.completion}" must both be text, or both lists of messages'
+        )
+    return PromptCompletion(row.place, _text(row, columns.prompt, may_be_empty=True), _text(row, columns.completion))
 
 
-def _messages(row: Row, column: str) -> tuple[Mapping[str, str], ...]:
-    value = row.values[column]
-    if not isinstance(value, list):
-        raise _invalid(row.place, f'"{column}" must be a list of {{role, content}} objects, not {type_name(value)}')
-    messages = tuple(_message(item, f"{column}[{index}]", row.place) for index, item in enumerate(value))
+def _alpaca(row: Row, columns: Columns) -> PromptCompletion:
+    prompt = alpaca_prompt(
+        _text(row, columns.instruction), _optional_text(row, columns.input), _optional_text(row, columns.system)
+    )
+    return PromptCompletion(row.place, prompt, _text(row, columns.output))
+
+
+def _sharegpt(row: Row, columns: Columns) -> Conversation:
+    messages = _messages(row, columns.conversations, SHAREGPT)
+    if system := _optional_text(row, columns.system):
+        if messages[0]["role"] == "system":
+            raise data_invalid(
+                row.place, f'"{columns.system}" and {columns.conversations}[0] are both system prompts; keep one'
+            )
+        messages = ({"role": "system", "content": system}, *messages)
+    return Conversation(row.place, messages)
+
+
+def _messages(row: Row, column: str, form: MessageForm) -> tuple[Message, ...]:
+    """The messages of a column that is trained on."""
+    messages = read_messages(row.values[column], column, row.place, form)
     if not any(message["role"] == "assistant" for message in messages):
-        raise _invalid(row.place, f'"{column}" has no assistant turn, so there is nothing to train on')
+        raise data_invalid(row.place, f'"{column}" has no assistant turn, so there is nothing to train on')
     return messages
 
 
-def _message(item: Any, at: str, place: str) -> Mapping[str, str]:
-    if not isinstance(item, dict):
-        raise _invalid(place, f"{at} must be an object with role and content, not {type_name(item)}")
-    for key in ("role", "content"):
-        if key not in item:
-            raise _invalid(place, f"{at} has no {key}; it has {_quoted(item)}")
-    role = item["role"]
-    if role not in ROLES:
-        shown = f'"{role}"' if isinstance(role, str) else type_name(role)
-        raise _invalid(place, f"{at}.role must be {either(ROLES)}, not {shown}")
-    if item.get("tool_calls"):
-        raise _invalid(place, f"{at} has tool_calls, which are not supported; write the call into content")
-    content = _checked_text(item["content"], f"{at}.content", place, may_be_empty=role != "assistant")
-    return {"role": role, "content": content}
-
-
-def _checked_text(value: Any, at: str, place: str, *, may_be_empty: bool) -> str:
+def _text(row: Row, column: str, *, may_be_empty: bool = False) -> str:
+    value = row.values[column]
     if not isinstance(value, str):
-        raise _invalid(place, f"{at} must be text, not {type_name(value)}")
-    if not value and not may_be_empty:
-        raise _invalid(place, f"{at} is empty, so there is nothing to train on")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        found = f"\\u{ord(value[error.start]):04x}"
-        raise _invalid(place, f"{at} contains {found}, half of a surrogate pair, which is no character") from error
-    return value
+        raise data_invalid(row.place, f'"{column}" must be text, not {type_name(value)}')
+    return checked_text(value, f'"{column}"', row.place, may_be_empty=may_be_empty)
+
+
+def _optional_text(row: Row, column: str) -> str:
+    """The text of a column that may be missing, null or blank, which all mean that there is none."""
+    if row.values.get(column) is None:
+        return ""
+    text = _text(row, column, may_be_empty=True)
+    return text if text.strip() else ""
 
 
 def _there(row: Row) -> str:
-    return f"there is {_quoted(row.values)}" if row.values else "the row is empty"
-
-
-def _quoted(keys: Mapping[Any, Any]) -> str:
-    shown = [f'"{str(key)[:40]}"' for key in list(keys)[:8]]
-    return ", ".join(shown + ["..."] * (len(keys) > len(shown))) or "nothing"
-
-
-def _invalid(place: str, problem: str) -> Failure:
-    return Failure(Reason.DATA_INVALID, f"{place}: {problem}")
+    if not row.values:
+        return "the row is empty"
+    shown = [f'"{str(name)[:40]}"' for name in list(row.values)[:8]]
+    return f"there is {', '.join(shown + ['...'] * (len(row.values) > len(shown)))}"

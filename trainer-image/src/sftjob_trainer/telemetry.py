@@ -5,11 +5,12 @@ checkpoint as SavedTelemetry.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from sftjob_contract.config import EarlyStopping
 from sftjob_contract.progress import (
     HISTORY_POINTS,
     PROGRESS_VERSION,
@@ -30,7 +31,8 @@ class SavedTelemetry:
     """What must outlive an attempt.
 
     `tokens` are non-padding ones since step 0, `loss_sum` adds up the loss of every step, `seconds` is time spent in
-    steps (not in evaluations or saves), `evaluated_step` says which step `eval_loss` belongs to.
+    steps (not in evaluations or saves), `evaluated_step` says which step `eval_loss` and `eval_metrics` belong to.
+    `best_eval_loss` is the lowest one so far, and `evaluations_without_better` counts those since it last got better.
     """
 
     step: int = 0
@@ -43,6 +45,9 @@ class SavedTelemetry:
     eval_loss: float | None = None
     initial_eval_loss: float | None = None
     evaluated_step: int | None = None
+    eval_metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    best_eval_loss: float | None = None
+    evaluations_without_better: int = 0
     learning_rate: float | None = None
     grad_norm: float | None = None
     history: tuple[HistoryPoint, ...] = ()
@@ -52,13 +57,14 @@ class SavedTelemetry:
 class TrainingLog:
     """What the training loop says at a logging step.
 
-    `loss` is the mean since the log before, `tokens` counts non-padding tokens since this attempt began.
+    `loss` is the mean since the log before, `tokens` counts non-padding tokens since this attempt began. `grad_norm`
+    None: the step was passed over, since the gradients were too large for fp16.
     """
 
     step: int
     loss: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
     tokens: int
 
 
@@ -96,11 +102,18 @@ class Telemetry:
     """The state of one attempt. Used by the training thread alone; what it hands out is immutable."""
 
     def __init__(
-        self, *, attempt: int, max_steps: int, clock: Callable[[], float], now: Callable[[], datetime]
+        self,
+        *,
+        attempt: int,
+        max_steps: int,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+        early_stopping: EarlyStopping | None = None,
     ) -> None:
         """`clock` gives seconds that only rise, `now` the time of day in UTC."""
         self._attempt = attempt
         self._max_steps = max_steps
+        self._early_stopping = early_stopping
         self._clock = clock
         self._now = now
         self._history = History(max_steps)
@@ -151,10 +164,23 @@ class Telemetry:
         self._tokens_per_second = round(log.tokens / seconds, 1) if seconds > 0 else None
         self._history.add(HistoryPoint(step=log.step, loss=log.loss))
 
-    def evaluated(self, step: int, loss: float) -> None:
-        """An evaluation is done; `loss` is the mean over all trained tokens of the held-out part."""
-        initial = loss if step == 0 else self._state.initial_eval_loss
-        self._state = replace(self._state, eval_loss=loss, evaluated_step=step, initial_eval_loss=initial)
+    def evaluated(self, step: int, loss: float, metrics: Mapping[str, float] | None = None) -> None:
+        """An evaluation is done; `loss` is the mean over all trained tokens of the held-out part.
+
+        Whether the loss counts as better than the best so far is decided as by transformers' EarlyStoppingCallback.
+        """
+        state, threshold = self._state, self._early_stopping.threshold if self._early_stopping else 0.0
+        best = state.best_eval_loss
+        better = best is None or best - loss > threshold
+        self._state = replace(
+            state,
+            eval_loss=loss,
+            evaluated_step=step,
+            eval_metrics=metrics or {},
+            initial_eval_loss=loss if step == 0 else state.initial_eval_loss,
+            best_eval_loss=loss if best is None else min(best, loss),
+            evaluations_without_better=0 if better else state.evaluations_without_better + 1,
+        )
         self._history.add(HistoryPoint(step=step, eval_loss=loss))
 
     def checkpoints(self, complete: tuple[Checkpoint, ...], best_step: int | None) -> None:
@@ -171,6 +197,17 @@ class Telemetry:
     def step(self) -> int:
         """Optimizer steps done since step 0."""
         return self._state.step
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train: the last step is done, or the run stopped early."""
+        return self._state.step >= self._max_steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many evaluations as early stopping waits for got no better."""
+        early = self._early_stopping
+        return early is not None and self._state.evaluations_without_better >= early.patience
 
     @property
     def resumed_from_step(self) -> int:
@@ -214,13 +251,18 @@ class Telemetry:
             history=self._history.points,
         )
 
-    def metrics(self) -> dict[str, float]:
-        """Final metrics under the names that Output documents."""
+    def metrics(self, output: SavedTelemetry | None = None) -> dict[str, float]:
+        """Final metrics under the names that Output documents.
+
+        Evaluations are those of the checkpoint that became the output, by default the present state.
+        """
         state = self._state
+        evaluated = output or state
         metrics = {
             "initialEvalLoss": state.initial_eval_loss,
-            "evalLoss": state.eval_loss,
-            "evalPerplexity": _perplexity(state.eval_loss),
+            "evalLoss": evaluated.eval_loss,
+            "evalPerplexity": perplexity(evaluated.eval_loss),
+            **evaluated.eval_metrics,
             "trainLoss": state.loss_sum / state.logged_step if state.logged_step else None,
             "trainSeconds": round(state.seconds, 3),
         }
@@ -234,6 +276,8 @@ class Telemetry:
 
     def _eta_seconds(self) -> int | None:
         """Steps that remain times the mean wall time of this attempt's steps, evaluations and saves included."""
+        if self.ended:
+            return 0
         done = self._state.step - self._resumed.step
         remaining = self._max_steps - self._state.step
         if self._first_step_began is None or done == 0:
@@ -241,6 +285,6 @@ class Telemetry:
         return round(remaining * (self._mark - self._first_step_began) / done)
 
 
-def _perplexity(loss: float | None) -> float | None:
+def perplexity(loss: float | None) -> float | None:
     """exp(loss); None where that is no number that JSON can carry."""
     return math.exp(loss) if loss is not None and loss < _LARGEST_EXPONENT else None

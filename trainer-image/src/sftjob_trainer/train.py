@@ -14,18 +14,20 @@ from typing import Final
 from sftjob_contract import layout
 from sftjob_contract.codec import ContractError, from_json
 from sftjob_contract.config import RunConfig
+from sftjob_contract.destinations import Retain
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome, Output
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
-from sftjob_trainer import outcome, outputs
+from sftjob_trainer import outcome, outputs, retention
 from sftjob_trainer.checkpoints import CheckpointStore, ResumePoint
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.reporter import Endpoint, Reporter
 from sftjob_trainer.run import Run
 from sftjob_trainer.sources import model_path
+from sftjob_trainer.start import Origin, continued, origin
 from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, SavedTelemetry, Telemetry
 
@@ -44,13 +46,17 @@ def train(config: RunConfig, environment: Environment) -> Outcome:
     with logged_to(environment.volume / layout.TRAIN_LOG), Reporter(_endpoint(environment)) as reporter:
         run = new_run(config, environment, reporter)
         outputs.write_run_config(config, run.volume)
+        if (ended := retention.ended_before(run.volume)) is not None:
+            logger.info("this run ended before and only its output was kept; nothing to do")
+            retention.keep_output(run.volume)
+            return ended
         try:
             output = _train(run, environment)
         except Failure as failure:
             return replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
         finally:
             run.store.discard_staged()
-        return replace(outcome.done(Stage.TRAIN), progress=run.telemetry.progress(), output=output)
+        return _ended(run, output)
 
 
 def new_run(config: RunConfig, environment: Environment, reporter: Reporter) -> Run:
@@ -66,7 +72,11 @@ def new_run(config: RunConfig, environment: Environment, reporter: Reporter) -> 
         volume=environment.volume,
         store=CheckpointStore(environment.volume, config.checkpoints.keep),
         telemetry=Telemetry(
-            attempt=environment.attempt, max_steps=stats.max_steps, clock=time.monotonic, now=lambda: datetime.now(UTC)
+            attempt=environment.attempt,
+            max_steps=stats.max_steps,
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+            early_stopping=config.training.early_stopping,
         ),
         reporter=reporter,
         stop=StopRequest(),
@@ -106,15 +116,43 @@ def _train(run: Run, environment: Environment) -> Output:
     point = _resume(run)
     run.report()
     with _verdicts(run):
-        if point.step < run.stats.max_steps:
+        if not run.telemetry.ended:
             from sftjob_trainer.fit import fit
 
-            fit(run, model_path(run.config, environment, run.stats), point)
+            fit(run, _origin(run, environment, point), point)
         run.doing(Activity.SAVING)
-        final = run.volume / run.store.complete[-1].path
-        output = outputs.publish(final, run.config, run.volume, run.telemetry.metrics())
+        final = outputs.final_checkpoint(run.store.complete, run.config, run.volume)
+        output = outputs.publish(final, run.config, run.volume, run.telemetry.metrics(saved_telemetry(final)))
+        if run.config.output.merge_adapter:
+            from sftjob_trainer.merge import merge
+
+            merge(model_path(run.config, environment, run.stats), run.config, run.volume)
     run.doing(Activity.FINISHED)
     return output
+
+
+def _origin(run: Run, environment: Environment, point: ResumePoint) -> Origin:
+    """What to load. Weights of a checkpoint of our own come out of it, so another run's is for step 0 only."""
+    find = origin if point.directory is None else continued
+    return find(run.config, environment, run.stats)
+
+
+def _ended(run: Run, output: Output) -> Outcome:
+    """The outcome of a success, with nothing left on the volume that is not to be kept."""
+    done = replace(outcome.done(Stage.TRAIN), progress=run.telemetry.progress(), output=output)
+    if run.config.output.retain is Retain.ALL:
+        return done
+    run.telemetry.checkpoints((), None)
+    done = replace(done, progress=run.telemetry.progress())
+    retention.remember(done, run.volume)
+    retention.keep_output(run.volume)
+    run.report()
+    return done
+
+
+def saved_telemetry(checkpoint: Path) -> SavedTelemetry:
+    """What was known when `checkpoint` was taken."""
+    return from_json(SavedTelemetry, (checkpoint / SAVED_TELEMETRY).read_bytes(), ignore_unknown=True)
 
 
 def _resume(run: Run) -> ResumePoint:
@@ -124,8 +162,7 @@ def _resume(run: Run) -> ResumePoint:
         logger.warning("%s is passed over: %s", skipped.path, skipped.why)
     if point.directory is not None:
         logger.info("resuming from %s", point.directory.name)
-        text = (point.directory / SAVED_TELEMETRY).read_bytes()
-        run.telemetry.resume(from_json(SavedTelemetry, text, ignore_unknown=True))
+        run.telemetry.resume(saved_telemetry(point.directory))
     run.telemetry.skipped(point.skipped)
     run.telemetry.checkpoints(run.store.complete, run.store.best_step)
     return point

@@ -81,7 +81,7 @@ class ProgressStatus(Model):
     epoch: Measure | None = None
     """Passes over the data done."""
     percent: Annotated[int, Field(ge=0, le=100)]
-    """Share of the steps done, in percent."""
+    """Share of the steps done, in percent; 100 once training has succeeded, if by early stopping at an earlier step."""
     loss: Measure | None = None
     """Mean training loss over the last logging window."""
     eval_loss: Measure | None = None

@@ -138,6 +138,11 @@ class SFTJobSpec(Model):
                 "write auto instead, or raise resources.gpus",
             ),
             rule(
+                "self.training.precision != 'fp16' || !has(self.method.quantization)",
+                "training.precision: fp16 does not go with method.quantization, whose adapters are bf16: write bf16, "
+                "fp32 or auto",
+            ),
+            rule(
                 "self.resources.nodes == 1 || has(self.storage.existingClaim) "
                 "|| self.storage.accessModes.exists(mode, mode == 'ReadWriteMany')",
                 "resources.nodes above 1 needs a volume that several nodes can mount: set storage.accessModes to "

@@ -41,9 +41,12 @@ def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, receive
 
 
 def stopped(progress: ProgressStatus, *, finished: bool) -> ProgressStatus:
-    """`progress` of an attempt that has ended: where it got to stays, what it was doing goes unless it is done."""
+    """`progress` of an attempt that has ended: where it got to stays, what it was doing goes unless it is done.
+
+    One that is done is complete, even where early stopping left out the last steps.
+    """
     over = replace(progress, eta_seconds=None, eta=None)
-    return over if finished else replace(over, activity=None, tokens_per_second=None)
+    return replace(over, percent=100) if finished else replace(over, activity=None, tokens_per_second=None)
 
 
 def _progress(progress: Progress, heard: str | None) -> ProgressStatus:

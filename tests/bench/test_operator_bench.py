@@ -2,7 +2,8 @@ from collections import Counter
 
 import pytest
 
-from bench import BEGIN, END, Result, columns, markdown, measure, replace_section
+from operator_bench import TARGET, Result, columns, measure
+from pages import END, begin, replace_section, section
 
 
 def a_result(jobs: int, **requests: int) -> Result:
@@ -34,13 +35,13 @@ def test_the_table_has_one_column_per_size_and_a_row_for_every_verb_that_any_siz
 
 
 def test_only_the_section_between_the_markers_is_replaced() -> None:
-    section = markdown("2 cores", ["", "1 jobs"], [["status writes per job", "4.00"]])
-    page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n"
-    replaced = replace_section(page, section)
-    assert replaced == f"# Title\n\n{section}\n\nMore.\n"
+    new = section(TARGET, "2 cores", ["", "1 jobs"], [["status writes per job", "4.00"]])
+    page = f"# Title\n\n{begin(TARGET)}\nold\n{END}\n\nMore.\n"
+    replaced = replace_section(page, new)
+    assert replaced == f"# Title\n\n{new}\n\nMore.\n"
     assert "| status writes per job | 4.00 |" in replaced
     assert "old" not in replaced
-    assert replace_section(replaced, section) == replaced
+    assert replace_section(replaced, new) == replaced
 
 
 @pytest.mark.slow

@@ -8,8 +8,6 @@ import argparse
 import asyncio
 import base64
 import json
-import os
-import platform
 import ssl
 import sys
 import tempfile
@@ -25,14 +23,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from pages import PAGE, machine, replace_section, section
 from server import CLIENT_AGENT, RECORD, WATCHED
 from sftjob_contract.names import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from stack import DEFINITION, REPOSITORY, Stack, StackError
+from stack import DEFINITION, Stack, StackError
 
 HERE: Final = Path(__file__).resolve().parent
-PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
-BEGIN: Final = "<!-- begin: written by make bench-operator -->"
-END: Final = "<!-- end -->"
+TARGET: Final = "bench-operator"
 SIZES: Final = (1, 100, 1000)
 CONNECTIONS: Final = 16
 """How many jobs are created at the same time."""
@@ -174,28 +171,6 @@ def columns(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     return ["", *(f"{result.jobs:,} jobs" for result in results)], rows
 
 
-def machine() -> str:
-    """This machine, without its name."""
-    memory = psutil.virtual_memory().total / 2**30
-    load = os.getloadavg()[0]
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, {platform.system()}, "
-        f"Python {platform.python_version()}, load {load:.1f} at the start"
-    )
-
-
-def markdown(machine_text: str, header: list[str], rows: list[list[str]]) -> str:
-    """The section of the page."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
-    return "\n".join([BEGIN, "", f"Machine: {machine_text}.", "", *lines, "", END])
-
-
-def replace_section(page: str, section: str) -> str:
-    """`page` with the text between the markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    return head + section + rest.partition(END)[2]
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Measure what the operator costs.")
@@ -215,7 +190,7 @@ def main() -> None:
     console.print(f"Machine: {machine_text}")
     console.print(table)
     if not arguments.no_write:
-        page = replace_section(PAGE.read_text(encoding="utf-8"), markdown(machine_text, header, rows))
+        page = replace_section(PAGE.read_text(encoding="utf-8"), section(TARGET, machine_text, header, rows))
         PAGE.write_text(page, encoding="utf-8")
 
 

@@ -1,0 +1,212 @@
+"""What a run uses on which machine: decided from the config and facts about the machine alone."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftjob_contract.config import (
+    Attention,
+    ComputeDtype,
+    Kernels,
+    Method,
+    ModelDtype,
+    Precision,
+    Quantization,
+    QuantizationType,
+    RunConfig,
+)
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.hardware import Machine, choose
+from support.tiny import lora, run_config
+from support.training import PEFT_IS_BEHIND, build_trainer, finish, job
+
+CPU = Machine(gpu=None, capability=(0, 0), bf16=True, packages=frozenset())
+ALL_PACKAGES = frozenset({"flash_attn", "flash_attn_interface", "liger_kernel"})
+H100 = Machine(gpu="H100", capability=(9, 0), bf16=True, packages=ALL_PACKAGES)
+A100 = replace(H100, gpu="A100", capability=(8, 0))
+T4 = replace(H100, gpu="T4", capability=(7, 5), bf16=False)
+BARE = replace(H100, packages=frozenset())
+FULL = Method(lora=None, quantization=None, distillation=None)
+QLORA = lora(
+    quantization=Quantization(
+        bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.BFLOAT16
+    )
+)
+
+
+def config(
+    gpus: int = 1,
+    method: Method = FULL,
+    dtype: ModelDtype = ModelDtype.AUTO,
+    attention: Attention = Attention.AUTO,
+    **training: Any,
+) -> RunConfig:
+    made = run_config(model="m", dataset="d", method=method, **training)
+    return replace(made, gpus=gpus, model=replace(made.model, dtype=dtype, attention=attention))
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "precision", "dtype"),
+    [
+        (CPU, config(gpus=0), Precision.FP32, ModelDtype.FLOAT32),
+        (CPU, config(gpus=0, method=lora()), Precision.FP32, ModelDtype.FLOAT32),
+        (CPU, config(gpus=0, method=lora(), precision=Precision.BF16), Precision.BF16, ModelDtype.BFLOAT16),
+        (CPU, config(gpus=0, precision=Precision.BF16), Precision.BF16, ModelDtype.FLOAT32),
+        (CPU, config(gpus=0, dtype=ModelDtype.BFLOAT16), Precision.FP32, ModelDtype.BFLOAT16),
+        (A100, config(), Precision.BF16, ModelDtype.FLOAT32),
+        (A100, config(method=lora()), Precision.BF16, ModelDtype.BFLOAT16),
+        (A100, config(method=lora(), dtype=ModelDtype.FLOAT32), Precision.BF16, ModelDtype.FLOAT32),
+        (A100, config(method=lora(), precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT16),
+        (T4, config(method=lora()), Precision.FP32, ModelDtype.FLOAT32),
+        (T4, config(precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT32),
+    ],
+)
+def test_trained_weights_are_fp32_and_frozen_ones_are_as_precise_as_the_step(
+    machine: Machine, asked: RunConfig, precision: Precision, dtype: ModelDtype
+) -> None:
+    found = choose(asked, machine)
+
+    assert (found.precision, found.dtype) == (precision, dtype)
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "attention", "liger"),
+    [
+        (CPU, config(gpus=0), None, False),
+        (H100, config(), Attention.FLASH_ATTENTION_2, True),
+        (A100, config(), Attention.FLASH_ATTENTION_2, True),
+        (A100, config(precision=Precision.FP32), None, True),
+        (T4, config(precision=Precision.FP16), None, True),
+        (BARE, config(), None, False),
+        (H100, config(attention=Attention.SDPA, kernels=Kernels.NONE), Attention.SDPA, False),
+        (H100, config(attention=Attention.FLASH_ATTENTION_3), Attention.FLASH_ATTENTION_3, True),
+        (H100, config(attention=Attention.FLEX_ATTENTION), Attention.FLEX_ATTENTION, True),
+        (CPU, config(gpus=0, attention=Attention.EAGER), Attention.EAGER, False),
+    ],
+)
+def test_auto_takes_the_fast_kernels_that_image_and_gpu_have(
+    machine: Machine, asked: RunConfig, attention: Attention | None, liger: bool
+) -> None:
+    found = choose(asked, machine)
+
+    assert (found.attention, found.liger) == (attention, liger)
+
+
+def test_what_auto_chose_is_told_with_its_reason() -> None:
+    assert choose(config(), BARE).reasons == (
+        "precision bf16, weights loaded as float32",
+        "attention as the model has it by default: flash_attention_2 needs the package flash_attn in the image",
+        "kernels none: liger needs the package liger_kernel in the image",
+    )
+    assert choose(config(), A100).reasons[1:] == (
+        "attention flash_attention_2: image and GPU have it",
+        "kernels liger: image and GPU have it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "sentence"),
+    [
+        (CPU, config(), "resources.gpus: 1 was asked for, but no CUDA device is visible in the container"),
+        (CPU, config(gpus=0, precision=Precision.FP16), "training.precision: fp16 needs a GPU; write bf16, fp32 or"),
+        (A100, config(method=QLORA, precision=Precision.FP16), "training.precision: fp16 does not go with method.quan"),
+        (T4, config(precision=Precision.BF16), "training.precision: bf16 is not supported by T4; write fp16"),
+        (CPU, config(gpus=0, method=lora(), dtype=ModelDtype.FLOAT16), "model.dtype: float16 needs a GPU; write bfl"),
+        (A100, config(dtype=ModelDtype.FLOAT16), "model.dtype: float16 is too coarse for weights that are trained"),
+        (
+            A100,
+            config(dtype=ModelDtype.BFLOAT16, precision=Precision.FP16),
+            "model.dtype: bfloat16 does not go with training.precision: fp16",
+        ),
+        (CPU, config(gpus=0, attention=Attention.FLEX_ATTENTION), "model.attention: flex_attention can not train on "),
+        (
+            CPU,
+            config(gpus=0, attention=Attention.FLASH_ATTENTION_2),
+            "model.attention: flash_attention_2 needs a GPU; write sdpa, eager or auto",
+        ),
+        (
+            BARE,
+            config(attention=Attention.FLASH_ATTENTION_2),
+            "model.attention: flash_attention_2 needs the package flash_attn in the image; write sdpa",
+        ),
+        (
+            A100,
+            config(attention=Attention.FLASH_ATTENTION_3),
+            "model.attention: flash_attention_3 needs a GPU of compute capability 9.0 or more, which A100 is not",
+        ),
+        (
+            A100,
+            config(attention=Attention.FLASH_ATTENTION_2, precision=Precision.FP32),
+            "model.attention: flash_attention_2 needs training.precision: bf16 or fp16",
+        ),
+        (CPU, config(gpus=0, kernels=Kernels.LIGER), "training.kernels: liger needs a GPU; write none or auto"),
+        (BARE, config(kernels=Kernels.LIGER), "training.kernels: liger needs the package liger_kernel in the image"),
+    ],
+)
+def test_what_machine_or_image_do_not_have_is_refused_in_a_sentence(
+    machine: Machine, asked: RunConfig, sentence: str
+) -> None:
+    with pytest.raises(Failure) as raised:
+        choose(asked, machine)
+
+    assert raised.value.reason is Reason.CONFIG_INVALID
+    assert raised.value.message.startswith(sentence)
+
+
+@PEFT_IS_BEHIND
+@pytest.mark.parametrize(
+    ("dtype", "loaded", "trained"),
+    [(ModelDtype.BFLOAT16, "torch.bfloat16", "torch.float32"), (ModelDtype.FLOAT32, "torch.float32", "torch.float32")],
+)
+def test_frozen_weights_have_the_dtype_that_is_asked_for_and_adapters_are_fp32(
+    qwen2: Path, tmp_path: Path, dtype: ModelDtype, loaded: str, trained: str
+) -> None:
+    made = job(qwen2, method=lora(), max_steps=2)
+
+    model = build_trainer(tmp_path, replace(made, model=replace(made.model, dtype=dtype))).model
+
+    assert {str(weights.dtype) for weights in model.parameters() if not weights.requires_grad} == {loaded}
+    assert {str(weights.dtype) for weights in model.parameters() if weights.requires_grad} == {trained}
+
+
+def test_weights_loaded_as_bf16_are_trained_and_saved_as_bf16(qwen2: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    made = job(qwen2, max_steps=3, learning_rate=1e-2)
+
+    outcome = finish(tmp_path, replace(made, model=replace(made.model, dtype=ModelDtype.BFLOAT16))).outcome
+
+    assert outcome.output is not None
+    assert outcome.output.metrics["evalLoss"] < outcome.output.metrics["initialEvalLoss"]
+    with safe_open(tmp_path / "output/model/model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118 -- not a dict
+
+
+@pytest.mark.parametrize("attention", [Attention.EAGER, Attention.SDPA])
+def test_the_model_computes_attention_as_asked(qwen2: Path, tmp_path: Path, attention: Attention) -> None:
+    made = job(qwen2, max_steps=2)
+
+    model = build_trainer(tmp_path, replace(made, model=replace(made.model, attention=attention))).model
+
+    assert model.config._attn_implementation == attention.value
+
+
+def test_a_model_without_the_attention_that_auto_chose_gets_its_own(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Flash attention is not installed where this runs, so that loading with it fails as for a model without it."""
+    from sftjob_trainer import fit, hardware
+
+    def with_flash(asked: RunConfig, machine: Machine) -> hardware.Choices:
+        return replace(hardware.choose(asked, machine), attention=Attention.FLASH_ATTENTION_2)
+
+    monkeypatch.setattr(fit, "choose", with_flash)
+    with caplog.at_level(logging.INFO):
+        model = build_trainer(tmp_path, job(qwen2, max_steps=2)).model
+
+    assert model.config._attn_implementation == "sdpa"
+    assert "the model does not take flash_attention_2 and gets its default" in caplog.text

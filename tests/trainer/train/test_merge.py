@@ -1,0 +1,166 @@
+"""The merged model, and what is kept on the volume."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftjob_contract import layout
+from sftjob_contract.config import ComputeDtype, Method, ModelDtype, Quantization, QuantizationType, RunConfig
+from sftjob_contract.destinations import Retain
+from sftjob_contract.exit_codes import ExitCode
+from support.tiny import lora
+from support.training import PEFT_IS_BEHIND, environment, finish, job, read_metrics, run_train, write_prepared
+
+pytestmark = PEFT_IS_BEHIND
+
+QUANTIZED = Quantization(
+    bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.BFLOAT16
+)
+
+
+def merging(config: RunConfig, retain: Retain = Retain.ALL) -> RunConfig:
+    return replace(config, output=replace(config.output, merge_adapter=True, retain=retain))
+
+
+@pytest.fixture(scope="module")
+def bf16_base(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as most are published: in bf16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    directory = tmp_path_factory.mktemp("bf16") / "model"
+    shutil.copytree(qwen2, directory)
+    AutoModelForCausalLM.from_pretrained(qwen2, dtype=torch.bfloat16).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("base", "method", "tolerance"),
+    [
+        ("qwen2", lora(), 1e-5),
+        ("llama", lora(dora=True, rslora=True), 1e-5),
+        ("llama", lora(modules_to_save=("lm_head", "embed_tokens"), target_modules=("q_proj",)), 1e-5),
+        ("bf16_base", lora(), 3e-2),
+        ("qwen2", lora(quantization=QUANTIZED), 1e-2),
+    ],
+    ids=["LoRA", "DoRA and rsLoRA", "whole modules", "bf16", "QLoRA"],
+)
+def test_the_merged_model_computes_what_base_and_adapter_do(
+    base: str, method: Method, tolerance: float, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Both are loaded as anybody would, without a package of ours; QLoRA's base without its quantization."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = request.getfixturevalue(base)
+    finish(tmp_path, merging(job(model, method=method, max_steps=3, learning_rate=3e-2)))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / layout.OUTPUT_MERGED, dtype="auto").eval()
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    ids = AutoTokenizer.from_pretrained(tmp_path / layout.OUTPUT_MERGED)("open a file", return_tensors="pt").input_ids
+    with torch.no_grad():
+        untrained = plain(ids).logits
+        unmerged = PeftModel.from_pretrained(plain, tmp_path / layout.OUTPUT_ADAPTER).eval()(ids).logits
+        found = merged(ids).logits
+
+    assert merged.dtype == plain.dtype
+    error, change = (float((found - other).abs().max()) for other in (unmerged, untrained))
+    assert error < tolerance * float(unmerged.abs().max())
+    assert change > 5 * error
+
+
+def test_the_merged_directory_is_a_whole_model_with_its_tokenizer(qwen2: Path, tmp_path: Path) -> None:
+    outcome = finish(tmp_path, merging(job(qwen2, method=lora(), max_steps=1))).outcome
+
+    merged = tmp_path / layout.OUTPUT_MERGED
+    assert {path.name for path in merged.iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    }
+    assert sorted(path.name for path in merged.parent.iterdir()) == ["adapter", "merged"]
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in merged.iterdir())
+    assert outcome.output is not None
+    assert outcome.output.path == layout.OUTPUT_ADAPTER
+
+
+def test_nothing_is_merged_unless_asked_for(qwen2: Path, tmp_path: Path) -> None:
+    finish(tmp_path, job(qwen2, method=lora(), max_steps=1))
+
+    assert not (tmp_path / layout.OUTPUT_MERGED).exists()
+
+
+def test_the_base_is_merged_in_its_own_precision_however_it_was_trained(bf16_base: Path, tmp_path: Path) -> None:
+    made = job(bf16_base, method=lora(), max_steps=1)
+    finish(tmp_path, merging(replace(made, model=replace(made.model, dtype=ModelDtype.FLOAT32))))
+
+    settings = json.loads((tmp_path / layout.OUTPUT_MERGED / "config.json").read_text())
+    assert settings["dtype"] == "bfloat16"
+
+
+def with_retain(config: RunConfig, retain: Retain) -> RunConfig:
+    return replace(config, output=replace(config.output, retain=retain))
+
+
+@pytest.fixture
+def kept(qwen2: Path, tmp_path: Path) -> Any:
+    """A finished run that keeps only its output, on a volume with a cache."""
+    cached = tmp_path / layout.CACHE / "hub" / "file"
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    return finish(tmp_path, with_retain(job(qwen2, max_steps=3), Retain.OUTPUT))
+
+
+def test_only_output_results_and_logs_stay(kept: Any) -> None:
+    there = {path.name for path in kept.volume.iterdir()}
+
+    assert there == {layout.OUTPUT, layout.RESULTS, layout.LOGS, layout.RUN_CONFIG, layout.PREPARED}
+    assert sum(path.stat().st_size for path in (kept.volume / layout.PREPARED).rglob("*")) < 20_000
+    assert kept.outcome.progress.checkpoints == ()
+    assert kept.outcome.progress.best_step is None
+
+
+def test_an_attempt_after_the_removal_says_the_same_again(kept: Any) -> None:
+    before = read_metrics(kept.volume)
+
+    again = run_train(kept.volume, kept.config, attempt=2)
+
+    assert again == kept.outcome
+    assert read_metrics(kept.volume) == before
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next_attempt(kept: Any) -> None:
+    (kept.volume / layout.CHECKPOINTS / "checkpoint-3").mkdir(parents=True)
+
+    again = run_train(kept.volume, kept.config, attempt=2)
+
+    assert again.exit_code is ExitCode.DONE
+    assert not (kept.volume / layout.CHECKPOINTS).exists()
+
+
+def test_a_failed_run_keeps_everything(qwen2: Path, tmp_path: Path) -> None:
+    config = with_retain(job(qwen2, max_steps=3, save_every=1, learning_rate=1e30, warmup_ratio=None), Retain.OUTPUT)
+    write_prepared(tmp_path, config)
+
+    outcome = run_train(tmp_path, config)
+
+    assert outcome.exit_code is ExitCode.DIVERGED
+    assert (tmp_path / layout.PREPARED_TRAIN).exists()
+    assert (tmp_path / layout.CHECKPOINTS).exists()
+
+
+def test_a_cache_that_lies_elsewhere_is_shared_and_stays(qwen2: Path, tmp_path: Path) -> None:
+    from sftjob_trainer.train import train
+
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    volume = tmp_path / "volume"
+    config = with_retain(job(qwen2, max_steps=1), Retain.OUTPUT)
+    write_prepared(volume, config)
+
+    train(config, replace(environment(volume), cache=shared))
+
+    assert shared.exists()

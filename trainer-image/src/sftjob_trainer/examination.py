@@ -1,0 +1,108 @@
+"""Generated answers during a run: metrics and predictions on held-out rows, and answers to the user's own prompts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftjob_contract import layout
+from sftjob_contract.config import DataFormat, Metric, RunConfig
+from sftjob_contract.progress import Activity
+from sftjob_contract.stats import PreparedStats
+from sftjob_trainer.durable import write_atomically
+from sftjob_trainer.generation import Generator
+from sftjob_trainer.metrics import measure
+from sftjob_trainer.questions import TEXT_METRICS, Question
+from sftjob_trainer.run import Run
+from sftjob_trainer.telemetry import perplexity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What is asked of the model: `questions` with known answers at each evaluation, `prompts` before and after."""
+
+    run: Run
+    generator: Generator
+    questions: Sequence[Question]
+    prompts: Sequence[Sequence[int]]
+
+    def measured(self, loss: float) -> Mapping[str, float] | None:
+        """The metrics that were asked for, at an evaluation with this loss; None when it was broken off.
+
+        With save_predictions, the answers that belong to the output so far are left in the results.
+        """
+        evaluation = self.run.config.evaluation
+        metrics: dict[str, float] = {}
+        if Metric.PERPLEXITY in evaluation.metrics and (value := perplexity(loss)) is not None:
+            metrics["evalPerplexity"] = value
+        if not self.questions:
+            return metrics
+        answers = self._answers([question.prompt for question in self.questions])
+        if answers is None:
+            return None
+        references = [self._text(question.answer) for question in self.questions]
+        for metric in evaluation.metrics:
+            if metric in TEXT_METRICS:
+                metrics.update(measure(metric, answers, references))
+        if evaluation.save_predictions and self.run.is_output(loss):
+            self._write_predictions(answers, references)
+        return metrics
+
+    def sample(self, step: int) -> bool:
+        """Answer the user's prompts after `step`, into the results; False when it was broken off.
+
+        Answers before training (step 0) stay, those of a later step replace one another.
+        """
+        if not self.prompts:
+            return True
+        answers = self._answers(self.prompts)
+        if answers is None:
+            return False
+        path = self.run.volume / layout.SAMPLES
+        kept = [line for line in _lines(path) if line["step"] == 0] if step else []
+        given = self.run.config.evaluation.sample_prompts
+        new = [{"step": step, "prompt": one, "answer": two} for one, two in zip(given, answers, strict=True)]
+        write_atomically(path, _json_lines([*kept, *new]))
+        return True
+
+    def _answers(self, prompts: Sequence[Sequence[int]]) -> list[str] | None:
+        self.run.doing(Activity.EVALUATING)
+        found = self.generator.answers(prompts)
+        return None if found is None else [self._text(answer) for answer in found]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text: str = self.generator.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text.strip()
+
+    def _write_predictions(self, answers: Sequence[str], references: Sequence[str]) -> None:
+        decode = self.generator.tokenizer.decode
+        lines = [
+            {"prompt": decode(question.prompt), "reference": reference, "prediction": answer}
+            for question, reference, answer in zip(self.questions, references, answers, strict=True)
+        ]
+        write_atomically(self.run.volume / layout.PREDICTIONS, _json_lines(lines))
+
+
+def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> list[list[int]]:
+    """The user's sample prompts in tokens: as a user's turn where the data are conversations, else as plain text."""
+    chat = stats.format in (DataFormat.MESSAGES, DataFormat.SHAREGPT) and tokenizer.chat_template
+    prompts = []
+    for prompt in config.evaluation.sample_prompts:
+        if chat:
+            turn = [{"role": "user", "content": prompt}]
+            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
+        else:
+            encoded = tokenizer(prompt)
+        prompts.append(list(encoded["input_ids"]))
+    return prompts
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _json_lines(lines: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

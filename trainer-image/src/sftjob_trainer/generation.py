@@ -1,0 +1,80 @@
+"""Answers that a model generates, and how to ask for them without leaving a trace in its training."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+
+@contextmanager
+def undisturbed(model: Any) -> Iterator[None]:
+    """Evaluate `model` within: no dropout, no gradients. Its mode and the random numbers after it are as before."""
+    training = model.training
+    model.eval()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """Greedy answers of `model`, `batch_size` at a time.
+
+    `broken_off` is asked before each batch; `max_new_tokens` bounds each answer.
+    """
+
+    model: Any
+    tokenizer: Any
+    max_new_tokens: int
+    batch_size: int
+    broken_off: Callable[[], bool]
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
+        """The answer to each of `prompts` in tokens, without the closing one; None when it was broken off."""
+        answers: list[list[int]] = []
+        with undisturbed(self.model):
+            for start in range(0, len(prompts), self.batch_size):
+                if self.broken_off():
+                    return None
+                answers.extend(self._batch(prompts[start : start + self.batch_size]))
+        return answers
+
+    def _batch(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Shorter prompts are filled up on the left, so that every answer begins at the same column."""
+        width = max(map(len, prompts))
+        pad = _first(self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        ends = self._ends()
+        device = self.model.device
+        settings = GenerationConfig(
+            **self._length(width), do_sample=False, use_cache=True, eos_token_id=sorted(ends), pad_token_id=pad
+        )
+        found = self.model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
+        )
+        for row in found[:, width:].tolist():
+            yield list(takewhile(lambda token: token not in ends, row))
+
+    def _ends(self) -> set[int]:
+        """Tokens that close an answer: the tokenizer's, and those that the model came with."""
+        own = self.model.generation_config.eos_token_id
+        own = own if isinstance(own, list) else [] if own is None else [own]
+        return {self.tokenizer.eos_token_id, *own}
+
+    def _length(self, width: int) -> Mapping[str, int]:
+        """At most `max_new_tokens`, within the positions that the model has; at least one."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        room = self.max_new_tokens if positions is None else positions - width
+        return {"max_new_tokens": max(1, min(self.max_new_tokens, room))}
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,102 @@
+"""A JSON text read piece by piece, so that a file of any size needs the memory of one row."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any, Final
+
+from sftjob_trainer.failure import Failure, data_invalid
+
+_PIECE_BYTES: Final = 1 << 20
+_BLANK: Final = re.compile(r"[ \t\r\n]*")
+_DECODER: Final = json.JSONDecoder()
+
+
+class JsonText:
+    """A window on the text of the file `name`; `place` is where it stands."""
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        self._stream = stream
+        self._name = name
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text = ""
+        self._at = 0
+        self._line = 1
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE`."""
+        return f"{self._name}:{self._line}"
+
+    def peek(self) -> str:
+        """The next character that is not blank; empty at the end of the text."""
+        while True:
+            blank = _BLANK.match(self._text, self._at)
+            self._move(blank.end() if blank else self._at)
+            if self._at < len(self._text) or not self._grow():
+                return self._text[self._at : self._at + 1]
+
+    def elements(self) -> Iterator[tuple[str, Any]]:
+        """The elements of the list that begins here, each with its place.
+
+        Raises:
+            Failure: the text is not valid JSON.
+        """
+        self._move(self._at + 1)
+        while self.peek() != "]":
+            yield self._value()
+            following = self.peek()
+            if following == ",":
+                self._move(self._at + 1)
+            elif following != "]":
+                raise data_invalid(self.place, "not valid JSON: a comma or the end of the list is missing")
+        self._move(self._at + 1)
+        if self.peek():
+            raise data_invalid(self.place, "not valid JSON: something follows the end of the list")
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """The values that follow one another, each with its place.
+
+        Raises:
+            Failure: the text is not valid JSON.
+        """
+        while self.peek():
+            yield self._value()
+
+    def _value(self) -> tuple[str, Any]:
+        """The value that begins at the next character that is not blank, and its place."""
+        self.peek()
+        place = self.place
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if self._grow():
+                    continue
+                raise self._invalid(error) from error
+            except RecursionError as error:
+                raise data_invalid(place, "not valid JSON: nested too deeply") from error
+            self._move(end)
+            return place, value
+
+    def _grow(self) -> bool:
+        """Read on, at least as much again as there is left; False at the end of the file."""
+        left = self._text[self._at :]
+        raw = self._stream.read(max(_PIECE_BYTES, len(left)))
+        try:
+            more = self._decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            line = self._line + left.count("\n") + error.object[: error.start].count(b"\n")
+            what = f"not valid UTF-8: byte 0x{error.object[error.start]:02x}; save the file as UTF-8"
+            raise data_invalid(f"{self._name}:{line}", what) from error
+        self._text, self._at = left + more, 0
+        return bool(raw)
+
+    def _move(self, to: int) -> None:
+        self._line += self._text.count("\n", self._at, to)
+        self._at = to
+
+    def _invalid(self, error: json.JSONDecodeError) -> Failure:
+        line = self._line + self._text.count("\n", self._at, error.pos)
+        return data_invalid(f"{self._name}:{line}", f"not valid JSON: {error.msg}")

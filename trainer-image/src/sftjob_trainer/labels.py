@@ -1,0 +1,166 @@
+"""Examples of every shape as token ids and labels: what is trained on, and only that, has a label."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Final
+
+from sftjob_contract.config import LossOn, RunConfig
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.chat_template import Chat, Spans, training_chat
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.shapes import Conversation, Example, PromptCompletion, PromptCompletionMessages, Text
+from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder
+from sftjob_trainer.wording import either
+
+_Rendered = tuple[str, str, Spans]
+"""Place, text, and the characters of the text to train on."""
+
+_LOSSES: Final = {
+    Text: (LossOn.ALL,),
+    PromptCompletion: (LossOn.COMPLETION, LossOn.ALL),
+    PromptCompletionMessages: (LossOn.COMPLETION, LossOn.ASSISTANT, LossOn.ALL),
+    Conversation: (LossOn.ASSISTANT, LossOn.ALL),
+}
+"""What `training.lossOn` can say of each shape; the first is what it means to say nothing."""
+
+_NAMES: Final = {
+    Text: "rows of text, which have no parts",
+    PromptCompletion: "rows of a prompt and a completion that are text",
+    PromptCompletionMessages: "rows of a prompt and a completion that are messages",
+    Conversation: "conversations, which have no prompt and completion",
+}
+
+
+def encoder(tokenizer: Any, config: RunConfig) -> Encoder:
+    """The encoder for examples of every shape, as `training.lossOn` and `model.addEosToken` say.
+
+    It raises a Failure for an example that can not be encoded, or has no part that `training.lossOn` names.
+    """
+    encoders = _Encoders(tokenizer, config.training.loss_on, add_eos_token=config.model.add_eos_token)
+
+    def encode(examples: Sequence[Example]) -> list[Encoded]:
+        encoded = []
+        for shape, alike in groupby(examples, key=type):
+            encoded += encoders.of(shape)(list(alike))
+        return encoded
+
+    return encode
+
+
+def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Spans) -> list[int]:
+    """The labels of tokens `ids`, which became of the characters `offsets`, when those in `spans` are trained on.
+
+    A token that is only in part within a span belongs to it. Byte-level tokenizers can leave the spaces around a token
+    out of its offsets: tokens of spaces alone then are empty, and lie where their spaces end.
+    """
+    labels = [NOT_TRAINED] * len(ids)
+    firsts, ends = [first for first, _ in offsets], [end for _, end in offsets]
+    for start, end in spans:
+        if start == end:
+            continue
+        low, high = bisect_right(ends, start), bisect_left(firsts, end)
+        while high < len(ids) and offsets[high] == (end, end):
+            high += 1
+        labels[low:high] = ids[low:high]
+    return labels
+
+
+class _Encoders:
+    """One encoder for each shape. The chat template is looked at once, and only if there are messages."""
+
+    def __init__(self, tokenizer: Any, loss_on: LossOn | None, *, add_eos_token: bool) -> None:
+        self._tokenizer = tokenizer
+        self._loss_on = loss_on
+        self._add_eos_token = add_eos_token
+
+    def of(self, shape: type[Example]) -> Callable[[Sequence[Any]], list[Encoded]]:
+        """The encoder for examples of type `shape`.
+
+        Raises:
+            Failure: they have no part that `training.lossOn` names.
+        """
+        if self._loss_on not in (None, *_LOSSES[shape]):
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                f"training.lossOn: {self._loss_on} does not suit {_NAMES[shape]}; write {either(_LOSSES[shape])}, "
+                "or remove it to train on what suits the rows",
+            )
+        encoders: dict[type[Example], Callable[[Sequence[Any]], list[Encoded]]] = {
+            Text: self._texts,
+            PromptCompletion: self._completions,
+            PromptCompletionMessages: self._completion_messages,
+            Conversation: self._conversations,
+        }
+        return encoders[shape]
+
+    @cached_property
+    def _chat(self) -> Chat:
+        return training_chat(self._tokenizer)
+
+    def _texts(self, examples: Sequence[Text]) -> list[Encoded]:
+        encodings = [self._closed(ids) for ids in self._tokenizer([example.text for example in examples])["input_ids"]]
+        return [Encoded(example.place, ids, list(ids)) for example, ids in zip(examples, encodings, strict=True)]
+
+    def _completions(self, examples: Sequence[PromptCompletion]) -> list[Encoded]:
+        """As in TRL, both are tokenized together, and the completion begins where that differs from the prompt alone.
+
+        So a token that spans the boundary belongs to the completion.
+        """
+        prompts = self._tokenizer([example.prompt for example in examples])["input_ids"]
+        wholes = self._tokenizer([example.prompt + example.completion for example in examples])["input_ids"]
+        encoded = []
+        for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
+            ids = self._closed(whole)
+            start = 0 if self._loss_on is LossOn.ALL else _common_prefix(prompt, whole)
+            encoded.append(Encoded(example.place, ids, [NOT_TRAINED] * start + ids[start:]))
+        return encoded
+
+    def _completion_messages(self, examples: Sequence[PromptCompletionMessages]) -> list[Encoded]:
+        return self._labelled([self._completion_spans(example) for example in examples])
+
+    def _conversations(self, examples: Sequence[Conversation]) -> list[Encoded]:
+        return self._labelled([self._turn_spans(example) for example in examples])
+
+    def _turn_spans(self, example: Conversation) -> _Rendered:
+        if self._loss_on is LossOn.ALL:
+            return example.place, self._chat.text(example.messages, example.place), ()
+        return example.place, *self._chat.turns(example.messages, example.place)
+
+    def _completion_spans(self, example: PromptCompletionMessages) -> _Rendered:
+        """The completion up to its last stop token, or the assistant's turns in it."""
+        place, messages = example.place, [*example.prompt, *example.completion]
+        if self._loss_on is LossOn.ALL:
+            return place, self._chat.text(messages, place), ()
+        text, turns = self._chat.turns(messages, place)
+        is_answer = example.completion[0]["role"] == "assistant"
+        start = self._chat.length(example.prompt, text, place, add_generation_prompt=is_answer)
+        turns = [(max(first, start), end) for first, end in turns if end > start]
+        if self._loss_on is LossOn.ASSISTANT:
+            return place, text, turns
+        # What opens the assistant's turn is never its own, even if there is no prompt.
+        return place, text, [(turns[0][0] if is_answer else start, self._chat.closed(text))]
+
+    def _labelled(self, rendered: Sequence[_Rendered]) -> list[Encoded]:
+        texts = [text for _, text, _ in rendered]
+        batch = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = []
+        for (place, _, spans), ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
+            labels = list(ids) if self._loss_on is LossOn.ALL else label_spans(ids, offsets, spans)
+            encoded.append(Encoded(place, ids, labels))
+        return encoded
+
+    def _closed(self, ids: list[int]) -> list[int]:
+        """`ids` with one end-of-sequence token at the end, if asked for; a tokenizer may have put it there itself."""
+        eos = self._tokenizer.eos_token_id
+        return ids if not self._add_eos_token or ids[-1:] == [eos] else [*ids, eos]
+
+
+def _common_prefix(left: Iterable[int], right: Iterable[int]) -> int:
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

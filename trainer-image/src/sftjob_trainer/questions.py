@@ -1,0 +1,73 @@
+"""Held-out rows as questions with a known answer, for metrics that compare texts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sftjob_contract import layout
+from sftjob_contract.config import Evaluation, Metric
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.durable import sync_tree
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.tokenization import NOT_TRAINED
+
+TEXT_METRICS: Final = (Metric.BLEU, Metric.ROUGE, Metric.EXACT_MATCH)
+"""Metrics that need generated answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and its answer, in tokens."""
+
+    prompt: Sequence[int]
+    answer: Sequence[int]
+
+
+def needs_answers(evaluation: Evaluation) -> bool:
+    """Whether answers to held-out rows are to be generated."""
+    return evaluation.save_predictions or any(metric in TEXT_METRICS for metric in evaluation.metrics)
+
+
+def save_questions(table: Any | None, evaluation: Evaluation, volume: Path) -> None:
+    """Leave the first held-out rows on the volume as they are before packing, where they will be asked.
+
+    Raises:
+        Failure: no row can be asked.
+    """
+    if table is None or not needs_answers(evaluation):
+        return
+    from datasets import Dataset
+
+    rows = Dataset(table.slice(0, evaluation.max_samples).select(["input_ids", "labels"]), fingerprint="samples")
+    questions(rows)
+    rows.save_to_disk(volume / layout.PREPARED_SAMPLES)
+    sync_tree(volume / layout.PREPARED_SAMPLES)
+
+
+def questions(rows: Iterable[Mapping[str, Any]]) -> list[Question]:
+    """The questions in `rows` of `input_ids` and `labels`.
+
+    The prompt is what comes before the first trained token, the answer the trained tokens from there on up to the next
+    that is not. A row without a prompt, such as a text that is trained as a whole, is no question.
+
+    Raises:
+        Failure: no row is one.
+    """
+    found = [question for row in rows if (question := _question(row["input_ids"], row["labels"])) is not None]
+    if not found:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            "evaluation.metrics and evaluation.savePredictions: the held-out rows have no prompt to answer, since "
+            "every token is trained on; use rows with a prompt and loss on the answer, or remove bleu, "
+            "rouge, exact_match and savePredictions",
+        )
+    return found
+
+
+def _question(ids: Sequence[int], labels: Sequence[int]) -> Question | None:
+    start = next((at for at, label in enumerate(labels) if label != NOT_TRAINED), 0)
+    if start == 0:
+        return None
+    end = next((at for at in range(start, len(labels)) if labels[at] == NOT_TRAINED), len(labels))
+    return Question(prompt=list(ids[:start]), answer=list(ids[start:end]))

@@ -1,0 +1,222 @@
+"""Rows from data files. What is wrong is told with the file and the line or row, both counted from 1."""
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, Final, cast
+
+from sftjob_trainer.failure import Failure, data_invalid
+from sftjob_trainer.files import GZIP, DataFile, kind
+from sftjob_trainer.json_text import JsonText
+from sftjob_trainer.wording import type_name
+
+_BATCH_ROWS: Final = 1000
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_ARROW_FILE: Final = b"ARROW1"
+"""First bytes of Arrow's file format; its stream format has none of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row and its place: `FILE:LINE`, or for Parquet and Arrow `FILE row NUMBER`."""
+
+    place: str
+    values: Mapping[str, Any]
+
+
+Rows = Iterator[Row | Failure]
+"""The rows of a file; a Failure stands for a row that can not be read."""
+
+
+def read_rows(files: Sequence[DataFile]) -> Rows:
+    """All rows of all files, one after the other.
+
+    Raises:
+        Failure: a file can not be read as what its name says, or has no rows.
+    """
+    readers: Mapping[str | None, Callable[[DataFile], Rows]] = {
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+        ".arrow": _read_arrow,
+        ".txt": _read_text,
+    }
+    for file in files:
+        empty = True
+        for row in readers[kind(file.name)](file):
+            empty = False
+            yield row
+        if empty:
+            raise data_invalid(file.name, "the file has no rows")
+
+
+@contextmanager
+def _opened(file: DataFile) -> Iterator[IO[bytes]]:
+    """The bytes of a text file, unpacked."""
+    if not file.name.endswith(GZIP):
+        with file.path.open("rb") as stream:
+            yield stream
+        return
+    try:
+        with gzip.open(file.path, "rb") as unpacked:
+            yield cast("IO[bytes]", unpacked)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise data_invalid(file.name, f"not readable as gzip: {error}") from error
+
+
+def _lines(file: DataFile) -> Iterator[tuple[str, str | Failure]]:
+    """Place and text of each line; a Failure for one that is no UTF-8."""
+    with _opened(file) as stream:
+        for number, line in enumerate(stream, 1):
+            place = f"{file.name}:{number}"
+            raw = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            try:
+                yield place, raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                what = f"not valid UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}"
+                yield place, data_invalid(place, f"{what}; save the file as UTF-8")
+
+
+def _read_jsonl(file: DataFile) -> Rows:
+    for place, line in _lines(file):
+        if isinstance(line, Failure):
+            yield line
+        elif line.strip():
+            yield _json_row(place, line)
+
+
+def _json_row(place: str, line: str) -> Row | Failure:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        what = f"not valid JSON: {error.msg} at column {error.colno}"
+        return data_invalid(place, f"{what}; every line must be one JSON object")
+    except RecursionError:
+        return data_invalid(place, "not valid JSON: nested too deeply")
+    return _object_row(place, values)
+
+
+def _object_row(place: str, values: Any) -> Row | Failure:
+    if not isinstance(values, dict):
+        return data_invalid(place, f"a row must be a JSON object, not {type_name(values)}")
+    return Row(place, values)
+
+
+def _read_json(file: DataFile) -> Rows:
+    """A list of objects, or objects one after the other, which many files of this name are."""
+    with _opened(file) as stream:
+        text = JsonText(stream, file.name)
+        opening = text.peek()
+        if opening == "[":
+            rows = text.elements()
+        elif opening in ("{", ""):
+            rows = text.values()
+        else:
+            raise data_invalid(text.place, "the file must be a list of objects: [{...}, {...}]")
+        for number, (place, value) in enumerate(rows, 1):
+            if number == 1 and opening == "{" and not text.peek():
+                raise data_invalid(file.name, "the file is a single object; it must be a list of them: [{...}, {...}]")
+            yield _object_row(place, value)
+
+
+def _read_text(file: DataFile) -> Rows:
+    """Each line that is not blank, as the column `text`."""
+    for place, line in _lines(file):
+        if isinstance(line, Failure):
+            yield line
+        elif line.strip():
+            yield Row(place, {"text": line.rstrip("\r\n")})
+
+
+def _read_csv(file: DataFile) -> Rows:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(_readable(_lines(file)), strict=True)
+    first = 1
+    header: list[str] | None = None
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise data_invalid(f"{file.name}:{first}", f"not valid CSV: {error}") from error
+        if fields is None:
+            return
+        place = f"{file.name}:{first}"
+        first = reader.line_num + 1
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            if repeated := sorted({name for name in header if header.count(name) > 1}):
+                raise data_invalid(place, f'the header names the column "{repeated[0]}" twice')
+        elif len(fields) != len(header):
+            yield data_invalid(place, f"the row has {len(fields)} fields but the header has {len(header)}")
+        else:
+            yield Row(place, dict(zip(header, fields, strict=True)))
+
+
+def _readable(lines: Iterator[tuple[str, str | Failure]]) -> Iterator[str]:
+    """The lines of a file that must be read whole: a quoted field may go over several of them."""
+    for _, line in lines:
+        if isinstance(line, Failure):
+            raise line
+        yield line
+
+
+def _read_parquet(file: DataFile) -> Rows:
+    from pyarrow import parquet
+
+    def batches() -> Iterator[Any]:
+        with parquet.ParquetFile(file.path) as table:
+            yield from table.iter_batches(batch_size=_BATCH_ROWS)
+
+    return _rows_of(batches(), file, "Parquet")
+
+
+def _read_arrow(file: DataFile) -> Rows:
+    import pyarrow as pa
+
+    def batches() -> Iterator[Any]:
+        with pa.memory_map(str(file.path)) as source:
+            in_file_format = source.read(len(_ARROW_FILE)) == _ARROW_FILE
+            source.seek(0)
+            if not in_file_format:
+                yield from pa.ipc.open_stream(source)
+                return
+            reader = pa.ipc.open_file(source)
+            yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
+
+    return _rows_of(batches(), file, "Arrow")
+
+
+def _rows_of(batches: Iterator[Any], file: DataFile, form: str) -> Rows:
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in batches:
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                for values in _values(batch.slice(start, _BATCH_ROWS)):
+                    number += 1
+                    place = f"{file.name} row {number}"
+                    yield data_invalid(place, "text that is not valid UTF-8") if values is None else Row(place, values)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        first_line = str(error).partition("\n")[0][:200]
+        raise data_invalid(f"{file.name} after row {number}", f"not readable as {form}: {first_line}") from error
+
+
+def _values(batch: Any) -> Iterator[Mapping[str, Any] | None]:
+    """The rows of `batch`; None for one whose text is no UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
+            try:
+                yield batch.slice(index, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None

@@ -1,0 +1,306 @@
+"""Models and data sets from object stores and web servers (s3://, gs://, https://), downloaded once into the cache.
+
+Object stores are reached as the container's environment says, in the variables of their own tools: AWS_* (of these
+AWS_ENDPOINT_URL for a store that is not Amazon's), GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_HOST.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal, Protocol
+
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.archives import is_archive, unpacked
+from sftjob_trainer.durable import write_atomically
+from sftjob_trainer.environment import Environment
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.files import SUFFIXES
+from sftjob_trainer.wording import either
+
+SCHEMES: Final = ("s3://", "gs://", "https://")
+_TIMEOUT_SECONDS: Final = 60
+_CONNECT_SECONDS: Final = 10
+_PIECE_BYTES: Final = 1 << 20
+_VERSIONS: Final = ".versions.json"
+"""Beside downloaded files: which version of each of them is there."""
+_DENIED: Final = re.compile(
+    "ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|AUTHENTICATION|EXPIRED_TOKEN|INVALID_CLIENT|UNRECOGNIZED_CLIENT"
+    "|HTTP status 40[13]|PERMISSION_DENIED|UNAUTHENTICATED"
+)
+_ABSENT: Final = re.compile("NO_SUCH_BUCKET|NO_SUCH_KEY|RESOURCE_NOT_FOUND|HTTP status 404|NOT_FOUND")
+_VERDICT: Final = re.compile(r"AWS Error ([A-Z_]+(?: \(HTTP status \d+\))?)|google::cloud::Status\(([A-Z_]+)")
+"""What an object store's client says in one word; the text around it may repeat what we sent."""
+
+_STATUS: Final = re.compile(r"HTTP status (\d+)")
+_NO_KEYS: Final = "Could not create a OAuth2 access token"
+"""What Google's client says when the environment has nothing to make one of."""
+
+Kind = Literal["model", "dataset"]
+Choose = Callable[[Sequence[str]], Sequence[str]]
+"""Which of the names in a directory to download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file at a place. `size` (bytes) and `version`, which changes with the content, are None if nobody tells."""
+
+    name: str
+    size: int | None
+    version: str | None
+
+
+class _Place(Protocol):
+    """What lies at a URI: `files` are one file or those of a directory, and `open` gives the content of one."""
+
+    @property
+    def files(self) -> Sequence[RemoteFile]: ...
+
+    @property
+    def is_directory(self) -> bool: ...
+
+    def open(self, name: str) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+def is_remote(source: str) -> bool:
+    """Whether `source` is read by this module."""
+    return source.startswith(SCHEMES)
+
+
+def fetch(uri: str, kind: Kind, choose: Choose, environment: Environment) -> Path:
+    """The file at `uri`, or the directory or archive of files there, of which `choose` takes some; in the cache.
+
+    What lies there in the same version is not downloaded again.
+
+    Raises:
+        Failure: it is not there, we may not have it, or the server can not be reached.
+    """
+    directory = environment.cache / "remote" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    with clear_errors(uri, kind):
+        place = _web_file(uri) if uri.startswith("https://") else _Bucket(*open_bucket(uri))
+    with closing(place):
+        chosen = _chosen(place, choose, uri, kind)
+        _download(place, chosen, directory, (uri, kind))
+    if place.is_directory:
+        return directory
+    (file,) = chosen
+    path = directory / file.name
+    return unpacked(path, shown(uri)) if is_archive(file.name) else path
+
+
+def shown(uri: str) -> str:
+    """`uri` as it may be told: without a query, which may hold a signature."""
+    return uri.partition("?")[0]
+
+
+def open_bucket(uri: str) -> tuple[Any, str]:
+    """The `pyarrow.fs.FileSystem` of an s3:// or gs:// URI and the path in it. Nothing is asked of the server yet.
+
+    Raises:
+        OSError: the region of a bucket can not be found out.
+    """
+    from pyarrow import fs
+
+    scheme, _, path = uri.partition("://")
+    if scheme == "gs":
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_TIMEOUT_SECONDS), **_emulator()), path.rstrip("/")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    bucket = path.partition("/")[0]
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region is None and endpoint is None:
+        region = fs.resolve_s3_region(bucket)
+    options = {
+        "region": region,
+        "endpoint_override": endpoint,
+        "proxy_options": _proxy(endpoint or "https://s3.amazonaws.com"),
+        "tls_ca_file_path": os.environ.get("AWS_CA_BUNDLE") or None,
+        "connect_timeout": _CONNECT_SECONDS,
+    }
+    return fs.S3FileSystem(**{key: value for key, value in options.items() if value is not None}), path.rstrip("/")
+
+
+@contextmanager
+def clear_errors(uri: str, kind: Kind) -> Iterator[None]:
+    """Turn refusals into sentences. Nothing that the server said is repeated: it may echo what we sent."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in (401, 403):
+            raise _denied(uri, kind) from None
+        if error.code in (404, 410):
+            raise _missing(uri, kind, "does not exist") from None
+        raise _unreachable(uri, f"the server answered with HTTP {error.code}") from None
+    except http.client.InvalidURL:
+        raise _no_address(uri, kind) from None
+    except (OSError, http.client.HTTPException) as error:
+        found = _VERDICT.search(str(error))
+        verdict = (found[1] or found[2]) if found else ""
+        if isinstance(error, PermissionError) or _DENIED.search(verdict) or _NO_KEYS in str(error):
+            raise _denied(uri, kind) from None
+        if isinstance(error, FileNotFoundError) or _ABSENT.search(verdict):
+            raise _missing(uri, kind, "does not exist") from None
+        if status := _STATUS.search(verdict):
+            raise _unreachable(uri, f"the server answered with HTTP {status[1]}") from None
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise _unreachable(uri, f"can not be reached ({verdict or type(reason).__name__})") from None
+    except ValueError:  # pyarrow's among them
+        raise _no_address(uri, kind) from None
+
+
+class _Bucket:
+    """A file or directory of an object store."""
+
+    def __init__(self, filesystem: Any, path: str) -> None:
+        from pyarrow import fs
+
+        info = filesystem.get_file_info(path)
+        self._filesystem = filesystem
+        self._paths = {PurePosixPath(path).name: info}
+        self.is_directory = info.type == fs.FileType.Directory
+        if self.is_directory:
+            inside = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+            self._paths = {found.path.removeprefix(f"{path}/"): found for found in inside}
+        self.files = [
+            RemoteFile(name=name, size=found.size, version=f"{found.size} {found.mtime_ns}")
+            for name, found in self._paths.items()
+            if found.type == fs.FileType.File
+        ]
+
+    def open(self, name: str) -> Iterator[bytes]:
+        with self._filesystem.open_input_stream(self._paths[name].path) as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                yield piece
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class _WebFile:
+    """A file of a web server, whose answer is open already."""
+
+    is_directory = False
+
+    def __init__(self, uri: str, response: http.client.HTTPResponse) -> None:
+        headers = response.headers
+        size = int(headers["Content-Length"]) if (headers["Content-Length"] or "").isdigit() else None
+        version = headers["ETag"] or headers["Last-Modified"]
+        name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(uri).path)).name
+        self.files = [RemoteFile(name=name, size=size, version=f"{size} {version}" if version else None)]
+        self._response = response
+
+    def open(self, name: str) -> Iterator[bytes]:
+        del name  # there is one only
+        while piece := self._response.read(_PIECE_BYTES):
+            yield piece
+
+    def close(self) -> None:
+        self._response.close()
+
+
+def _web_file(uri: str) -> _Place:
+    headers = {"User-Agent": "sftjob-trainer", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(uri, headers=headers)  # noqa: S310 -- the scheme is https
+    return _WebFile(uri, urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS))  # noqa: S310 -- same
+
+
+def _emulator() -> dict[str, Any]:
+    """Where a stand-in for Google's store listens, which as for all its clients needs no keys; nothing: no stand-in."""
+    host = os.environ.get("STORAGE_EMULATOR_HOST")
+    if not host:
+        return {}
+    url = urllib.parse.urlsplit(host if "://" in host else f"http://{host}")
+    return {"anonymous": True, "scheme": url.scheme, "endpoint_override": url.netloc}
+
+
+def _proxy(endpoint: str) -> str | None:
+    host = urllib.parse.urlsplit(endpoint).netloc
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
+
+
+def _chosen(place: _Place, choose: Choose, uri: str, kind: Kind) -> list[RemoteFile]:
+    """The files to download: an archive, or what `choose` takes."""
+    files = {file.name: file for file in place.files}
+    if not files:
+        raise _missing(uri, kind, "does not exist")
+    if not place.is_directory and is_archive(*files):
+        return list(files.values())
+    chosen = [files[name] for name in choose(list(files))]
+    if not chosen:
+        wanted = "model files" if kind == "model" else f"{either(SUFFIXES)} file"
+        raise _missing(uri, kind, f"has no {wanted}; it has {', '.join(list(files)[:8])}")
+    return chosen
+
+
+def _download(place: _Place, wanted: Sequence[RemoteFile], directory: Path, origin: tuple[str, Kind]) -> None:
+    """Bring what is not there yet, each file whole or not at all, and remember the versions."""
+    record = directory / _VERSIONS
+    versions = _versions(record)
+    for file in wanted:
+        path = directory / file.name
+        if not path.is_file() or file.version is None or versions.get(file.name) != file.version:
+            _bring(place, file, path, origin)
+            versions[file.name] = file.version
+            write_atomically(record, json.dumps(versions))
+    gone = set(versions) - {file.name for file in wanted}
+    for name in gone:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _bring(place: _Place, file: RemoteFile, path: Path, origin: tuple[str, Kind]) -> None:
+    uri, kind = origin
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    pieces = place.open(file.name)
+    size = 0
+    with part.open("wb") as stream:
+        while True:
+            with clear_errors(uri, kind):
+                piece = next(pieces, None)
+            if piece is None:
+                break
+            size += stream.write(piece)
+    if file.size is not None and size != file.size:
+        raise _unreachable(uri, f"{file.name} ended after {size} of {file.size} bytes")
+    part.replace(path)
+
+
+def _versions(record: Path) -> dict[str, Any]:
+    try:
+        versions = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return versions if isinstance(versions, dict) else {}
+
+
+def _no_address(uri: str, kind: Kind) -> Failure:
+    return Failure(
+        Reason.CONFIG_INVALID,
+        f"{shown(uri)} can not be read: it, or an AWS_ENDPOINT_URL or HTTPS_PROXY of {kind}.secretRef, is no address",
+    )
+
+
+def _denied(uri: str, kind: Kind) -> Failure:
+    return Failure(
+        Reason.ACCESS_DENIED, f"{shown(uri)} can not be read: access is denied; check the keys in {kind}.secretRef"
+    )
+
+
+def _missing(uri: str, kind: Kind, problem: str) -> Failure:
+    reason = Reason.MODEL_NOT_FOUND if kind == "model" else Reason.DATASET_NOT_FOUND
+    return Failure(reason, f"{shown(uri)} {problem}")
+
+
+def _unreachable(uri: str, problem: str) -> Failure:
+    return Failure(Reason.INTERNAL_ERROR, f"{shown(uri)}: {problem}")

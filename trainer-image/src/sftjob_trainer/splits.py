@@ -1,0 +1,178 @@
+"""Subsets and splits of a data set repository, found by its card and by its file names as `datasets` does. Pure.
+
+No code of the repository is run, and nothing but the names of its files and the text of its README.md is needed.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import yaml
+
+from sftjob_trainer.wording import either
+
+CARD: Final = "README.md"
+TRAIN: Final = "train"
+_DEFAULT: Final = "default"
+_FRONT_MATTER: Final = re.compile(r"\A(?:\ufeff)?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+_SHARD: Final = re.compile(r"data/(?P<split>[^/]*)-\d{5}-of-\d{5}[^/]*\.[^/]*")
+_KEYWORDS: Final = {
+    TRAIN: ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SEPARATOR: Final = r"[-._ 0-9]"
+
+Patterns = Mapping[str, tuple[str, ...]]
+"""Globs of the files of each split."""
+
+
+class SplitError(Exception):
+    """What was asked for is not in the repository; the message says what is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subset:
+    """A subset (`datasets`: a configuration) as the card declares it. No `patterns`: its file names say the splits."""
+
+    name: str
+    directory: str
+    patterns: Patterns | None
+    is_default: bool
+
+
+def files_of_split(names: Sequence[str], card: str, subset: str | None, splits: Sequence[str]) -> list[str]:
+    """Those of the data files `names` that are the first of `splits` that the subset has.
+
+    Raises:
+        SplitError: there is no such subset or split, or the card can not be understood.
+    """
+    chosen = _chosen(declared_subsets(card), subset)
+    known = _splits(names, chosen)
+    wanted = next((split for split in splits if split in known), None)
+    if wanted is None:
+        of = f" of subset {chosen.name}" if subset is not None else ""
+        raise SplitError(f"has no split {either(splits)}{of}; it has {', '.join(known) or 'no data files'}")
+    return known[wanted]
+
+
+def declared_subsets(card: str) -> list[Subset]:
+    """The `configs` in the YAML at the head of a README.md.
+
+    Raises:
+        SplitError: they have not the form that the hub documents.
+    """
+    found = _FRONT_MATTER.match(card)
+    try:
+        head = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError as error:
+        raise SplitError(f"has a {CARD} whose head is not valid YAML") from error
+    entries = head.get("configs") if isinstance(head, dict) else None
+    try:
+        return [_declared(entry) for entry in entries or ()]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise SplitError(f"has a {CARD} whose configs can not be understood; name a file in source") from error
+
+
+def splits_by_name(names: Sequence[str]) -> dict[str, list[str]]:
+    """The splits that file names tell: shards in `data/`, else folders named like a split, else files, else one."""
+    shards = _grouped(names, lambda name: found["split"] if (found := _SHARD.fullmatch(name)) else None)
+    if shards:
+        return {split: shards[split] for split in sorted(shards, key=_usual_first)}
+    for part in (_folders, _file):
+        found = {split: [name for name in names if _is_of(part(name), words)] for split, words in _KEYWORDS.items()}
+        if any(found.values()):
+            return {split: files for split, files in found.items() if files}
+    return {TRAIN: list(names)} if names else {}
+
+
+def _chosen(subsets: Sequence[Subset], wanted: str | None) -> Subset:
+    if not subsets:
+        subsets = [Subset(name=_DEFAULT, directory="", patterns=None, is_default=True)]
+    known = ", ".join(subset.name for subset in subsets)
+    if wanted is not None:
+        found = next((subset for subset in subsets if subset.name == wanted), None)
+        if found is None:
+            raise SplitError(f"has no subset {wanted}; it has {known}")
+        return found
+    defaults = [subset for subset in subsets if subset.is_default or len(subsets) == 1]
+    if len(defaults) != 1:
+        raise SplitError(f"has several subsets, {known}; set dataset.subset to one of them")
+    return defaults[0]
+
+
+def _splits(names: Sequence[str], subset: Subset) -> dict[str, list[str]]:
+    root = PurePosixPath(subset.directory)
+    inside = {str(PurePosixPath(name).relative_to(root)): name for name in names if _is_below(name, root)}
+    if subset.patterns is None:
+        found = splits_by_name(list(inside))
+    else:
+        matched = {split: _matching(inside, globs) for split, globs in subset.patterns.items()}
+        found = {split: files for split, files in matched.items() if files}
+    return {split: [inside[name] for name in files] for split, files in found.items()}
+
+
+def _is_below(name: str, root: PurePosixPath) -> bool:
+    return PurePosixPath(name).is_relative_to(root)
+
+
+def _matching(names: Iterable[str], globs: Sequence[str]) -> list[str]:
+    from fsspec.utils import glob_translate  # type: ignore[import-untyped]
+
+    expressions = [re.compile(glob_translate(glob.removeprefix("./"))) for glob in globs]
+    return [name for name in names if any(expression.match(name) for expression in expressions)]
+
+
+def _declared(entry: Mapping[str, Any]) -> Subset:
+    name, files = str(entry["config_name"]), entry.get("data_files")
+    return Subset(
+        name=name,
+        directory=str(entry.get("data_dir") or ""),
+        patterns=None if files is None else _patterns(files),
+        is_default=name == _DEFAULT or bool(entry.get("default")),
+    )
+
+
+def _patterns(files: Any) -> Patterns:
+    """`data_files` of the card: a glob, a list of them (both: the split train), or a list of {split, path}."""
+    if isinstance(files, list) and any(isinstance(item, dict) for item in files):
+        return {str(item["split"]): _globs(item["path"]) for item in files}
+    return {TRAIN: _globs(files)}
+
+
+def _globs(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise TypeError(value)
+
+
+def _grouped(names: Iterable[str], split_of: Callable[[str], str | None]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if (split := split_of(name)) is not None:
+            groups.setdefault(split, []).append(name)
+    return groups
+
+
+def _usual_first(split: str) -> tuple[int, str]:
+    usual = list(_KEYWORDS)
+    return (usual.index(split) if split in usual else len(usual), split)
+
+
+def _folders(name: str) -> Sequence[str]:
+    return PurePosixPath(name).parts[:-1]
+
+
+def _file(name: str) -> Sequence[str]:
+    """The file's name, whose keyword is always followed by something."""
+    return (PurePosixPath(name).name,)
+
+
+def _is_of(parts: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether one of `parts` holds one of `words` as a word of its own."""
+    expression = re.compile(rf"(.*{_SEPARATOR})?({'|'.join(words)})({_SEPARATOR}.*)?", re.DOTALL)
+    return any(expression.fullmatch(part) for part in parts)

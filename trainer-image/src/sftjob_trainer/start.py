@@ -1,0 +1,176 @@
+"""What a run starts from: the model, another run's checkpoint instead of its weights, and a teacher."""
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from sftjob_contract import layout
+from sftjob_contract.config import Lora, RunConfig
+from sftjob_contract.reasons import Reason
+from sftjob_contract.stats import PreparedStats
+from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
+from sftjob_trainer.environment import Environment
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.sources import ResolvedModel, local_path, model_path, resolve_model
+from sftjob_trainer.tokenization import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""PEFT's file that makes a directory an adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Directories to load from. `model` has the tokenizer too; no `teacher`: no distillation.
+
+    `checkpoint`, where there is one, replaces the weights of the model, or is the adapter to start from.
+    """
+
+    model: Path
+    teacher: Path | None = None
+    checkpoint: Path | None = None
+
+
+def origin(config: RunConfig, environment: Environment, stats: PreparedStats) -> Origin:
+    """What to load for the first step of a run.
+
+    Raises:
+        Failure: something of it is not there, or can not be used.
+    """
+    return replace(continued(config, environment, stats), checkpoint=starting_checkpoint(config, environment))
+
+
+def continued(config: RunConfig, environment: Environment, stats: PreparedStats) -> Origin:
+    """What to load for a run that goes on from a checkpoint of its own.
+
+    Raises:
+        Failure: something of it is not there.
+    """
+    teacher = None
+    if config.method.distillation is not None:
+        snapshot = replace(stats, model_snapshot=stats.teacher_snapshot)
+        teacher = model_path(_as_model(config), environment, snapshot)
+    return Origin(model=model_path(config, environment, stats), teacher=teacher)
+
+
+def fetch_teacher(config: RunConfig, environment: Environment, model: ResolvedModel) -> ResolvedModel | None:
+    """The teacher, downloaded if it lies elsewhere and fit to teach `model`; None without distillation.
+
+    Raises:
+        Failure: it is not there, we may not have it, or its tokenizer is another.
+    """
+    if config.method.distillation is None:
+        return None
+    teacher = resolve_model(_as_model(config), environment)
+    check_teacher_tokenizer(
+        load_tokenizer(model.directory, config.model), load_tokenizer(teacher.directory, config.model)
+    )
+    at = f" at commit {teacher.revision}" if teacher.revision else ""
+    logger.info("      teacher %s%s", config.method.distillation.teacher.source, at)
+    return teacher
+
+
+def check_teacher_tokenizer(tokenizer: Any, teacher: Any) -> None:
+    """Refuse a teacher that means something else by the same token.
+
+    Raises:
+        Failure: the two tokenizers have different vocabularies.
+    """
+    ours, theirs = tokenizer.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    raise Failure(
+        Reason.CONFIG_INVALID,
+        "method.distillation.teacher: it must have the tokenizer of the model that is trained, but of "
+        f"{len(ours)} and {len(theirs)} tokens {len(differing)} differ, such as {differing[0]!r}; "
+        "use a teacher of the same family",
+    )
+
+
+def starting_checkpoint(config: RunConfig, environment: Environment) -> Path | None:
+    """The checkpoint that checkpoints.resumeFrom means, verified: the one it names, or the newest good one below it.
+
+    Raises:
+        Failure: there is none, or it does not suit the method.
+    """
+    source = config.checkpoints.resume_from
+    if source is None:
+        return None
+    place = local_path(source, config, environment)
+    if not place.is_dir():
+        raise _refused(source, f"there is no directory {place}", Reason.MODEL_NOT_FOUND)
+    named = layout.checkpoint_step(place.name) is not None
+    found = _verified(place, source) if named else _newest(place, source)
+    is_adapter = (found / ADAPTER_CONFIG).is_file()
+    if is_adapter and config.method.lora is None:
+        raise _refused(source, "it is a LoRA adapter, but this run trains every weight; write method.lora")
+    if not is_adapter and config.method.lora is not None:
+        raise _refused(source, "it is a whole model, but this run trains an adapter; name it in model.source instead")
+    logger.info("starting from the weights of %s", found)
+    return found
+
+
+def load_adapter(model: Any, directory: Path, lora: Lora) -> None:
+    """Put the adapter of a checkpoint into `model`, which has a fresh one for `lora`.
+
+    Raises:
+        Failure: the two have not the same shape or scale.
+    """
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    settings = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    asked = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": lora.rslora, "use_dora": lora.dora}
+    names = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
+    for name, value in asked.items():
+        if settings.get(name) != value:
+            there = json.dumps(settings.get(name))
+            raise _unlike(directory, f"it was trained with {names[name]} {there}, not {json.dumps(value)}")
+    weights = load_peft_weights(str(directory), device="cpu")
+    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise _unlike(directory, f"{different[0]} and {len(different) - 1} more of its weights do not fit")
+    set_peft_model_state_dict(model, weights)
+
+
+def _newest(root: Path, source: str) -> Path:
+    steps = sorted((step for path in root.iterdir() if (step := layout.checkpoint_step(path.name))), reverse=True)
+    for step in steps:
+        try:
+            return _verified(root / layout.checkpoint_name(step), source)
+        except Failure as failure:
+            logger.warning("%s", failure.message)
+    raise _refused(source, f"there is no complete checkpoint in {root}", Reason.MODEL_NOT_FOUND)
+
+
+def _verified(directory: Path, source: str) -> Path:
+    try:
+        verify(directory)
+    except BrokenCheckpointError as broken:
+        raise _refused(source, f"{directory.name} can not be used: {broken}", Reason.MODEL_NOT_FOUND) from broken
+    return directory
+
+
+def _as_model(config: RunConfig) -> RunConfig:
+    """`config` with the teacher in the place of the model, to be found and fetched the same way."""
+    distillation = config.method.distillation
+    if distillation is None:
+        raise ValueError("there is no teacher without method.distillation")
+    teacher = distillation.teacher
+    return replace(config, model=replace(config.model, source=teacher.source, revision=teacher.revision))
+
+
+def _refused(source: str, problem: str, reason: Reason = Reason.CONFIG_INVALID) -> Failure:
+    return Failure(reason, f"checkpoints.resumeFrom: {source}: {problem}")
+
+
+def _unlike(directory: Path, problem: str) -> Failure:
+    return Failure(
+        Reason.CONFIG_INVALID,
+        f"checkpoints.resumeFrom: the adapter in {directory.name} does not suit method.lora: {problem}; "
+        "write method.lora as that run had it",
+    )
