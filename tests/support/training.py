@@ -177,9 +177,9 @@ class Finished:
     outcome: Outcome
 
 
-def finish(volume: Path, config: RunConfig) -> Finished:
-    """Prepare `volume` for `config` and train to the end."""
-    stats = write_prepared(volume, config)
+def finish(volume: Path, config: RunConfig, **options: int) -> Finished:
+    """Prepare `volume` for `config` and train to the end; `options` are those of `write_prepared`."""
+    stats = write_prepared(volume, config, **options)
     return Finished(volume, config, stats, run_train(volume, config))
 
 

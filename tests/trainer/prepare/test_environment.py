@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.names import ENV_ATTEMPT, ENV_CLAIMS, ENV_HUB_TOKEN, ENV_RUN_CONFIG, ENV_VOLUME
+from sftjob_contract.names import (
+    ENV_ATTEMPT,
+    ENV_CLAIMS,
+    ENV_HUB_TOKEN,
+    ENV_NODE_RANK,
+    ENV_NODES,
+    ENV_RUN_CONFIG,
+    ENV_VOLUME,
+)
 from sftjob_trainer.environment import read_environment
 from sftjob_trainer.failure import Failure
 
@@ -38,6 +46,8 @@ def test_the_hub_token_is_not_shown() -> None:
             "the environment variable SFTJOB_VOLUME is not set; it must be the root of the job's volume",
         ),
         ({ENV_ATTEMPT: "0"}, "SFTJOB_ATTEMPT must be a whole number from 1, not '0'"),
+        ({ENV_NODES: "0"}, "SFTJOB_NODES must be a whole number from 1, not '0'"),
+        ({ENV_NODE_RANK: "-1"}, "SFTJOB_NODE_RANK must be a whole number from 0, not '-1'"),
         ({ENV_ATTEMPT: "two"}, "SFTJOB_ATTEMPT must be a whole number from 1, not 'two'"),
         ({ENV_ATTEMPT: "²"}, "SFTJOB_ATTEMPT must be a whole number from 1, not '²'"),
     ],

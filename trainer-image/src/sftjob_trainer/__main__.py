@@ -18,8 +18,9 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
 from sftjob_trainer.configuration import read_config
-from sftjob_trainer.environment import Environment, read_environment, termination_log
+from sftjob_trainer.environment import ENV_LAUNCHED, Environment, read_environment, termination_log
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.launch import is_needed, launch
 from sftjob_trainer.libraries import import_transformers_without_torch, library_variables
 
 logger = logging.getLogger("sftjob_trainer")
@@ -29,10 +30,10 @@ _HIDDEN: Final = "[hub token]"
 
 
 class Redacted(logging.Formatter):
-    """Leaves the hub token out of whatever is logged, tracebacks included."""
+    """Leaves the hub token out of whatever is logged, tracebacks included. `prefix` says who it is that speaks."""
 
-    def __init__(self, secret: str | None) -> None:
-        super().__init__("%(message)s")
+    def __init__(self, secret: str | None, prefix: str = "") -> None:
+        super().__init__(f"{prefix}%(message)s")
         self._secret = secret
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,6 +54,8 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
     try:
         environment = read_environment(environ)
         config = read_config(environment.config_path)
+        if stage is Stage.TRAIN and is_needed(config, environment):
+            return launch(config, environment, environ)
         environ.update(library_variables(stage, config, environment.cache))
         return _run(stage, config, environment)
     except Failure as failure:
@@ -103,10 +106,12 @@ def _stage(arguments: Sequence[str]) -> Stage:
 
 
 def _log_to_stdout(secret: str | None) -> None:
+    """Of several processes the first tells what happens; the others speak up only when something is wrong."""
+    rank = os.environ.get("RANK", "0") if os.environ.get(ENV_LAUNCHED) else "0"
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Redacted(secret))
+    handler.setFormatter(Redacted(secret, "" if rank == "0" else f"[rank {rank}] "))
     logging.getLogger().addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if rank == "0" else logging.WARNING)
 
 
 def _stop_on_signal(stage: Stage, log: Path | None) -> None:
@@ -126,9 +131,10 @@ def _stop_on_signal(stage: Stage, log: Path | None) -> None:
 
 
 def _leave(ended: Outcome, log: Path | None, secret: str | None) -> None:
-    """Write the outcome, and for a person the sentence."""
+    """Write the outcome, and for a person the sentence; one of several processes leaves that to who started it."""
     if ended.message is not None:
         ended = replace(ended, message=redact(ended.message, secret))
+    if ended.message is not None and not os.environ.get(ENV_LAUNCHED):
         sys.stderr.write(f"{ended.stage} failed: {ended.reason}: {ended.message}\n")
     outcome.write_outcome(ended, log)
 

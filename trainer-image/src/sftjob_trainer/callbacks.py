@@ -12,6 +12,7 @@ from sftjob_contract import layout
 from sftjob_contract.codec import to_json
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.checkpoints import collect_rng_states
 from sftjob_trainer.examination import Examination
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.recording import Recorder
@@ -54,7 +55,7 @@ class RunCallback(TrainerCallback):
         run.telemetry.step_ended(step, state.epoch)
         if step == run.stats.max_steps and run.config.training.early_stopping is None:
             self._examination.sample(step)
-        stopping = run.must_stop()
+        stopping = run.agree_to_stop()
         early = run.telemetry.stopped_early
         control.should_training_stop = control.should_training_stop or stopping or early
         control.should_evaluate = run.evaluates_at(step) and not stopping
@@ -89,7 +90,7 @@ class RunCallback(TrainerCallback):
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
                 grad_norm=None if overflown else logs["grad_norm"],
-                tokens=int(logs["num_tokens"]),
+                tokens=int(logs["num_tokens"]) - self._run.filling_tokens(),
             )
         )
         self._write_training_metrics()
@@ -129,8 +130,11 @@ class RunCallback(TrainerCallback):
         """Seal what transformers has just saved."""
         run, step = self._run, state.global_step
         staged = run.store.staging / layout.checkpoint_name(step)
-        (staged / SAVED_TELEMETRY).write_text(to_json(run.telemetry.saved()), encoding="utf-8")
-        run.store.seal(step, time=run.telemetry.timestamp(), eval_loss=run.telemetry.eval_loss_at(step))
+        collect_rng_states(staged, run.world)
+        if run.world.leads:
+            (staged / SAVED_TELEMETRY).write_text(to_json(run.telemetry.saved()), encoding="utf-8")
+            run.store.seal(step, time=run.telemetry.timestamp(), eval_loss=run.telemetry.eval_loss_at(step))
+        run.store.complete = run.world.share(run.store.complete)
         run.telemetry.checkpoints(run.store.complete, run.store.best_step)
         run.report()
 

@@ -10,10 +10,12 @@ from sftjob_contract import layout
 from sftjob_contract.codec import ContractError, from_json, to_json
 from sftjob_contract.progress import Checkpoint, SkippedCheckpoint
 from sftjob_trainer.durable import replace_directory, sha256, sync_tree, write_atomically
+from sftjob_trainer.world import World
 
 MANIFEST_VERSION: Final = 1
 _STAGING: Final = ".staging"
 _REPLACED: Final = ".replaced"
+_RNG_STATE: Final = "rng_state_{}.pth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,10 @@ class ResumePoint:
     step: int
     directory: Path | None
     skipped: tuple[SkippedCheckpoint, ...]
+
+
+NOWHERE: Final = ResumePoint(step=0, directory=None, skipped=())
+"""Before the first step, with nothing to go on from."""
 
 
 class BrokenCheckpointError(Exception):
@@ -123,6 +129,18 @@ def seal(directory: Path, *, step: int, time: str, eval_loss: float | None) -> M
     manifest = Manifest(version=MANIFEST_VERSION, step=step, time=time, eval_loss=eval_loss, files=files)
     write_atomically(directory / layout.MANIFEST, to_json(manifest))
     return manifest
+
+
+def collect_rng_states(directory: Path, world: World) -> None:
+    """Let the leader write what each process has saved of itself: another node's files may show up too late to seal.
+
+    transformers names the file so where there are several processes. Collective.
+    """
+    if world.size == 1:
+        return
+    for rank, content in enumerate(world.gather((directory / _RNG_STATE.format(world.rank)).read_bytes())):
+        if world.leads:
+            (directory / _RNG_STATE.format(rank)).write_bytes(content)
 
 
 def verify(directory: Path) -> Manifest:

@@ -128,13 +128,12 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """What TRL's own loss would have counted is added: `num_tokens`, non-padding ones since the attempt began."""
         if "loss" in logs:
-            logs["num_tokens"] = self._seen_tokens
+            logs["num_tokens"] = self._world.sums([self._seen_tokens])[0]
         super().log(logs, start_time)
 
     def _count(self, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
-        tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
-        self._seen_tokens += tokens * self.accelerator.num_processes
+        self._seen_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
 
 
 def shared_vocabulary(student: Any, teacher: Any, tokens: int) -> int:

@@ -11,9 +11,12 @@ from sftjob_contract.names import (
     ENV_CACHE,
     ENV_CLAIMS,
     ENV_HUB_TOKEN,
+    ENV_NODE_RANK,
+    ENV_NODES,
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
+    ENV_RENDEZVOUS,
     ENV_RUN_CONFIG,
     ENV_TERMINATION_LOG,
     ENV_VOLUME,
@@ -23,11 +26,17 @@ from sftjob_trainer.failure import Failure
 
 ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
 """huggingface_hub's own variable: another hub than the public one, such as a mirror. Set by whoever runs one."""
+ENV_LAUNCHED: Final = "SFTJOB_LAUNCHED"
+"""Set by the trainer itself in the processes that it starts; only there RANK and WORLD_SIZE mean something."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where a stage finds its input and leaves its results. None: not given, so not used."""
+    """Where a stage finds its input and leaves its results. None: not given, so not used.
+
+    This Pod is number `node_rank` of `nodes`, which meet at `rendezvous` (HOST:PORT); this process is number `rank` of
+    all `processes` that train, or it is the only one.
+    """
 
     config_path: Path
     volume: Path
@@ -40,27 +49,38 @@ class Environment:
     progress_token: Path | None
     hub_endpoint: str | None = None
     hub_token: str | None = field(default=None, repr=False)
+    nodes: int = 1
+    node_rank: int = 0
+    rendezvous: str | None = None
+    processes: int = 1
+    rank: int = 0
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
     """The environment of this container. An empty variable counts as absent.
 
     Raises:
-        Failure: a variable that every stage needs is missing, or the attempt is not a positive number.
+        Failure: a variable that every stage needs is missing, or one is not the number that it should be.
     """
+    launched = bool(environ.get(ENV_LAUNCHED))
     volume = Path(_required(environ, ENV_VOLUME, "the root of the job's volume"))
     return Environment(
         config_path=Path(_required(environ, ENV_RUN_CONFIG, "the path of the run config")),
         volume=volume,
         cache=_path(environ, ENV_CACHE) or volume / CACHE,
         claims=_path(environ, ENV_CLAIMS),
-        attempt=_attempt(environ.get(ENV_ATTEMPT) or "1"),
+        attempt=_number(environ, ENV_ATTEMPT, at_least=1, usual=1),
         termination_log=termination_log(environ),
         progress_url=environ.get(ENV_PROGRESS_URL) or None,
         progress_ca=_path(environ, ENV_PROGRESS_CA),
         progress_token=_path(environ, ENV_PROGRESS_TOKEN),
         hub_endpoint=environ.get(ENV_HUB_ENDPOINT) or None,
         hub_token=environ.get(ENV_HUB_TOKEN) or None,
+        nodes=_number(environ, ENV_NODES, at_least=1, usual=1),
+        node_rank=_number(environ, ENV_NODE_RANK, at_least=0, usual=0),
+        rendezvous=environ.get(ENV_RENDEZVOUS) or None,
+        processes=int(environ["WORLD_SIZE"]) if launched else 1,
+        rank=int(environ["RANK"]) if launched else 0,
     )
 
 
@@ -81,7 +101,8 @@ def _path(environ: Mapping[str, str], name: str) -> Path | None:
     return Path(value) if value else None
 
 
-def _attempt(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise Failure(Reason.CONFIG_INVALID, f"{ENV_ATTEMPT} must be a whole number from 1, not {value[:40]!r}")
+def _number(environ: Mapping[str, str], name: str, *, at_least: int, usual: int) -> int:
+    value = environ.get(name) or str(usual)
+    if not value.isascii() or not value.isdigit() or int(value) < at_least:
+        raise Failure(Reason.CONFIG_INVALID, f"{name} must be a whole number from {at_least}, not {value[:40]!r}")
     return int(value)

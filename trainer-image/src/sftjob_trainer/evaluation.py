@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from sftjob_trainer.filling import RowsThenFilling
 from sftjob_trainer.tokenization import NOT_TRAINED
+from sftjob_trainer.world import World
 
 
 class Trainer(SFTTrainer):
@@ -19,9 +21,12 @@ class Trainer(SFTTrainer):
     and the evaluation has no loss.
     """
 
-    def __init__(self, *, broken_off: Callable[[], bool], **arguments: Any) -> None:
+    def __init__(self, *, broken_off: Callable[[], bool], world: World, rows: int, **arguments: Any) -> None:
+        """`rows` of the training data are real, those after them only fill batches up."""
         super().__init__(**arguments)
         self._broken_off = broken_off
+        self._world = world
+        self._rows = rows
         self._loss_sum = 0.0
         self._tokens = 0
         self._passed_over = 0
@@ -47,6 +52,15 @@ class Trainer(SFTTrainer):
         output = super().evaluation_loop(dataloader, description, *arguments, **options)
         key = f"{options.get('metric_key_prefix', 'eval')}_loss"
         metrics = {name: value for name, value in output.metrics.items() if name != key}
-        if self._tokens and not self._passed_over:
-            metrics[key] = self._loss_sum / self._tokens
+        loss_sum, tokens = self._world.sums([self._loss_sum, self._tokens])
+        if tokens and not self._passed_over:
+            metrics[key] = loss_sum / tokens
         return output._replace(metrics=metrics)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The order of rows; of several processes, the one that a single process would have."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if self._world.size == 1 or not isinstance(sampler, RandomSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return RowsThenFilling(rows=self._rows, total=len(self.train_dataset), seed=seed)

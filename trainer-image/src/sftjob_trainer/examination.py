@@ -45,7 +45,7 @@ class Examination:
         for metric in evaluation.metrics:
             if metric in TEXT_METRICS:
                 metrics.update(measure(metric, answers, references))
-        if evaluation.save_predictions and self.run.is_output(loss):
+        if evaluation.save_predictions and self.run.is_output(loss) and self.run.world.leads:
             self._write_predictions(answers, references)
         return metrics
 
@@ -59,6 +59,8 @@ class Examination:
         answers = self._answers(self.prompts)
         if answers is None:
             return False
+        if not self.run.world.leads:
+            return True
         path = self.run.volume / layout.SAMPLES
         kept = [line for line in _lines(path) if line["step"] == 0] if step else []
         given = self.run.config.evaluation.sample_prompts

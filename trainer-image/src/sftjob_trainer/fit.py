@@ -20,6 +20,7 @@ from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_voc
 from sftjob_trainer.evaluation import Trainer
 from sftjob_trainer.examination import Examination, prompt_tokens
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.filling import filled_up
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, choose, this_machine
 from sftjob_trainer.lora import check_layers, lora_config
@@ -72,11 +73,13 @@ def build(run: Run, origin: Origin) -> Trainer:
     tokenizer = load_prepared_tokenizer(origin.model, config.model, run.volume)
     args = _arguments(run, choices)
     arguments = {
-        "broken_off": run.must_stop,
+        "broken_off": run.agree_to_stop,
+        "world": run.world,
+        "rows": run.stats.sequences,
         "model": model,
         "args": args,
-        "train_dataset": _prepared(run, layout.PREPARED_TRAIN),
-        "eval_dataset": _prepared(run, layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None,
+        "train_dataset": _rows(run, layout.PREPARED_TRAIN),
+        "eval_dataset": _rows(run, layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None,
         "processing_class": tokenizer,
         "data_collator": _collator(config, tokenizer, args),
         "peft_config": None if lora is None else lora_config(lora),
@@ -108,7 +111,8 @@ def examination(run: Run, trainer: Trainer) -> Examination:
             tokenizer=tokenizer,
             max_new_tokens=config.evaluation.max_new_tokens,
             batch_size=config.training.per_device_batch_size,
-            broken_off=run.must_stop,
+            broken_off=run.agree_to_stop,
+            world=run.world,
         ),
         questions=questions(_prepared(run, layout.PREPARED_SAMPLES)) if needs_answers(config.evaluation) else (),
         prompts=prompt_tokens(config, run.stats, tokenizer),
@@ -140,11 +144,20 @@ def _arguments(run: Run, choices: Choices) -> Any:
         run.config, run.stats, output_dir=run.store.staging, precision=choices.precision, liger=choices.liger
     )
     try:
-        return SFTConfig(**given, eval_on_start=evaluates)
+        args = SFTConfig(**given, eval_on_start=evaluates)
     except (ValueError, TypeError, ImportError) as error:
         if not run.config.training.extra:
             raise
         raise _refused_extra(run.config, error) from error
+    if args.world_size != run.world.size:
+        raise Failure(Reason.INTERNAL_ERROR, f"{run.world.size} processes train, but TRL knows of {args.world_size}")
+    return args
+
+
+def _rows(run: Run, part: str) -> Any:
+    """Rows to train or to evaluate on, as many for each process."""
+    rows = _prepared(run, part)
+    return rows if run.world.size == 1 else filled_up(rows, run.batch_rows)
 
 
 def _try_extra(trainer: Trainer, run: Run) -> None:

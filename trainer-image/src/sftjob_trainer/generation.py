@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from sftjob_trainer.world import ALONE, World
+
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
     """Evaluate `model` within: no dropout, no gradients. Its mode and the random numbers after it are as before."""
     training = model.training
     model.eval()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
@@ -25,9 +27,9 @@ def undisturbed(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """Greedy answers of `model`, `batch_size` at a time.
+    """Greedy answers of `model`, `batch_size` at a time; several processes take a batch each.
 
-    `broken_off` is asked before each batch; `max_new_tokens` bounds each answer.
+    `broken_off` is asked before each batch, by all of them; `max_new_tokens` bounds each answer.
     """
 
     model: Any
@@ -35,16 +37,21 @@ class Generator:
     max_new_tokens: int
     batch_size: int
     broken_off: Callable[[], bool]
+    world: World = ALONE
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
         """The answer to each of `prompts` in tokens, without the closing one; None when it was broken off."""
-        answers: list[list[int]] = []
+        batches = [prompts[at : at + self.batch_size] for at in range(0, len(prompts), self.batch_size)]
+        answers: dict[int, list[list[int]]] = {}
         with undisturbed(self.model):
-            for start in range(0, len(prompts), self.batch_size):
+            for first in range(0, len(batches), self.world.size):
                 if self.broken_off():
                     return None
-                answers.extend(self._batch(prompts[start : start + self.batch_size]))
-        return answers
+                mine = first + self.world.rank
+                if mine < len(batches):
+                    answers[mine] = list(self._batch(batches[mine]))
+        everybodys = {at: found for part in self.world.gather(answers) for at, found in part.items()}
+        return [answer for at in range(len(batches)) for answer in everybodys[at]]
 
     def _batch(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Shorter prompts are filled up on the left, so that every answer begins at the same column."""

@@ -22,12 +22,13 @@ LIGER_PACKAGE: Final = "liger_kernel"
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The accelerator and the optional packages. `gpu` None: there is none, and `capability` means nothing."""
+    """The accelerators and the optional packages. `gpu` None: there is none, and `capability` means nothing."""
 
     gpu: str | None
     capability: tuple[int, int]
     bf16: bool
     packages: frozenset[str]
+    gpus: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ def this_machine() -> Machine:
         capability=torch.cuda.get_device_capability() if gpu else (0, 0),
         bf16=torch.cuda.is_bf16_supported() if gpu else True,
         packages=frozenset(name for name in (*FLASH_PACKAGES.values(), LIGER_PACKAGE) if find_spec(name) is not None),
+        gpus=torch.cuda.device_count(),
     )
 
 
@@ -68,6 +70,11 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
         raise _refused(
             f"resources.gpus: {config.gpus} was asked for, but no CUDA device is visible in the container; "
             "write 0 to train on the CPU, or see that the node's GPU driver and device plugin work"
+        )
+    if config.gpus > machine.gpus:
+        raise _refused(
+            f"resources.gpus: {config.gpus} was asked for, but the container sees only {machine.gpus} CUDA devices; "
+            "see that the node's device plugin gives each Pod as many as it asks for"
         )
     precision = _precision(config, machine)
     dtype = _dtype(config, precision)

@@ -30,7 +30,7 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
     options: dict[str, Any] = {"dtype": getattr(torch, choices.dtype.value)}
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization)
-        options["device_map"] = {"": "cuda:0" if config.gpus else "cpu"}
+        options["device_map"] = {"": _device(config)}
     try:
         model = _from_pretrained(directory, config, choices.attention, options)
     except torch.OutOfMemoryError:
@@ -62,7 +62,12 @@ def load_teacher(directory: Path, config: RunConfig, choices: Choices) -> Any:
             Reason.CONFIG_INVALID,
             f"method.distillation.teacher.source can not be loaded as a causal language model: {error}",
         ) from error
-    return teacher.to("cuda:0" if config.gpus else "cpu").eval().requires_grad_(requires_grad=False)
+    return teacher.to(_device(config)).eval().requires_grad_(requires_grad=False)
+
+
+def _device(config: RunConfig) -> str:
+    """Where this process trains."""
+    return f"cuda:{torch.cuda.current_device()}" if config.gpus else "cpu"
 
 
 def _from_pretrained(directory: Path, config: RunConfig, attention: Attention | None, options: dict[str, Any]) -> Any:

@@ -19,7 +19,9 @@ class Recorder:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        """Open metrics.jsonl, to which attempts append, and the trackers."""
+        """Open metrics.jsonl, to which attempts append, and the trackers. Of several processes only one records."""
+        if not self._run.world.leads:
+            return self
         path = self._run.volume / layout.METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
         first = self._run.telemetry.resumed_from_step + 1 if self._run.telemetry.resumed_from_step else 0
@@ -39,6 +41,8 @@ class Recorder:
 
     def write(self, values: Mapping[str, float | None]) -> None:
         """Keep `values` of the present step. Lines of an attempt that died may be followed by the same steps again."""
+        if not self._run.world.leads:
+            return
         progress = self._run.telemetry.progress()
         head = {"time": progress.time, "attempt": progress.attempt, "step": progress.step, "epoch": progress.epoch}
         known = {name: value for name, value in values.items() if value is not None}

@@ -3,17 +3,22 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sftjob_contract.config import RunConfig
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.arguments import is_due
+from sftjob_trainer.arguments import is_due, micro_batches
 from sftjob_trainer.checkpoints import CheckpointStore
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.reporter import Reporter
 from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.telemetry import Telemetry
+from sftjob_trainer.world import ALONE, World
+
+FILLING_TOKENS: Final = 2
+"""Tokens of a row that only fills up a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,7 @@ class Run:
     telemetry: Telemetry
     reporter: Reporter
     stop: StopRequest
+    world: World = ALONE
 
     def report(self) -> None:
         """Offer the present state to the operator."""
@@ -42,6 +48,11 @@ class Run:
         """Whether somebody asked for an end. With nothing left to train the run is brought to its own end instead."""
         return self.stop.requested and not self.telemetry.ended
 
+    def agree_to_stop(self) -> bool:
+        """Whether to stop, asked of all processes at a point that all of them pass. Collective."""
+        self.stop.agree()
+        return self.must_stop()
+
     def stopped(self) -> Failure:
         """What to raise once the state is saved, or where there is nothing new to save."""
         saved = f"{self.store.complete[-1].path} is saved" if self.store.complete else "there is no checkpoint yet"
@@ -49,6 +60,22 @@ class Run:
             Reason.INTERRUPTED,
             f"stopped on request after step {self.telemetry.step} of {self.stats.max_steps}; {saved}",
         )
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of one forward pass of all processes; every part of the data is filled up to a multiple of it."""
+        return self.world.size * micro_batches(self.config.training)[0]
+
+    def filling_tokens(self) -> int:
+        """Tokens of rows that were no data, which each epoch of several processes ends with, since the attempt began.
+
+        One process takes a smaller last batch instead.
+        """
+        if self.world.size == 1:
+            return 0
+        steps = (self.telemetry.resumed_from_step, self.telemetry.step)
+        first, last = (step // self.stats.steps_per_epoch for step in steps)
+        return (last - first) * (-self.stats.sequences % self.batch_rows) * FILLING_TOKENS
 
     def evaluates_at(self, step: int) -> bool:
         """Whether there is held-out data, and `step` is one after which to evaluate on it."""

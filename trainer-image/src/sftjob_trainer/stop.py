@@ -4,13 +4,25 @@ import signal
 import types
 from typing import Any, Self
 
+from sftjob_trainer.world import ALONE, World
+
 
 class StopRequest:
-    """Context manager that turns SIGTERM into the flag `requested`. Only the main thread can use it."""
+    """Context manager that turns SIGTERM into the flag `requested`. Only the main thread can use it.
 
-    def __init__(self) -> None:
+    Of several processes only one may get the signal, and all must stop at the same step. So there the flag changes
+    in `agree` alone, for all of them at once.
+    """
+
+    def __init__(self, world: World = ALONE) -> None:
         self.requested = False
+        self._world = world
+        self._signalled = False
         self._before: Any = signal.SIG_DFL
+
+    def agree(self) -> None:
+        """Take up a request that any of the processes got. Collective."""
+        self.requested = self.requested or self._world.any(self._signalled)
 
     def __enter__(self) -> Self:
         """Listen from now on."""
@@ -27,4 +39,5 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._before)
 
     def _request(self, _number: int, _frame: types.FrameType | None) -> None:
-        self.requested = True
+        self._signalled = True
+        self.requested = self.requested or self._world.size == 1

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +17,11 @@ from sftjob_contract.config import RunConfig
 from sftjob_contract.destinations import Retain
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome, Output
-from sftjob_contract.progress import Activity
+from sftjob_contract.progress import Activity, Checkpoint
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import outcome, outputs, retention
-from sftjob_trainer.checkpoints import CheckpointStore, ResumePoint
+from sftjob_trainer.checkpoints import NOWHERE, CheckpointStore, ResumePoint
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.reporter import Endpoint, Reporter
@@ -30,6 +30,7 @@ from sftjob_trainer.sources import model_path
 from sftjob_trainer.start import Origin, continued, origin
 from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, SavedTelemetry, Telemetry
+from sftjob_trainer.world import ALONE, World, is_lost_peer, join, leave
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +44,37 @@ def train(config: RunConfig, environment: Environment) -> Outcome:
     Raises:
         Failure: the run could not even be looked at; there is no progress to tell.
     """
-    with logged_to(environment.volume / layout.TRAIN_LOG), Reporter(_endpoint(environment)) as reporter:
-        run = new_run(config, environment, reporter)
-        outputs.write_run_config(config, run.volume)
-        if (ended := retention.ended_before(run.volume)) is not None:
-            logger.info("this run ended before and only its output was kept; nothing to do")
+    world = World(rank=environment.rank, size=environment.processes)
+    with ExitStack() as open_:
+        if world.leads:
+            open_.enter_context(logged_to(environment.volume / layout.TRAIN_LOG))
+        reporter = open_.enter_context(Reporter(_endpoint(environment) if world.leads else None))
+        join(world, gpus=config.gpus > 0)
+        return _told(new_run(config, environment, reporter, world), environment)
+
+
+def _told(run: Run, environment: Environment) -> Outcome:
+    """Train, and say how it went. Only the leader has something to do after that."""
+    if run.world.leads:
+        outputs.write_run_config(run.config, run.volume)
+    if (ended := run.world.share(retention.ended_before(run.volume))) is not None:
+        logger.info("this run ended before and only its output was kept; nothing to do")
+        if run.world.leads:
             retention.keep_output(run.volume)
-            return ended
-        try:
-            output = _train(run, environment)
-        except Failure as failure:
-            return replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
-        finally:
+        return ended
+    try:
+        _fit(run, environment)
+        if not run.world.leads:
+            return outcome.done(Stage.TRAIN)
+        return _ended(run, _publish(run, environment))
+    except Failure as failure:
+        return replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
+    finally:
+        if run.world.leads:
             run.store.discard_staged()
-        return _ended(run, output)
 
 
-def new_run(config: RunConfig, environment: Environment, reporter: Reporter) -> Run:
+def new_run(config: RunConfig, environment: Environment, reporter: Reporter, world: World = ALONE) -> Run:
     """A run at step 0, with what Prepare found out.
 
     Raises:
@@ -79,7 +94,8 @@ def new_run(config: RunConfig, environment: Environment, reporter: Reporter) -> 
             early_stopping=config.training.early_stopping,
         ),
         reporter=reporter,
-        stop=StopRequest(),
+        stop=StopRequest(world),
+        world=world,
     )
 
 
@@ -112,7 +128,8 @@ def logged_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _train(run: Run, environment: Environment) -> Output:
+def _fit(run: Run, environment: Environment) -> None:
+    """Take the steps that remain, together with the other processes."""
     point = _resume(run)
     run.report()
     with _verdicts(run):
@@ -120,6 +137,12 @@ def _train(run: Run, environment: Environment) -> Output:
             from sftjob_trainer.fit import fit
 
             fit(run, _origin(run, environment, point), point)
+    leave(run.world)
+
+
+def _publish(run: Run, environment: Environment) -> Output:
+    """Make the output of the final checkpoint."""
+    with _verdicts(run):
         run.doing(Activity.SAVING)
         final = outputs.final_checkpoint(run.store.complete, run.config, run.volume)
         output = outputs.publish(final, run.config, run.volume, run.telemetry.metrics(saved_telemetry(final)))
@@ -156,8 +179,8 @@ def saved_telemetry(checkpoint: Path) -> SavedTelemetry:
 
 
 def _resume(run: Run) -> ResumePoint:
-    """Find where to go on, and know what was known there."""
-    point = run.store.open()
+    """Find where to go on, and know what was known there. The leader looks for all."""
+    point, run.store.complete = run.world.share(_opened(run) if run.world.leads else (NOWHERE, ()))
     for skipped in point.skipped:
         logger.warning("%s is passed over: %s", skipped.path, skipped.why)
     if point.directory is not None:
@@ -166,6 +189,10 @@ def _resume(run: Run) -> ResumePoint:
     run.telemetry.skipped(point.skipped)
     run.telemetry.checkpoints(run.store.complete, run.store.best_step)
     return point
+
+
+def _opened(run: Run) -> tuple[ResumePoint, tuple[Checkpoint, ...]]:
+    return run.store.open(), run.store.complete
 
 
 @contextmanager
@@ -200,6 +227,11 @@ def verdict(error: Exception, run: Run) -> Failure | None:
             Reason.CONFIG_INVALID,
             f"the volume is full: saving after step {step} failed ({saved}); "
             "give storage.size more room, or keep fewer checkpoints with checkpoints.keep",
+        )
+    if run.world.size > 1 and is_lost_peer(error):
+        return Failure(
+            Reason.INTERNAL_ERROR,
+            f"after step {step} another process of this run ended or could no longer be reached: {error}",
         )
     return None
 

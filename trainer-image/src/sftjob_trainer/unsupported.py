@@ -8,12 +8,7 @@ from sftjob_contract.layout import PVC_SCHEME
 
 def unsupported(config: run.RunConfig) -> Iterator[str]:
     """One sentence for each option that is asked for and not there."""
-    asked = (
-        *_of_results(config),
-        ("resources.gpus", config.gpus if config.gpus > 1 else None, "write 1"),
-        ("resources.nodes", config.nodes if config.nodes > 1 else None, "write 1"),
-    )
-    for name, value, instead in asked:
+    for name, value, instead in _of_results(config):
         if value is not None:
             shown = f"{name}: {value}" if value != "" else name
             yield f"{shown} is not supported by this trainer: {instead}"

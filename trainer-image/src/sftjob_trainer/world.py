@@ -1,0 +1,98 @@
+"""The processes that train one model together, and what they ask of one another."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+TIMEOUT: Final = timedelta(minutes=30)
+"""How long a process waits for the others: as long as the leader may take to verify a large checkpoint."""
+_GLOO: Final = "gloo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process's place among `size`. Rank 0 leads: it alone writes and reports.
+
+    Every method but `leads` is collective: all processes call it at the same point, or all wait. Alone, each of them
+    gives back what it was given.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any of the processes."""
+        return flag if self.size == 1 else self.sums([float(flag)])[0] > 0
+
+    def sums(self, numbers: Sequence[float]) -> list[float]:
+        """Sum of each of `numbers` over the processes."""
+        if self.size == 1:
+            return list(numbers)
+        import torch
+
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        torch.distributed.all_reduce(tensor)
+        return [float(number) for number in tensor.tolist()]
+
+    def share(self, value: T) -> T:
+        """The leader's `value`."""
+        if self.size == 1:
+            return value
+        import torch
+
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """`value` of each process, by rank."""
+        if self.size == 1:
+            return [value]
+        import torch
+
+        values: list[T] = [value] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+ALONE: Final = World()
+
+
+def join(world: World, *, gpus: bool) -> None:
+    """Meet the others at the address in the environment (MASTER_ADDR, MASTER_PORT), as torch's own launcher has it.
+
+    Numbers and objects on the CPU go over gloo, gradients on GPUs over NCCL.
+    """
+    if world.size == 1:
+        return
+    import torch
+
+    visible = torch.cuda.device_count() if gpus else 0
+    if (local := int(os.environ["LOCAL_RANK"])) < visible:
+        torch.cuda.set_device(local)
+    backend = f"cpu:{_GLOO},cuda:nccl" if visible else _GLOO  # too few GPUs are refused later, in a sentence
+    torch.distributed.init_process_group(backend, timeout=TIMEOUT, rank=world.rank, world_size=world.size)
+
+
+def leave(world: World) -> None:
+    """Part from the others, after the last thing that was done together."""
+    if world.size > 1:
+        import torch
+
+        torch.distributed.destroy_process_group()
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether `error` is what a process gets whose peer has ended. gloo says so in words only."""
+    import torch
+
+    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and _GLOO in str(error))
