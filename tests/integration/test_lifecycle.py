@@ -7,6 +7,7 @@ import pytest
 
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_name
 from support.builders import JobBuilder
+from support.faults import faulty, slow
 from support.jobs import a_small_job, beyond, condition, losses, phase, reach
 from support.lab import Lab
 
@@ -20,6 +21,7 @@ def pausing() -> JobBuilder:
         .training(max_steps=STEPS)
         .checkpoints(every_steps=200, keep=4)
         .failure_policy(max_retries=0, backoff_seconds=600)
+        .env(**faulty(slow(0.04)))
     )
 
 

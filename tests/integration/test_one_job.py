@@ -16,12 +16,18 @@ from sftjob_contract.layout import (
     RUN_CONFIG,
     TRAIN_LOG,
 )
+from support.builders import JobBuilder
+from support.faults import faulty, slow
 from support.jobs import a_small_job, metrics, phase, reach
 from support.lab import Lab
 
 pytestmark = pytest.mark.slow
 NAME = "story"
 STEPS = 2000
+
+
+def first_job() -> JobBuilder:
+    return a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=500, keep=2).env(**faulty(slow(0.003)))
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(lab: Lab) -> Story:
-    job = a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=500, keep=2)
-    assert lab.apply(job) == f"sftjob.sftjob.dev/{NAME} created\n"
+    assert lab.apply(first_job()) == f"sftjob.sftjob.dev/{NAME} created\n"
     watch = subprocess.Popen(lab.kubectl.command("get", "sft", NAME, "-w"), stdout=subprocess.PIPE, text=True)
     seen: list[dict[str, Any]] = []
 
@@ -155,9 +160,8 @@ def test_wait_returns_at_once_when_the_job_has_succeeded(story: Story, lab: Lab)
 
 
 def test_applying_it_again_changes_nothing_and_starts_nothing(story: Story, lab: Lab) -> None:
-    job = a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=500, keep=2)
     before = lab.kubectl.json("get", "sft", NAME)
-    assert lab.apply(job) == f"sftjob.sftjob.dev/{NAME} unchanged\n"
+    assert lab.apply(first_job()) == f"sftjob.sftjob.dev/{NAME} unchanged\n"
     assert lab.kubectl.json("get", "sft", NAME) == before
     pods = lab.kubectl("get", "pods", "-l", f"sftjob.dev/job={NAME}", "-o", "name").split()
     assert story.status["phase"] == "Succeeded"

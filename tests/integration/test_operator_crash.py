@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.faults import faulty, slow
 from support.jobs import a_small_job, beyond, phase, reach
 from support.lab import Lab
 
@@ -10,7 +11,7 @@ STEPS = 500
 
 
 def test_an_operator_that_was_down_loses_nothing_and_starts_nothing_twice(lab: Lab) -> None:
-    lab.apply(a_small_job("orphan").training(max_steps=STEPS))
+    lab.apply(a_small_job("orphan").training(max_steps=STEPS).env(**faulty(slow(0.04))))
     before = reach(lab.cluster, "orphan", beyond(20))
 
     lab.stack.kill_operator()

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sftjob_contract.names import CA_KEY, ENV_PROGRESS_URL, PROGRESS_BODY_LIMIT_BYTES, TOKEN_AUDIENCE
+from support.faults import faulty, slow
 from support.jobs import a_small_job, beyond, phase, reach
 from support.lab import Lab
 
@@ -43,7 +44,7 @@ class Endpoint:
 def endpoint(lab: Lab) -> Endpoint:
     """The endpoint of the job `reports`, which trains at this moment; a second job does so too."""
     for name in ("reports", "neighbour"):
-        lab.apply(a_small_job(name).training(max_steps=STEPS))
+        lab.apply(a_small_job(name).training(max_steps=STEPS).env(**faulty(slow(0.04))))
     for name in ("reports", "neighbour"):
         reach(lab.cluster, name, beyond(0))
     pod = lab.kubectl.json("get", "pod", "reports-train-1")

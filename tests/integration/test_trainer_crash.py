@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_step
+from support.faults import faulty, slow
 from support.jobs import a_small_job, losses, metrics, phase, reach, trainer
 from support.lab import Lab
 
@@ -26,6 +27,7 @@ def test_a_killed_trainer_goes_on_exactly_where_its_newest_good_checkpoint_is(la
         .training(max_steps=STEPS)
         .checkpoints(every_steps=50, keep=4)
         .failure_policy(max_retries=3, backoff_seconds=3)
+        .env(**faulty(slow(0.02)))
     )
     volume = lab.stack.volume("bumpy")
 
