@@ -34,8 +34,12 @@ sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; st
 	@$(BIN)/python examples/quickstart/stack.py
 
 .PHONY: test
-test: $(INSTALLED) ## Run every test
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(INSTALLED) ## Run every test but those that build images
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/image/test_images.py
+
+.PHONY: test-image
+test-image: $(INSTALLED) ## Build both images twice, run them, and look into them (root; see image-tools)
+	$(BIN)/pytest -n 0 tests/image
 
 .PHONY: fmt
 fmt: $(INSTALLED) ## Format the code
@@ -51,13 +55,30 @@ lint: $(INSTALLED) ## Check style, types, layers and sizes
 	$(BIN)/mypy $(PACKAGES:%=%/src) examples bench tools
 
 .PHONY: generate
-generate: $(INSTALLED) ## Write the generated files: crds/sftjobs.yaml, docs/reference
+generate: $(INSTALLED) ## Write the generated files: crds/sftjobs.yaml, docs/reference, parts of the chart and of gitops/
 	$(BIN)/python -m sftjob_operator.api.crd crds/sftjobs.yaml
 	$(BIN)/python -m sftjob_operator.api.reference docs/reference/sftjob.md
+	$(BIN)/python tools/chart.py
+	$(BIN)/python tools/dashboard.py
+	$(BIN)/python tools/gitops.py
 
 .PHONY: verify
 verify: generate ## Fail if a generated file differs from the committed one
-	git diff --exit-code -- crds/sftjobs.yaml docs/reference/
+	git diff --exit-code -- crds/sftjobs.yaml docs/reference/ charts/ gitops/
+
+.PHONY: lock
+lock: $(INSTALLED) ## Write the locks that the images are built from, in the versions of requirements/constraints.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/lock.py
+
+.PHONY: images
+images: ## Build both images: BASE, TORCH_INDEX_URL, WHEELS and REGISTRY can be given (docs/images.md)
+	@$(PYTHON) tools/images.py $(if $(BASE),--base $(BASE)) $(if $(TORCH_INDEX_URL),--torch-index-url $(TORCH_INDEX_URL)) \
+	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(REGISTRY),--registry $(REGISTRY))
+
+.PHONY: image-tools
+image-tools: ## Install what builds and runs images on Debian (root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends buildah podman runc mmdebstrap
 
 .PHONY: bench-operator
 bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs
@@ -67,9 +88,17 @@ bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and
 bench-trainer: $(INSTALLED) ## Measure the trainer: tokens per second against plain TRL, by default and tuned by hand
 	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/trainer/trainer_bench.py
 
+.PHONY: bench-startup
+bench-startup: $(INSTALLED) ## Measure the trainer: seconds to the first step against plain TRL, and to refuse a config
+	PYTHONPATH=examples/quickstart:bench:bench/trainer $(BIN)/python bench/startup/startup_bench.py
+
 .PHONY: bench-quality
 bench-quality: $(INSTALLED) ## Measure answers to held-out questions before and after tuning
 	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/quality/quality_bench.py
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## Play ten minutes of chaos on real trainers: kills, lost connections, API faults (ARGS="--seed 1 --minutes 5")
+	PYTHONPATH=tests:examples/quickstart:bench:bench/operator $(BIN)/python -m chaos.chaos $(ARGS)
 
 .PHONY: clean
 clean: ## Remove everything that can be made again

@@ -1,8 +1,13 @@
 """What holds for every test."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from support.helm import Helm, running_helm
+from support.rbac import Grant, grants
 
 # Test processes run side by side: a thread for each core in each of them would spend its time waiting for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,3 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says something about the machine's other work, not about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared-machine")
+
+
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
+    """Helm itself, started once."""
+    with running_helm(tmp_path_factory.mktemp("helm-home")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def granted(helm: Helm) -> set[Grant]:
+    """What the chart lets an operator of the whole cluster do."""
+    return grants(helm.objects({}), "sftjob-operator", "sftjob-system")

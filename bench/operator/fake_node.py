@@ -1,12 +1,13 @@
 """A node that only plays the life of the operator's Pods: nothing runs, everything succeeds."""
 
 import asyncio
+import signal
 from typing import Any, Final
 
 from sftjob_contract.config import DataFormat
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.layout import OUTPUT_MODEL
-from sftjob_contract.names import LABEL_STAGE, Stage
+from sftjob_contract.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_sandbox.node.status import ContainerView, PodView, Running, State, Terminated, pod_status
@@ -19,6 +20,8 @@ START_SECONDS: Final = {Stage.PREPARE: 5.0, Stage.TRAIN: 1.0}
 RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
 """How long a Pod of each stage pretends to work."""
 
+_KILLED: Final = signal.SIGKILL
+_SIGNAL_BASE: Final = 128
 _STATS: Final = PreparedStats(
     version=STATS_VERSION,
     format=DataFormat.MESSAGES,
@@ -45,18 +48,24 @@ _WORDS: Final = {
 }
 
 
-async def play(store: Store, pace: float) -> None:
+async def play(store: Store, pace: float, *, mortal: bool = False) -> None:
     """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
 
-    Times are multiplied by `pace`: 1 is lifelike, less is faster.
+    Times are multiplied by `pace`: 1 is lifelike, less is faster. `mortal`: first train attempts are killed instead.
     """
     async with asyncio.TaskGroup() as lives:
         async for change, pod in store.watch_from_start("pods"):
             if change == "ADDED":
-                lives.create_task(_live(store, pod, pace))
+                dies = mortal and _is_first_trainer(pod)
+                lives.create_task(_live(store, pod, pace, _KILLED if dies else None))
 
 
-async def _live(store: Store, pod: Object, pace: float) -> None:
+def _is_first_trainer(pod: Object) -> bool:
+    labels = pod["metadata"]["labels"]
+    return (labels[LABEL_STAGE], labels[LABEL_ATTEMPT]) == (Stage.TRAIN, "1")
+
+
+async def _live(store: Store, pod: Object, pace: float, killed_by: int | None) -> None:
     stage = Stage(pod["metadata"]["labels"][LABEL_STAGE])
     await asyncio.sleep(START_SECONDS[stage] * pace)
     bound = store.bind_pod(namespace_of(pod), name_of(pod), uid_of(pod), NODE)
@@ -64,9 +73,9 @@ async def _live(store: Store, pod: Object, pace: float) -> None:
     running = _report(store, bound, Running(started), started)
     await asyncio.sleep(RUN_SECONDS[stage] * pace)
     end = Terminated(
-        exit_code=ExitCode.DONE,
-        reason="Completed",
-        message=termination_message(_WORDS[stage]),
+        exit_code=ExitCode.DONE if killed_by is None else _SIGNAL_BASE + killed_by,
+        reason="Completed" if killed_by is None else "Error",
+        message=termination_message(_WORDS[stage]) if killed_by is None else "",
         started_at=started,
         finished_at=timestamp(store.clock()),
     )

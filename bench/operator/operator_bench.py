@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pages import PAGE, machine, replace_section, section
-from server import CLIENT_AGENT, RECORD, WATCHED
+from server import CLIENT_AGENT, PLACED, RECORD, WATCHED
 from sftjob_contract.names import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from stack import DEFINITION, Stack, StackError
 
@@ -34,6 +34,8 @@ SIZES: Final = (1, 100, 1000)
 CONNECTIONS: Final = 16
 """How many jobs are created at the same time."""
 LONGEST_SECONDS: Final = 600
+FROZEN: Final = 1e6
+"""A pace at which nothing that was created ever starts."""
 SAMPLE_SECONDS: Final = 0.1
 CHILDREN: Final = frozenset({"persistentvolumeclaims", "configmaps", "pods"})
 MEGABYTE: Final = 1e6
@@ -42,9 +44,9 @@ MEGABYTE: Final = 1e6
 class FakeStack(Stack):
     """The local stack with a node that only plays Pod life."""
 
-    def __init__(self, data: Path, jobs: int, pace: float) -> None:
+    def __init__(self, data: Path, jobs: int, pace: float, *options: str) -> None:
         super().__init__(data, progress_interval_seconds=10)
-        self._arguments = [str(self.data), str(DEFINITION), str(jobs), str(pace)]
+        self._arguments = [str(self.data), str(DEFINITION), str(jobs), str(pace), *options]
 
     def sandbox_command(self) -> list[str]:
         """The server of this benchmark."""
@@ -65,6 +67,12 @@ class Result:
     cpu_seconds: float
     resident_bytes: int
     """The largest that was seen."""
+    recovery_p50_seconds: float
+    """From a trainer's death being stored to the Pod of the next attempt being stored."""
+    recovery_p99_seconds: float
+    first_decision_seconds: float
+    """From the start of an operator to the first Pod of the first job that waited for it, beside the others."""
+    last_decision_seconds: float
 
     @property
     def child_requests(self) -> float:
@@ -87,12 +95,14 @@ def measure(jobs: int, pace: float = 1.0) -> Result:
         operator = psutil.Process(stack.operator_pid)
         _wait(stack, WATCHED, operator)
         before = _cpu_seconds(operator)
-        asyncio.run(create(yaml.safe_load(stack.kubeconfig.read_text(encoding="utf-8")), jobs))
+        asyncio.run(create(_config(stack), jobs))
         resident = _wait(stack, RECORD, operator)
         record = json.loads((stack.data / RECORD).read_text(encoding="utf-8"))
         cpu_seconds = _cpu_seconds(operator) - before
     created, placed = record["created"], record["placed"]
     waits = sorted(placed[name] - created[name] for name in created)
+    recovery_p50_seconds, recovery_p99_seconds = measure_recovery(jobs, pace)
+    first_decision_seconds, last_decision_seconds = measure_restart(jobs)
     return Result(
         jobs=jobs,
         requests=Counter(record["requests"]),
@@ -101,10 +111,56 @@ def measure(jobs: int, pace: float = 1.0) -> Result:
         burst_seconds=max(placed.values()) - min(created.values()),
         cpu_seconds=cpu_seconds,
         resident_bytes=resident,
+        recovery_p50_seconds=recovery_p50_seconds,
+        recovery_p99_seconds=recovery_p99_seconds,
+        first_decision_seconds=first_decision_seconds,
+        last_decision_seconds=last_decision_seconds,
     )
 
 
-async def create(config: dict[str, Any], jobs: int) -> None:
+def measure_recovery(jobs: int, pace: float = 1.0) -> tuple[float, float]:
+    """Median and 99th percentile of the seconds from a trainer's death to the Pod of the next attempt.
+
+    Raises:
+        StackError: a process died, or the jobs did not finish in time.
+    """
+    with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, pace, "mortal") as stack:
+        operator = psutil.Process(stack.operator_pid)
+        _wait(stack, WATCHED, operator)
+        asyncio.run(create(_config(stack), jobs))
+        _wait(stack, RECORD, operator)
+        record = json.loads((stack.data / RECORD).read_text(encoding="utf-8"))
+    waits = sorted(record["replaced"][name] - record["died"][name] for name in record["died"])
+    return _quantile(waits, 0.50), _quantile(waits, 0.99)
+
+
+def measure_restart(jobs: int) -> tuple[float, float]:
+    """Seconds from the start of an operator until it has decided about the first and the last of `jobs`.
+
+    Told by the first Pods of two jobs that were created before it started, and come before and after the others.
+
+    Raises:
+        StackError: a process died, or it did not get there in time.
+    """
+    with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, FROZEN) as stack:
+        asyncio.run(create(_config(stack), jobs))
+        _wait(stack, PLACED.format(jobs), psutil.Process(stack.operator_pid))
+        stack.kill_operator()
+        for prefix in ("a", "z"):
+            asyncio.run(create(_config(stack), 1, prefix))
+        begin = time.monotonic()
+        stack.start_operator()
+        _wait(stack, PLACED.format(jobs + 2), psutil.Process(stack.operator_pid))
+        times = [json.loads((stack.data / PLACED.format(jobs + n)).read_text(encoding="utf-8")) for n in (1, 2)]
+        return times[0] - begin, times[1] - begin
+
+
+def _config(stack: Stack) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(stack.kubeconfig.read_text(encoding="utf-8"))
+    return config
+
+
+async def create(config: dict[str, Any], jobs: int, prefix: str = "job") -> None:
     """Create the jobs as fast as the server of a kubeconfig takes them."""
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
@@ -113,7 +169,7 @@ async def create(config: dict[str, Any], jobs: int) -> None:
     url = f"{cluster['server']}/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session, asyncio.TaskGroup() as tasks:
         for number in range(jobs):
-            tasks.create_task(_post(session, url, _job(f"job-{number:04d}")))
+            tasks.create_task(_post(session, url, _job(f"{prefix}-{number:04d}")))
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:
@@ -166,6 +222,10 @@ def columns(results: list[Result]) -> tuple[list[str], list[list[str]]]:
         ["create to first Pod, p99", *(f"{r.pod_p99_seconds * 1000:,.0f} ms" for r in results)],
         ["first create to last first Pod", *(f"{r.burst_seconds:.2f} s" for r in results)],
         ["operator CPU per job", *(f"{r.cpu_seconds / r.jobs * 1000:.1f} ms" for r in results)],
+        ["trainer's death to next Pod, p50", *(f"{r.recovery_p50_seconds:.2f} s" for r in results)],
+        ["trainer's death to next Pod, p99", *(f"{r.recovery_p99_seconds:.2f} s" for r in results)],
+        ["operator start to first decision", *(f"{r.first_decision_seconds:.2f} s" for r in results)],
+        ["operator start to last decision", *(f"{r.last_decision_seconds:.2f} s" for r in results)],
         ["operator resident memory", *(f"{r.resident_bytes / MEGABYTE:.0f} MB" for r in results)],
     ]
     return ["", *(f"{result.jobs:,} jobs" for result in results)], rows

@@ -1,7 +1,7 @@
 """The benchmark's API server: the sandbox with a fake node, which counts requests and notes when things happen.
 
-`python server.py DATA DEFINITION JOBS PACE` serves the resource of that file until SIGTERM, and writes DATA/record.json
-once so many jobs have succeeded.
+`python server.py DATA DEFINITION JOBS PACE [mortal]` serves the resource of that file until SIGTERM, and writes
+DATA/record.json once so many jobs have succeeded. mortal: the first trainer of every job is killed.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import fake_node
-from sftjob_contract.names import GROUP, LABEL_JOB, PLURAL
+from sftjob_contract.names import GROUP, LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, PLURAL, Stage
 from sftjob_sandbox.objects import name_of
 from sftjob_sandbox.requests import RequestInfo
 from sftjob_sandbox.sandbox import Sandbox
@@ -26,6 +26,8 @@ from sftjob_sandbox.store import Store
 RECORD: Final = "record.json"
 WATCHED: Final = "watched"
 """Appears in DATA once the operator watches jobs and Pods: what it asks before belongs to its start."""
+PLACED: Final = "placed-{}"
+"""Appears in DATA once so many jobs, all or more, have a Pod: holds the time of that."""
 CLIENT_AGENT: Final = "bench"
 """User-Agent of the benchmark's own requests, which are not the operator's."""
 
@@ -40,6 +42,10 @@ class Record:
     """When the job was stored."""
     placed: dict[str, float] = field(default_factory=dict)
     """When its first Pod was stored."""
+    died: dict[str, float] = field(default_factory=dict)
+    """When its first trainer's death was stored."""
+    replaced: dict[str, float] = field(default_factory=dict)
+    """When the Pod of its second train attempt was stored."""
     succeeded: dict[str, float] = field(default_factory=dict)
     """When its status said so."""
 
@@ -48,10 +54,19 @@ class Record:
         if self.created and agent != CLIENT_AGENT:
             self.requests[f"{info.verb} {'/'.join(filter(None, (info.resource, info.subresource)))}"] += 1
 
-    async def pods(self, store: Store) -> None:
-        """Note each job's first Pod."""
-        async for _, pod in store.watch_from_start("pods"):
-            self.placed.setdefault(pod["metadata"]["labels"][LABEL_JOB], time.monotonic())
+    async def pods(self, store: Store, data: Path, expected: int) -> None:
+        """Note each job's first Pod, and how its first trainer dies and is followed by another."""
+        async for change, pod in store.watch_from_start("pods"):
+            labels, now = pod["metadata"]["labels"], time.monotonic()
+            job, of_training = labels[LABEL_JOB], labels[LABEL_STAGE] == Stage.TRAIN
+            if job not in self.placed:
+                self.placed[job] = now
+                if len(self.placed) >= expected:
+                    _write(data / PLACED.format(len(self.placed)), now)
+            if pod["status"].get("phase") == "Failed":
+                self.died.setdefault(job, now)
+            if change == "ADDED" and of_training and labels[LABEL_ATTEMPT] == "2":
+                self.replaced.setdefault(job, now)
 
     async def jobs(self, store: Store, expected: int) -> None:
         """Note creation and success of the jobs, until so many have succeeded."""
@@ -63,7 +78,7 @@ class Record:
                 return
 
 
-async def serve(data: Path, definition: Path, expected: int, pace: float) -> None:
+async def serve(data: Path, definition: Path, expected: int, pace: float, *, mortal: bool) -> None:
     """Serve until SIGTERM; ends at once, with the error, if a part of it fails."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -72,8 +87,8 @@ async def serve(data: Path, definition: Path, expected: int, pace: float) -> Non
     sandbox = Sandbox(data=data, definitions=[definition], with_node=False, server=settings)
     async with sandbox, asyncio.TaskGroup() as tasks:
         work = [
-            tasks.create_task(fake_node.play(sandbox.store, pace)),
-            tasks.create_task(record.pods(sandbox.store)),
+            tasks.create_task(fake_node.play(sandbox.store, pace, mortal=mortal)),
+            tasks.create_task(record.pods(sandbox.store, data, expected)),
             tasks.create_task(_finish(data, record, sandbox.store, expected)),
         ]
         await stop.wait()
@@ -96,16 +111,16 @@ def _observer(data: Path, record: Record) -> Callable[[RequestInfo, str], None]:
 
 async def _finish(data: Path, record: Record, store: Store, expected: int) -> None:
     await record.jobs(store, expected)
-    _write(data / RECORD, record)
+    _write(data / RECORD, vars(record))
 
 
-def _write(path: Path, record: Record) -> None:
+def _write(path: Path, content: Any) -> None:
     """Atomically: whoever waits for the file finds all of it."""
     staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(vars(record)), encoding="utf-8")
+    staged.write_text(json.dumps(content), encoding="utf-8")
     staged.replace(path)
 
 
 if __name__ == "__main__":
-    data, definition, jobs, pace = sys.argv[1:]
-    asyncio.run(serve(Path(data), Path(definition), int(jobs), float(pace)))
+    data, definition, jobs, pace, *options = sys.argv[1:]
+    asyncio.run(serve(Path(data), Path(definition), int(jobs), float(pace), mortal="mortal" in options))

@@ -1,17 +1,20 @@
 """The script that people write with TRL: `plain.py SETTINGS`, a JSON file. Nothing of ours is imported.
 
-With `tuned` it is what someone writes who knows TRL and a CPU well: no bf16, no recomputation, one packed sequence at a
-time with more accumulation. Otherwise precision, recomputation and batch layout are TRL's defaults.
+With `tuned` it is what someone writes who knows TRL and the machine well: no bf16 on a CPU, no recomputation, frozen
+weights as precise as the step, one packed sequence at a time with more accumulation. Otherwise precision, recomputation
+and batch layout are TRL's defaults.
 """
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 
@@ -22,18 +25,42 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self._file = path.open("w", encoding="utf-8", buffering=1)
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_others: Any) -> None:
-        """Step and loss."""
+        """Step, loss and the most memory that was held."""
         if "loss" in logs:
-            self._file.write(json.dumps({"step": state.global_step, "loss": float(logs["loss"])}) + "\n")
+            line = {"step": state.global_step, "loss": float(logs["loss"]), "peakMemoryBytes": peak_memory()}
+            self._file.write(json.dumps(line) + "\n")
+
+
+def peak_memory() -> int:
+    """Bytes of the GPU, or without one of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def loading(settings: dict[str, Any]) -> dict[str, Any]:
+    """How the model is loaded: by TRL's defaults, but for what the method asks for."""
+    options: dict[str, Any] = {}
+    if settings["tuned"]:
+        frozen = settings["method"] != "full" and not settings["cpu"]
+        options["dtype"] = "bfloat16" if frozen else "float32"
+    if settings["method"] == "QLoRA":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return options
 
 
 def main() -> None:
     """Train as the settings say."""
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     batch, accumulation = settings["batch"], settings["accumulation"]
-    tuned = {}
+    tuned: dict[str, Any] = {}
     if settings["tuned"]:
-        tuned = {"bf16": False, "activation_checkpointing": False, "model_init_kwargs": {"dtype": "float32"}}
+        tuned = {"bf16": not settings["cpu"], "activation_checkpointing": False}
         if settings["packing"]:
             batch, accumulation = 1, batch * accumulation
     trainer = SFTTrainer(
@@ -55,9 +82,12 @@ def main() -> None:
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
+            model_init_kwargs=loading(settings),
             **tuned,
         ),
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if settings["lora"] else None,
+        peft_config=None
+        if settings["method"] == "full"
+        else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     )
     trainer.add_callback(Steps(Path(settings["steps_file"])))
     trainer.train()

@@ -44,6 +44,7 @@ class Stack:
         self._interval_seconds = progress_interval_seconds
         self._progress_port = free_port()
         self._liveness_port = free_port()
+        self._metrics_port = free_port()
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._operator: subprocess.Popen[bytes] | None = None
 
@@ -79,6 +80,11 @@ class Stack:
         return [*command, "--gpus", str(self._gpus)]
 
     @property
+    def metrics_url(self) -> str:
+        """What a Prometheus scrapes."""
+        return f"http://127.0.0.1:{self._metrics_port}/metrics"
+
+    @property
     def operator_pid(self) -> int:
         """Process id of the running operator.
 
@@ -91,7 +97,12 @@ class Stack:
 
     def start_operator(self) -> None:
         """Start the operator, always with the same settings, and wait until it answers."""
-        settings = {
+        self._operator = _start([sys.executable, "-m", "sftjob_operator"], self.operator_log, self.operator_settings())
+        _wait("the operator", self._operator, self.operator_log, self._operator_answers)
+
+    def operator_settings(self) -> dict[str, str]:
+        """The environment that the operator is configured by."""
+        return {
             "KUBECONFIG": str(self.kubeconfig),
             "SFTJOB_TRAINER_IMAGE": IMAGE,
             "SFTJOB_PROGRESS_ADDRESS": f"127.0.0.1:{self._progress_port}",
@@ -99,9 +110,8 @@ class Stack:
             "SFTJOB_PROGRESS_TLS_DIR": str(self.data / "progress-tls"),
             "SFTJOB_PROGRESS_INTERVAL_SECONDS": str(self._interval_seconds),
             "SFTJOB_LIVENESS_ADDRESS": f"127.0.0.1:{self._liveness_port}",
+            "SFTJOB_METRICS_ADDRESS": f"127.0.0.1:{self._metrics_port}",
         }
-        self._operator = _start([sys.executable, "-m", "sftjob_operator"], self.operator_log, settings)
-        _wait("the operator", self._operator, self.operator_log, self._operator_answers)
 
     def kill_operator(self) -> None:
         """End the operator as a crash would (SIGKILL)."""

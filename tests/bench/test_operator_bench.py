@@ -15,6 +15,10 @@ def a_result(jobs: int, **requests: int) -> Result:
         burst_seconds=2.0,
         cpu_seconds=0.4,
         resident_bytes=90_000_000,
+        recovery_p50_seconds=1.1,
+        recovery_p99_seconds=1.25,
+        first_decision_seconds=2.5,
+        last_decision_seconds=4.5,
     )
 
 
@@ -31,6 +35,7 @@ def test_the_table_has_one_column_per_size_and_a_row_for_every_verb_that_any_siz
     assert rows[1] == ["`watch pods` per job", "0.00", "0.00"]
     assert ["create to first Pod, p99", "1,500 ms", "1,500 ms"] in rows
     assert ["operator CPU per job", "400.0 ms", "0.4 ms"] in rows
+    assert ["trainer's death to next Pod, p99", "1.25 s", "1.25 s"] in rows
     assert ["operator resident memory", "90 MB", "90 MB"] in rows
 
 
@@ -51,3 +56,5 @@ def test_a_quiet_job_costs_four_creates_and_one_status_write_per_change_of_phase
     assert requests.pop("patch sftjobs/status") <= 4, "Pending, Preparing, Running, Succeeded"
     assert requests == {"create persistentvolumeclaims": 1, "create configmaps": 1, "create pods": 2}
     assert result.resident_bytes < 150e6
+    assert 0 < result.recovery_p50_seconds <= result.recovery_p99_seconds
+    assert 0 < result.first_decision_seconds <= result.last_decision_seconds

@@ -69,7 +69,7 @@ DEFAULTS = [
     ("minimal", "checkpoints", {"keep": 3, "onTermination": True}),
     ("minimal", "output", {"mergeAdapter": False, "retain": "All"}),
     ("minimal", "tracking", {"tensorboard": False}),
-    ("minimal", "failurePolicy", {"maxRetries": 3, "backoffSeconds": 10}),
+    ("minimal", "failurePolicy", {"maxRetries": 6, "maxInterruptions": 100, "backoffSeconds": 1}),
     ("minimal", "suspend", False),
     ("qlora-8-bits", "method.quantization.type", "nf4"),
     ("evaluation-split", "dataset.evaluation", {"split": "test"}),

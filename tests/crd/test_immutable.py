@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sftjob_operator.api.crd import resource_schema
+from support.builders import a_command
 from support.kubectl import Kubectl
 from support.manifests import DEFINITION, IMMUTABLE, load_manifest
 
@@ -59,7 +60,7 @@ def patch(kubectl: Kubectl, spec: dict[str, Any]) -> tuple[int, str]:
 
 
 def test_every_field_of_the_spec_is_looked_at() -> None:
-    assert set(FIXED) | set(CHANGEABLE) == set(resource_schema()["properties"]["spec"]["properties"])
+    assert set(FIXED) | set(CHANGEABLE) | {"command"} == set(resource_schema()["properties"]["spec"]["properties"])
 
 
 @pytest.mark.parametrize(("name", "change"), REFUSED, ids=[name for name, _ in REFUSED])
@@ -71,6 +72,25 @@ def test_a_change_is_refused_and_the_field_is_named(kubectl: Kubectl, name: str,
     assert status == 1
     assert said in {f'The SFTJob "fixed" is invalid: {sentence}' for sentence in (optional, with_a_default)}
     assert kubectl.json("get", "sft", "fixed")["metadata"]["generation"] == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["python", "other.py"], f'spec.command: Invalid value: "array": {CAN_NOT_CHANGE}'),
+        (None, "spec.model: Required value: write it, or write command for an image of your own"),
+    ],
+    ids=["another", "none any more"],
+)
+def test_the_command_of_an_image_of_ones_own_stays(kubectl: Kubectl, command: Any, sentence: str) -> None:
+    kubectl("apply", "-f", "-", text=json.dumps(a_command(name="own", namespace="default").manifest()))
+    done = kubectl.run("patch", "sftjob", "own", "--type=merge", "-p", json.dumps({"spec": {"command": command}}))
+    assert (done.returncode, sentence in done.stderr) == (1, True), done.stderr
+
+
+def test_no_command_can_be_added(kubectl: Kubectl) -> None:
+    status, said = patch(kubectl, {"command": ["python"]})
+    assert (status, "command is for an image of your own" in said) == (1, True), said
 
 
 @pytest.mark.parametrize(

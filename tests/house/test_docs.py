@@ -4,17 +4,20 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.names import KIND, LABEL_JOB, PLURAL, SHORT_NAME, SINGULAR, Stage
-from sftjob_contract.reasons import REASON_BY_EXIT_CODE, Reason
+from sftjob_contract.names import GROUP, KIND, LABEL_JOB, PLURAL, SHORT_NAME, SINGULAR, Stage
+from sftjob_contract.reasons import Reason
 from sftjob_operator.api import SFTJobSpec, parse_job
 from sftjob_operator.api.conditions import ConditionReason, ConditionType
 from sftjob_operator.api.status import Phase
+from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.render import pod_name
 from sftjob_operator.settings import OperatorSettings
 
@@ -78,11 +81,9 @@ def test_the_reason_table_is_the_contract() -> None:
     assert told == {str(reason) for reason in Reason}
 
 
-def test_a_reason_that_the_table_calls_permanent_has_an_exit_code_that_is() -> None:
-    permanent = {row[0] for row in table_after("Reasons of a failure") if row[2] == "no"}
-    never = {ExitCode.INVALID, ExitCode.NOT_FOUND, ExitCode.GPU_OUT_OF_MEMORY, ExitCode.DIVERGED}
-    for code, reason in REASON_BY_EXIT_CODE.items():
-        assert (str(reason) in permanent) == (code in never), reason
+def test_the_reason_table_says_what_follows() -> None:
+    told = {row[0]: row[2].replace("no", "never") for row in table_after("Reasons of a failure")}
+    assert told == {str(reason): str(policy.retry) for reason, policy in POLICIES.items()}
 
 
 def test_the_condition_table_names_every_condition() -> None:
@@ -105,12 +106,12 @@ def test_the_settings_table_names_every_setting() -> None:
     source = Path(ROOT / "operator/src/sftjob_operator/settings.py").read_text(encoding="utf-8")
     read = set(re.findall(r'environ(?:\.get\(|, )"(SFTJOB_\w+)"', source))
     assert {row[0] for row in table_after("Settings of the operator")} == read
-    assert len(read) == len(OperatorSettings.__annotations__) - 1, "all but KUBECONFIG"
+    assert len(read) == len(OperatorSettings.__annotations__), "all but KUBECONFIG, and two for the certificate"
 
 
-def test_every_reason_has_a_place_in_troubleshooting() -> None:
-    told = anchors(ROOT / "docs/troubleshooting.md")
-    reasons = [*Reason, ConditionReason.RETRIES_EXHAUSTED]
+def test_every_reason_has_a_place_in_the_page_of_failures() -> None:
+    told = anchors(ROOT / "docs/failures.md")
+    reasons = [*Reason, ConditionReason.RETRIES_EXHAUSTED, ConditionReason.INTERRUPTIONS_EXHAUSTED]
     assert not [reason for reason in reasons if reason.lower() not in told]
 
 
@@ -149,6 +150,9 @@ def test_every_command_names_what_exists(name: str, line: str) -> None:
             assert (ROOT / {"sftjob_operator": "operator"}[module] / "src" / module / "__main__.py").exists()
         case [".venv/bin/python", script, *_]:
             assert (ROOT / script).exists()
+        case ["helm", "install" | "upgrade" | "rollback" | "uninstall", release, *rest]:
+            assert release == "sftjob-operator"
+            assert_chart(rest)
         case ["kubectl", verb, *rest]:
             assert_kubectl(verb, rest)
         case _:
@@ -176,6 +180,16 @@ def assert_known_variable(variable: str) -> None:
     assert variable == "KUBECONFIG" or variable in {row[0] for row in table_after("Settings of the operator")}
 
 
+def assert_chart(words: list[str]) -> None:
+    """The chart is there, and a value that is set is one of its values."""
+    assert "--reuse-values" not in words, "it leaves out the values that are new in a chart"
+    if words[0].startswith("charts/"):
+        values = load(f"{words[0]}/values.yaml")
+        for option, value in pairwise(words):
+            if option == "--set":
+                assert reduce(dict.__getitem__, value.partition("=")[0].split("."), values) is not None
+
+
 def assert_kubectl(verb: str, rest: list[str]) -> None:
     files = rest[rest.index("-f") + 1 :] if "-f" in rest and verb != "logs" else []
     match verb, [word for word in rest if not word.startswith("-") and word not in files]:
@@ -189,6 +203,8 @@ def assert_kubectl(verb: str, rest: list[str]) -> None:
         case "patch", [kind, name, patch]:
             assert_exists(kind, name)
             assert set(json.loads(patch)["spec"]) <= changeable()
+        case ("rollout", ["status", name]) | ("delete", ["crd", name]):  # what the chart made
+            assert name in {"deployment/sftjob-operator", f"{PLURAL}.{GROUP}"}
         case "explain", [path]:
             assert path.split(".")[0] == SINGULAR
             assert_field(path.split(".")[1:])

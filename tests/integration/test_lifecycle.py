@@ -7,6 +7,7 @@ import pytest
 
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_name
 from support.builders import JobBuilder
+from support.failing import STEP, a_held_job
 from support.faults import faulty, slow
 from support.jobs import a_small_job, beyond, condition, losses, phase, reach
 from support.lab import Lab
@@ -83,6 +84,17 @@ def test_a_finished_job_is_cleaned_up_and_never_runs_again(lab: Lab) -> None:
     reach(lab.cluster, "sentinel", phase("Suspended"))  # the operator has seen everything that came before
     assert names(lab, "pausing", "pods,configmaps,pvc") == []
     assert lab.kubectl.json("get", "sft", "pausing")["status"] == status
+
+
+def test_a_job_that_is_deleted_lets_its_trainer_save(lab: Lab) -> None:
+    """Step 8 is the one at hand when the request to stop comes."""
+    lab.apply(a_held_job("dropped").storage(retain=True))
+    reach(lab.cluster, "dropped", beyond(STEP - 1))
+
+    lab.kubectl("delete", "sft", "dropped")
+    gone(lab, "dropped", "pod")
+    assert (lab.stack.volume("dropped") / CHECKPOINTS / checkpoint_name(STEP + 1) / MANIFEST).exists()
+    lab.kubectl("delete", "pvc", "dropped")
 
 
 def test_a_job_that_is_created_suspended_has_no_children(lab: Lab) -> None:

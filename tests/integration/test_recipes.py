@@ -57,7 +57,6 @@ WHY = {
     "resources": "no GPU",
     "scheduling": "no node of that type",
     "training.precision": "no GPU: fp16 needs one",
-    "tracking": "the trainer sends metrics to no server",
 }
 """Every field that is replaced in a sample, and why; a recipe that needed another one would not be the user's."""
 ON_CPU = {"resources": {"gpus": 0, "cpu": "1"}, "storage": {"size": "1Gi"}, "training.loggingSteps": 1}
@@ -154,7 +153,6 @@ RECIPES = {
                 "training.warmupSteps": 10,
                 "evaluation.everySteps": 10,
                 "checkpoints.everySteps": 5,
-                "tracking": None,
             },
         ),
     )
@@ -340,6 +338,16 @@ def test_a_checkpoint_is_taken_every_so_many_steps_and_after_the_last(ended: dic
     full = ended["full"]
     taken = [step for step in range(1, full.steps + 1) if step % 4 == 0 or step == full.steps]
     assert checkpoint_steps(full) == taken[-2:]
+
+
+def test_its_curves_wait_on_the_volume_to_be_synced(ended: dict[str, Ended]) -> None:
+    job = ended["max-steps"]
+    (run,) = (job.volume / layout.WANDB).glob("offline-run-*")
+    (records,) = run.glob("run-*.wandb")
+    found = records.read_bytes()
+    assert b"q-lora-rank-16" in found
+    assert found.count(b"train/loss") >= job.steps
+    assert not any((other.volume / layout.WANDB).exists() for name, other in ended.items() if name != "max-steps")
 
 
 def test_it_is_evaluated_before_training_in_between_and_after_the_last_step(ended: dict[str, Ended]) -> None:

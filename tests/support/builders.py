@@ -24,6 +24,14 @@ def a_job(name: str = "demo", namespace: str = "team") -> "JobBuilder":
     )
 
 
+def a_command(*command: str, name: str = "demo", namespace: str = "team") -> "JobBuilder":
+    """A job that an image of the user's own trains, with every default."""
+    return JobBuilder(
+        metadata={"name": name, "namespace": namespace},
+        spec={"image": "team/train:1", "command": list(command or ("python", "train.py"))},
+    )
+
+
 @dataclass(frozen=True)
 class JobBuilder:
     """An SFTJob in the making; `metadata` and `spec` are plain JSON data."""

@@ -23,6 +23,7 @@ from sftjob_operator.effects.cluster import (
     NotFoundError,
     Object,
 )
+from sftjob_operator.metrics.operator import OperatorMetrics
 from sftjob_operator.reconcile import Settings
 from sftjob_operator.render import RenderSettings
 from sftjob_operator.workqueue import Key
@@ -188,11 +189,12 @@ class World:
 
     def __init__(self, cluster: FakeCluster | None = None) -> None:
         self.clock = FakeClock()
+        self.metrics = OperatorMetrics()
         self.cluster = cluster or FakeCluster()
         self.controller = self._new_controller()
 
     def _new_controller(self) -> Controller:
-        return Controller(self.cluster, SETTINGS, INTERVAL_SECONDS, self.clock)
+        return Controller(self.cluster, SETTINGS, INTERVAL_SECONDS, self.clock, self.metrics)
 
     async def restart_operator(self) -> None:
         """kill -9 and a new start: memory is gone, and so are events on their way."""

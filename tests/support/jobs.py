@@ -70,6 +70,11 @@ def beyond(step: int) -> Callable[[Status], bool]:
     return lambda status: status.get("progress", {}).get("step", 0) > step
 
 
+def says(kind: str, reason: str) -> Callable[[Status], bool]:
+    """A condition: the one of this type is there, for this reason."""
+    return lambda status: any((c["type"], c["reason"]) == (kind, reason) for c in status.get("conditions", ()))
+
+
 def condition(status: Status, kind: str) -> dict[str, Any]:
     """One condition of a status."""
     return next(entry for entry in status["conditions"] if entry["type"] == kind)
@@ -88,11 +93,17 @@ def losses(stack: Stack, job: str) -> dict[int, float]:
 
 def trainer(pod: str) -> psutil.Process:
     """The process of the trainer that runs as `pod`."""
+    found = trainers(pod)
+    assert len(found) == 1, f"{len(found)} processes run {pod}"
+    return found[0]
+
+
+def trainers(pod: str) -> list[psutil.Process]:
+    """The processes of the trainer that runs as `pod`: the one that trains, or the launcher and those that train."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         words = process.info["cmdline"] or []
         volume = (process.info["environ"] or {}).get("SFTJOB_VOLUME", "")
         if words[1:] == ["-m", "sftjob_trainer", Stage.TRAIN] and f"_{pod}_" in volume:
             found.append(process)
-    assert len(found) == 1, f"{len(found)} processes run {pod}"
-    return found[0]
+    return found

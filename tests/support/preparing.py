@@ -57,7 +57,9 @@ class Workbench:
         return path
 
     def config(self, dataset: Path | str, **options: Any) -> RunConfig:
-        """A run on `dataset`; `options` are those of `run_config`."""
+        """A run on `dataset`, of which one row is enough for a batch; `options` are those of `run_config`."""
+        if "per_device_batch_size" not in options:
+            options = {"per_device_batch_size": 1, "gradient_accumulation_steps": 2, **options}
         return run_config(**{"model": str(self.model), "dataset": str(dataset), **options})
 
     def prepare(self, dataset: Path | str, **options: Any) -> PreparedStats:

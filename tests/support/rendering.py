@@ -22,11 +22,12 @@ SCHEMA_VERSIONS = ("1.32", "1.37")
 
 
 def render_all(job: SFTJob, settings: RenderSettings, *, attempt: int = 1) -> list[Object]:
-    """Every object of a job that prepared at once and trains in its `attempt`."""
+    """Every object of a job that prepared at once, if it prepares at all, and trains in its `attempt`."""
+    prepare = () if job.spec.command is not None else pods(job, Stage.PREPARE, 1, settings)
     children = (volume_claim(job), config_map(job, settings), service(job))
     return [
         *(child for child in children if child is not None),
-        *pods(job, Stage.PREPARE, 1, settings),
+        *prepare,
         *pods(job, Stage.TRAIN, attempt, settings),
     ]
 

@@ -36,8 +36,10 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     "must be the key of a label or taint": ("gpu", "nvidia.com/gpu.product", "topology.kubernetes.io/zone"),
     "must be a key of the Secret": ("token", "API.key_1"),
     "must be a key of the ConfigMap": ("template", "chat_template.jinja"),
+    "must be the name of a Python function": ("preprocess", "clean_2"),
     "must be an extended resource": ("nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "amd.com/gpu"),
     "must be the name of an environment variable": ("TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "_lower_1", "A"),
+    "looks like a secret": ("python", "/app/train.py", "--output=$(SFTJOB_VOLUME)/output", ""),
     "must be an image reference": ("trainer:1", "registry.example.com:5000/team/trainer@sha256:" + "0" * 64),
 }
 """Good values of a text, by how the message of its first rule begins."""
@@ -48,6 +50,7 @@ _EXTRA: Final[dict[str, Node]] = {
 _VARIABLE_VALUES: Final = ("", "false", "INFO", "a, b=c")
 _CPUS: Final = (1, "4", "1.5", "500m")
 _BYTES: Final = (2_000_000_000, "2000000000", "1Mi", "1.5Gi", "64Gi", "16Ti", "80G")
+_RECIPE: Final = ("model", "dataset", "method")
 _SMALL: Final = 3
 """Longest list or map that is drawn."""
 
@@ -58,7 +61,8 @@ names = st.from_regex(rf"[a-z0-9]([-a-z0-9]{{0,{NAME_LIMIT - 2}}}[a-z0-9])?", fu
 def valid_manifests(draw: st.DrawFn) -> Node:
     """What a user would apply: any spec that is accepted."""
     spec: Node = draw(_specs())
-    for repair in (_model, _dataset, _method, _training, _results, _cluster, _scheduling, _across_sections):
+    own_image = "command" in spec and draw(st.booleans())
+    for repair in (_own_image, _cluster, _scheduling) if own_image else _REPAIRS:
         repair(draw, spec)
     metadata = {"name": draw(names), "namespace": draw(names)}
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
@@ -72,7 +76,8 @@ def valid_jobs() -> st.SearchStrategy[SFTJob]:
 @functools.cache
 def _specs() -> st.SearchStrategy[Node]:
     """Specs whose fields are within their own bounds; rules about several fields may not hold."""
-    return _object(resource_schema()["properties"]["spec"], "spec")
+    schema = resource_schema()["properties"]["spec"]
+    return _object({**schema, "required": _RECIPE}, "spec")
 
 
 def _typed(manifest: Node) -> SFTJob:
@@ -166,6 +171,16 @@ def _remote(source: str | None) -> bool:
     return source is not None and source.startswith(("s3://", "gs://", "https://"))
 
 
+def _own_image(_: st.DrawFn, spec: Node) -> None:
+    spec.setdefault("image", "train:1")
+    _remove(spec, *_RECIPE, "training", "evaluation", "checkpoints", "output", "tracking")
+    _remove(spec.get("resources", {}), "prepare")
+
+
+def _no_command(_: st.DrawFn, spec: Node) -> None:
+    _remove(spec, "command")
+
+
 def _model(draw: st.DrawFn, spec: Node) -> None:
     model = spec["model"]
     if "chatTemplate" in model:
@@ -192,6 +207,8 @@ def _dataset(draw: st.DrawFn, spec: Node) -> None:
     for part in parts:
         if not _on_hub(part["source"]):
             _remove(part, "revision", "subset", "split")
+    for part in (data, *data.get("sources", [])):
+        _rows(draw, part)
     if data.get("minTokens", 0) > data.get("maxTokens", 2**30):
         data["minTokens"], data["maxTokens"] = data["maxTokens"], data["minTokens"]
     if data.get("onInvalidRow") != "Skip":
@@ -203,6 +220,28 @@ def _dataset(draw: st.DrawFn, spec: Node) -> None:
         _remove(data, "tokenSecretRef")
     if not any(map(_remote, sources)):
         _remove(data, "secretRef")
+
+
+def _rows(draw: st.DrawFn, part: Node) -> None:
+    preprocessing, validation = part.get("preprocessing"), part.get("validation")
+    if preprocessing is not None:
+        _keep_one(draw, preprocessing, ("template", "function"), {})
+        if "template" in preprocessing:
+            _remove(part, "format")
+            _template(draw, preprocessing["template"])
+    if validation is not None:
+        if not {"regex", "syntax", "command"} & set(validation):
+            validation["syntax"] = "python"
+        if "command" not in validation:
+            _remove(validation, "timeoutSeconds")
+
+
+def _template(draw: st.DrawFn, template: Node) -> None:
+    _keep_one(draw, template, ("text", "prompt"), "{{ a }}")
+    if "text" in template:
+        _remove(template, "completion")
+    else:
+        template.setdefault("completion", "{{ b }}")
 
 
 def _held_out(draw: st.DrawFn, held_out: Node, parts: list[Node]) -> None:
@@ -304,6 +343,8 @@ def _across_sections(draw: st.DrawFn, spec: Node) -> None:
     if data.get("evaluation", {}).get("fraction") == 0:
         _remove(training, "earlyStopping")
         _remove(spec.get("evaluation", {}), "everySteps", "perEpoch", "metrics", "savePredictions")
+    if any("function" in part.get("preprocessing", {}) for part in (data, *data.get("sources", []))):
+        model["trustRemoteCode"] = True
     if "lora" not in spec["method"]:
         _remove(spec.get("output", {}), "mergeAdapter")
     if "quantization" in spec["method"] and training.get("precision") == "fp16":
@@ -317,3 +358,8 @@ def _across_sections(draw: st.DrawFn, spec: Node) -> None:
         training["perDeviceBatchSize"] = min(training.get("perDeviceBatchSize", 4), 2**20 // devices)
         step = devices * training["perDeviceBatchSize"]
         training["globalBatchSize"] = step * draw(st.integers(1, min(64, 2**20 // step)))
+
+
+_REPAIRS: Final = (
+    _no_command, _model, _dataset, _method, _training, _results, _cluster, _scheduling, _across_sections,
+)  # fmt: skip

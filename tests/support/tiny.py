@@ -17,9 +17,6 @@ from sftjob_contract.config import (
     HeldOut,
     JobReference,
     Kernels,
-    Lora,
-    LoraBias,
-    Method,
     Model,
     ModelDtype,
     OnInvalidRow,
@@ -27,12 +24,12 @@ from sftjob_contract.config import (
     PackingStrategy,
     PaddingSide,
     Precision,
-    Quantization,
     RunConfig,
     Scheduler,
     Training,
 )
 from sftjob_contract.destinations import Output, Retain, Tracking
+from sftjob_contract.method import Lora, LoraBias, Method, Quantization
 
 Architecture = Literal["qwen2", "llama"]
 
@@ -231,6 +228,8 @@ def data_source(source: str, data_format: DataFormat = DataFormat.AUTO, **change
         "subset": None,
         "split": None,
         "columns": columns,
+        "preprocessing": None,
+        "validation": None,
         "max_samples": None,
         "weight": 1.0,
     }

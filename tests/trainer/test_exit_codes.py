@@ -12,21 +12,9 @@ import pytest
 
 from sftjob_contract import layout, names
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import (
-    Attention,
-    ChatTemplate,
-    ComputeDtype,
-    Distillation,
-    Kernels,
-    LossOn,
-    ModelDtype,
-    Precision,
-    Quantization,
-    QuantizationType,
-    RunConfig,
-    Teacher,
-)
+from sftjob_contract.config import Attention, ChatTemplate, Kernels, LossOn, ModelDtype, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import ComputeDtype, Distillation, Quantization, QuantizationType, Teacher
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
@@ -86,6 +74,9 @@ QUANTIZED = Quantization(
 )
 INVALID, MISSING = ExitCode.INVALID, ExitCode.NOT_FOUND
 BAD_CONFIG, NO_MODEL, NO_DATA = Reason.CONFIG_INVALID, Reason.MODEL_NOT_FOUND, Reason.DATASET_NOT_FOUND
+TOO_FEW = (
+    "dataset: 5 sequences to train on are fewer than one batch of 8; add rows, or set training.perDeviceBatchSize to"
+)
 
 PREPARE = [
     # what is changed, exit code, reason, how the sentence begins
@@ -124,13 +115,25 @@ PREPARE = [
         of("dataset", min_tokens=60),
         INVALID,
         Reason.DATA_INVALID,
-        "",
+        "dataset: no row is left: 5 rows have fewer tokens than dataset.minTokens or more than dataset.maxTokens",
     ),
     (
         of("dataset", evaluation=held_out_fraction(0.0), max_tokens=1),
         INVALID,
         Reason.DATA_INVALID,
-        "",
+        "dataset: no row is left: 5 rows have fewer tokens than dataset.minTokens or more than dataset.maxTokens",
+    ),
+    (
+        of("training", per_device_batch_size=8),
+        INVALID,
+        Reason.DATA_INVALID,
+        f"{TOO_FEW} 5",
+    ),
+    (
+        lambda config: replace(of("training", per_device_batch_size=2)(config), gpus=2, nodes=2),
+        INVALID,
+        Reason.DATA_INVALID,
+        f"{TOO_FEW} 1",
     ),
     (template("{{ messages"), INVALID, BAD_CONFIG, "model.chatTemplate.jinja"),
     (with_teacher("/nowhere"), MISSING, NO_MODEL, "/nowhere: there is no directory /nowhere"),
@@ -306,7 +309,6 @@ def test_training_before_preparing_is_a_fault_of_ours(bench: Workbench) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "steps"),
     [
-        pytest.param(1, {"per_device_batch_size": 8}, 1, id="fewer rows than one batch"),
         pytest.param(9, {"per_device_batch_size": 8}, 2, id="a last batch that is not full"),
         pytest.param(3, {"per_device_batch_size": 2, "gradient_accumulation_steps": 8}, 1, id="fewer than one step"),
         pytest.param(3, {"max_steps": 7}, 7, id="more steps than rows"),
@@ -405,12 +407,12 @@ if "-m" in sys.orig_argv:
 
 @pytest.mark.slow
 def test_both_processes_end_with_zero_after_one_step_and_ask_for_no_address(bench: Workbench, tmp_path: Path) -> None:
-    """Chats that fill less than one batch, from a model and data that are local."""
+    """Chats that fill less than one step, from a model and data that are local."""
     asked = tmp_path / "asked"
     hooks = tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(RECORDER.format(path=str(asked)), encoding="utf-8")
-    config = bench.config(bench.write("d.jsonl", CHATS), per_device_batch_size=8)
+    config = bench.config(bench.write("d.jsonl", CHATS), per_device_batch_size=4, gradient_accumulation_steps=2)
     environ = {**variables(bench, config), "PYTHONPATH": str(hooks)}
 
     prepared = process(Stage.PREPARE, environ)

@@ -5,6 +5,7 @@ Supported types are those the contract needs: str, int, float, bool, enums, nest
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import types
@@ -27,6 +28,15 @@ def to_json(message: object) -> str:
         ContractError: a float is NaN or infinite, which JSON can not say.
     """
     return json.dumps(encode(message), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256_of(message: object) -> str:
+    """SHA-256 of the message's JSON, in hexadecimal.
+
+    Raises:
+        ContractError: a float is NaN or infinite.
+    """
+    return hashlib.sha256(to_json(message).encode()).hexdigest()
 
 
 def from_json(cls: type[T], text: str | bytes, *, ignore_unknown: bool) -> T:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from sftjob_contract.destinations import Output, Tracking
+from sftjob_contract.method import Method
 
 RUN_CONFIG_VERSION: Final = 1
 
@@ -76,6 +77,14 @@ class OnInvalidRow(StrEnum):
     SKIP = "Skip"
 
 
+class Syntax(StrEnum):
+    """A language whose syntax answers can be checked for."""
+
+    JSON = "json"
+    YAML = "yaml"
+    PYTHON = "python"
+
+
 class LossOn(StrEnum):
     """Which tokens are trained on."""
 
@@ -100,14 +109,6 @@ class Kernels(StrEnum):
     """Those that image and GPU have and that help."""
     NONE = "none"
     LIGER = "liger"
-
-
-class LoraBias(StrEnum):
-    """Which biases LoRA trains, under PEFT's names (`bias`)."""
-
-    NONE = "none"
-    ALL = "all"
-    LORA_ONLY = "lora_only"
 
 
 class Metric(StrEnum):
@@ -155,21 +156,6 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
-class QuantizationType(StrEnum):
-    """4-bit data type, under bitsandbytes' names (`bnb_4bit_quant_type`)."""
-
-    NF4 = "nf4"
-    FP4 = "fp4"
-
-
-class ComputeDtype(StrEnum):
-    """Dtype of the matrix products on quantized weights (`bnb_4bit_compute_dtype`)."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobReference:
     """Which SFTJob this run belongs to."""
@@ -181,7 +167,7 @@ class JobReference:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """A chat template: exactly one of a template of the trainer's own, Jinja text, and a file in the Prepare Pod."""
+    """A chat template: exactly one of a template of the trainer's own, Jinja text, and a file below ENV_FILES."""
 
     name: ChatTemplateName | None
     jinja: str | None
@@ -222,12 +208,54 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowTemplate:
+    """Jinja text that makes columns of each row: `text` alone, or `prompt` and `completion`."""
+
+    text: str | None
+    prompt: str | None
+    completion: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFunction:
+    """The function `name` of a Python file below ENV_FILES; it is given a row and returns the columns it makes."""
+
+    file: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What makes columns of each row before anything else is read of it: exactly one of the two."""
+
+    template: RowTemplate | None
+    function: RowFunction | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What texts of a row must pass to be trained on: each check that is given, at least one.
+
+    Checked is the text in `column`, or without one what the row is trained on by default: the text, the completion, or
+    each turn of the assistant. `regex` (Python's) must be found in it, it must be of the `syntax`, and `command`, which
+    reads it from its standard input, must end with exit code 0 within `timeout_seconds`.
+    """
+
+    column: str | None
+    regex: str | None
+    syntax: Syntax | None
+    command: tuple[str, ...]
+    timeout_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSource:
     """One part of the data.
 
     `source`: hf://ORG/NAME[/PATH] of a data set repository, pvc://CLAIM/PATH, an s3://, gs:// or https:// URI, or a
     path in the container; a file or a directory of files. `subset` and `split` are the hub's. `max_samples` takes the
-    first rows; `weight` is how often each of them is used in one epoch, 0.5 for half of them.
+    first rows; `weight` is how often each of them is used in one epoch, 0.5 for half of them. `format` and `columns`
+    are those of the rows after `preprocessing`.
     """
 
     source: str
@@ -236,6 +264,8 @@ class DataSource:
     split: str | None
     format: DataFormat
     columns: Columns
+    preprocessing: Preprocessing | None
+    validation: Validation | None
     max_samples: int | None
     weight: float
 
@@ -271,60 +301,6 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora:
-    """LoRA, under PEFT's names (`r`, `lora_alpha`, ..., `use_rslora`, `use_dora`, `modules_to_save`).
-
-    `extra` are more fields of `peft.LoraConfig`, in its own names.
-    """
-
-    rank: int
-    alpha: int
-    dropout: float
-    target_modules: tuple[str, ...]
-    bias: LoraBias
-    rslora: bool
-    dora: bool
-    modules_to_save: tuple[str, ...]
-    extra: Mapping[str, Any] = field(hash=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """Quantized base weights (bitsandbytes). `type`, `double_quantization` and `compute_dtype` are for 4 bits."""
-
-    bits: int
-    type: QuantizationType
-    double_quantization: bool
-    compute_dtype: ComputeDtype
-
-
-@dataclass(frozen=True, kw_only=True)
-class Teacher:
-    """The model to learn from; `source` as that of `Model`."""
-
-    source: str
-    revision: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """Loss = alpha * T^2 * KL(teacher || student, both at T) + (1 - alpha) * cross entropy (Hinton et al. 2015)."""
-
-    teacher: Teacher
-    temperature: float
-    alpha: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """How weights are adapted. No `lora`: every weight is trained. `quantization` is for LoRA only (QLoRA)."""
-
-    lora: Lora | None
-    quantization: Quantization | None
-    distillation: Distillation | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
     """Stop after `patience` evaluations without an evaluation loss better by `threshold` (transformers' names)."""
 
@@ -337,8 +313,9 @@ class Training:
     """Hyperparameters, as TRL's SFTConfig understands them. Exactly one of epochs and max_steps is set.
 
     `warmup_ratio` is a fraction of all steps, `max_length` and batch sizes count tokens and sequences. `loss_on` None:
-    what suits the rows (all of a text, the completion, the assistant's turns). `extra` are more fields of
-    `trl.SFTConfig`, in its own names.
+    what suits the rows (all of a text, the completion, the assistant's turns). `gradient_checkpointing` None: where
+    memory needs it, which shows only once data and model are there. `extra` are more fields of `trl.SFTConfig`, in its
+    own names.
     """
 
     epochs: float | None
@@ -357,7 +334,7 @@ class Training:
     packing_strategy: PackingStrategy
     loss_on: LossOn | None
     precision: Precision
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | None
     neftune_noise_alpha: float | None
     kernels: Kernels
     compile: bool

@@ -62,6 +62,16 @@ ENV_RENDEZVOUS: Final = "SFTJOB_RENDEZVOUS"
 """HOST:PORT of the Pod of rank 0, where the others find it. Absent: with one Pod."""
 ENV_ATTEMPT: Final = "SFTJOB_ATTEMPT"
 """Attempt number, from 1."""
+ENV_FILES: Final = "SFTJOB_FILES"
+"""Directory of the user's own files, to which the run config's `file` is relative. Absent: there are none."""
+ENV_MICRO_BATCH: Final = "SFTJOB_MICRO_BATCH"
+"""perDeviceBatchSize of this attempt, lowered after an out-of-memory error. Absent: the run config's. The accumulation
+grows by the same factor, so that the global batch and the order of the data stay."""
+ENV_GRADIENT_CHECKPOINTING: Final = "SFTJOB_GRADIENT_CHECKPOINTING"
+"""true or false: what this attempt does where the run config leaves it open, by the plan or after an out-of-memory
+error. Absent: true."""
+ENV_GRACE_SECONDS: Final = "SFTJOB_GRACE_SECONDS"
+"""The Pod's terminationGracePeriodSeconds: how long a checkpoint may take after SIGTERM."""
 ENV_TERMINATION_LOG: Final = "SFTJOB_TERMINATION_LOG"
 """File that receives the Outcome; the kubelet copies it into the Pod's status."""
 ENV_PROGRESS_URL: Final = "SFTJOB_PROGRESS_URL"
@@ -70,11 +80,20 @@ ENV_PROGRESS_CA: Final = "SFTJOB_PROGRESS_CA"
 """PEM file that verifies the progress endpoint."""
 ENV_PROGRESS_TOKEN: Final = "SFTJOB_PROGRESS_TOKEN"  # noqa: S105 -- the variable's name, not a token
 """File with the projected ServiceAccount token; re-read before every report since the kubelet rotates it."""
+ENV_KUBEFLOW_URL: Final = "KUBEFLOW_TRAINER_SERVER_URL"
+"""Where an unmodified transformers Trainer POSTs Kubeflow's trainer status. This and the two below are in Pods with
+spec.command; transformers.integrations.KubeflowCallback names them."""
+ENV_KUBEFLOW_CA: Final = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+"""PEM file that verifies that address."""
+ENV_KUBEFLOW_TOKEN: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 -- the variable's name, not a token
+"""File with the projected ServiceAccount token."""
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # noqa: S105 -- the variable's name, not a token
 """Hub token: in Prepare Pods from spec.model.tokenSecretRef or spec.dataset.tokenSecretRef, in Train Pods from
 spec.output.hub.tokenSecretRef."""
 ENV_WANDB_API_KEY: Final = "WANDB_API_KEY"
 """From spec.tracking.wandb.apiKeySecretRef, in Train Pods."""
+ENV_SECRET_VARIABLES: Final = "SFTJOB_SECRET_VARIABLES"  # noqa: S105 -- the variable's name, not a secret
+"""Names of the user's variables that come from Secrets, separated by commas: the trainer shows the value of none."""
 
 TOKEN_AUDIENCE: Final = "sftjob-progress"  # noqa: S105 -- an audience, not a token
 """Audience of the projected token; the operator asks TokenReview for exactly this one."""
@@ -91,8 +110,8 @@ MOUNT_TOKEN: Final = "/var/run/secrets/sftjob"  # noqa: S105 -- a directory
 MOUNT_CLAIMS: Final = "/mnt/claims"
 MOUNT_CACHE: Final = "/mnt/cache"
 """The claim that several jobs share their downloads on (spec.storage.sharedCacheClaim)."""
-MOUNT_CHAT_TEMPLATE: Final = "/etc/sftjob-chat-template"
-"""The ConfigMap of spec.model.chatTemplate.configMapKeyRef, in Prepare Pods."""
+MOUNT_FILES: Final = "/etc/sftjob-files"
+"""The user's own files, in Prepare Pods: CONFIGMAP/KEY for each configMapKeyRef of the spec."""
 MOUNT_TMP: Final = "/tmp"  # noqa: S108 -- an emptyDir in the container
 MOUNT_SHM: Final = "/dev/shm"  # noqa: S108 -- an emptyDir in the container
 RENDEZVOUS_PORT: Final = 29400
@@ -108,3 +127,8 @@ TOKEN_KEY: Final = "token"  # noqa: S105 -- a file name
 def progress_path(namespace: str, name: str) -> str:
     """Path of the progress endpoint for one job, as `POST`ed by its trainer."""
     return f"/v1/namespaces/{namespace}/{PLURAL}/{name}/progress"
+
+
+def trainer_status_path(namespace: str, name: str) -> str:
+    """Path of the same endpoint for one job, where an image of the user's own `POST`s Kubeflow's trainer status."""
+    return f"/v1/namespaces/{namespace}/{PLURAL}/{name}/trainer-status"

@@ -21,15 +21,21 @@ class Output:
 
     Metric names are camelCase (`evalLoss`, `initialEvalLoss`, `evalPerplexity`, `trainLoss`, `trainSeconds`; where
     asked for `evalBleu` from 0 to 100, `evalRouge1`, `evalRouge2`, `evalRougeL` and `evalExactMatch` from 0 to 1).
+    `uploaded` are the URIs that it was copied to.
     """
 
     path: str
     metrics: Mapping[str, float]
+    uploaded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a stage ended. `reason` and `message` tell a failure; `message` is a sentence for the user."""
+    """How a stage ended. `reason` and `message` tell a failure; `message` is a sentence for the user.
+
+    `blames_peer`: all that this process knows is that another one of the run is gone or does not answer. Where that one
+    has a last word or an exit code of its own, it tells more.
+    """
 
     version: int
     stage: Stage
@@ -40,6 +46,7 @@ class Outcome:
     progress: Progress | None = None
     output: Output | None = None
     libraries: Mapping[str, str] | None = None
+    blames_peer: bool = False
 
 
 def termination_message(outcome: Outcome) -> str:

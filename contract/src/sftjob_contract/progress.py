@@ -53,6 +53,17 @@ class Progress:
 
     `loss` is the mean over the last logging window; `tokens` counts non-padding tokens since step 0 of the run,
     across resumes; `tokens_per_second` is of this attempt, over all devices; `time` is RFC 3339 in UTC.
+    `resumed_from_step` and `tokens` are None only for a trainer that is not ours and does not tell them.
+
+    Of this attempt, in seconds: `loading_seconds` from the start of the process to the first step without the
+    evaluation before it, `step_seconds` the mean over the last logging window, `data_wait_seconds` the part of it that
+    was spent waiting for data, `evaluating_seconds` and `saving_seconds` all evaluations and all checkpoints,
+    `longest_save_seconds` one of those. `mfu` is the share from 0 to 1 of the devices' peak that the model's own
+    arithmetic used, where that peak is known; `peak_memory_bytes` is the most that one device held, or the process with
+    no GPU.
+
+    `unverified_checkpoints` are steps of checkpoints of earlier attempts that this one has yet to verify: so far none
+    of `checkpoints`, and none that was passed over.
     """
 
     version: int
@@ -61,8 +72,8 @@ class Progress:
     time: str
     step: int
     max_steps: int
-    resumed_from_step: int
-    tokens: int
+    resumed_from_step: int | None
+    tokens: int | None
     epoch: float | None = None
     loss: float | None = None
     eval_loss: float | None = None
@@ -70,7 +81,16 @@ class Progress:
     grad_norm: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: int | None = None
+    mfu: float | None = None
+    loading_seconds: float | None = None
+    step_seconds: float | None = None
+    data_wait_seconds: float | None = None
+    evaluating_seconds: float | None = None
+    saving_seconds: float | None = None
+    longest_save_seconds: float | None = None
+    peak_memory_bytes: int | None = None
     best_step: int | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    unverified_checkpoints: tuple[int, ...] = ()
     skipped_checkpoints: tuple[SkippedCheckpoint, ...] = ()
     history: tuple[HistoryPoint, ...] = ()

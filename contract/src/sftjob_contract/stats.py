@@ -18,8 +18,11 @@ class PreparedStats:
     and `evaluation_sequences` are what the trainer iterates over: rows, or packed sequences of at most `max_length`
     tokens. `tokens` and `trained_tokens` (those with a label) count the training part. `truncated_rows` were longer
     than `max_length`. `max_steps` is the number of optimizer steps of the whole run.
-    `skipped_rows` could not be used (onInvalidRow: Skip), `duplicate_rows` were equal to an earlier one,
-    `filtered_rows` were too short or too long; none of them is among `rows`.
+    `skipped_rows` could not be used (onInvalidRow: Skip), `refused_rows` of them since they did not pass
+    dataset.validation; `duplicate_rows` were equal to an earlier one, `filtered_rows` were too short or too long; none
+    of them is among `rows`.
+    `dataset_fingerprint` is of the data files and of the functions of dataset.preprocessing, `code_fingerprint` of the
+    latter alone, None where there are none.
     `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place; so is
     `teacher_snapshot` for the teacher of a distillation.
     """
@@ -38,8 +41,10 @@ class PreparedStats:
     max_steps: int
     dataset_fingerprint: str
     skipped_rows: int = 0
+    refused_rows: int = 0
     duplicate_rows: int = 0
     filtered_rows: int = 0
+    code_fingerprint: str | None = None
     model_snapshot: str | None = None
     teacher_snapshot: str | None = None
     model_revision: str | None = None

@@ -5,29 +5,53 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import sys
-from contextlib import closing
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import kopf
+from prometheus_client import CollectorRegistry
 
 from sftjob_operator.controller import Controller
-from sftjob_operator.effects.cluster import ClusterError
+from sftjob_operator.effects.cluster import ClusterError, UnavailableError
 from sftjob_operator.effects.kube import KubeCluster
 from sftjob_operator.handlers import registry
-from sftjob_operator.logs import configure_logging
+from sftjob_operator.insistence import Insistence
+from sftjob_operator.logs import configure_logging, name_pods
+from sftjob_operator.metrics.endpoint import MetricsEndpoint
+from sftjob_operator.metrics.jobs import JobMetrics
+from sftjob_operator.metrics.operator import OperatorMetrics
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import TokenReviewer
-from sftjob_operator.progress.tls import TlsError, server_context, tls_material
+from sftjob_operator.progress.tls import (
+    RENEWAL_CHECK_SECONDS,
+    TlsError,
+    TlsMaterial,
+    load_certificate,
+    secret_material,
+    server_context,
+    tls_material,
+)
 from sftjob_operator.reconcile import Settings
 from sftjob_operator.render import RenderSettings
-from sftjob_operator.settings import Address, OperatorSettings, SettingsError, configure, read_settings
+from sftjob_operator.settings import Address, OperatorSettings, SecretName, SettingsError, configure, read_settings
+from sftjob_operator.watch_age import WatchAge
 from sftjob_operator.workqueue import SystemClock
 
 EXIT_CONFIGURATION: Final = 2
 """The operator can not start as it is configured; the last log line says why."""
+RESTART_SECONDS: Final = 1.0
+FIRST_CERTIFICATE_RETRY_SECONDS: Final = 5.0
+
+Material = Callable[[], Awaitable[TlsMaterial]]
+"""The certificate as it should be now."""
 
 log = logging.getLogger("sftjob_operator")
 
@@ -39,11 +63,24 @@ def main() -> int:
     parser.parse_args()
     configure_logging()
     try:
-        asyncio.run(run(read_settings(os.environ)))
+        _serve(read_settings(os.environ))
     except (SettingsError, TlsError, ClusterError, OSError) as error:
         log.critical("%s", error)
         return EXIT_CONFIGURATION
     return 0
+
+
+def _serve(settings: OperatorSettings) -> None:
+    """Run until asked to end, from the beginning again if a part fails for good.
+
+    kopf does when a watch ends with any error but 410 Gone. Nothing is lost: all that is known is in the API server.
+    """
+    while True:
+        try:
+            return asyncio.run(run(settings))
+        except ExceptionGroup as failures:
+            log.error("%s; starting anew in %g s", failures.exceptions[0], RESTART_SECONDS)  # noqa: TRY400 -- kopf told it
+            time.sleep(RESTART_SECONDS)
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -52,43 +89,123 @@ async def run(settings: OperatorSettings) -> None:
     Raises:
         TlsError, ClusterError, OSError: it can not start: no certificate, no API server to name, or no free address.
     """
+    metrics = OperatorMetrics()
+    cluster = await KubeCluster.connect(settings.kubeconfig, settings.namespaces, [metrics.trace()])
+    try:
+        await _run(cluster, settings, metrics)
+    finally:
+        await cluster.close()
+    log.info("stopped")
+
+
+async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: OperatorMetrics) -> None:
     clock = SystemClock()
-    cluster = await KubeCluster.connect(settings.kubeconfig, settings.namespaces)
     with closing(_listener(settings.progress_address)) as listener:
         url = settings.progress_url or _own_url(listener)
         hosts = (urlsplit(url).hostname or "", settings.progress_address.host)
-        tls = tls_material(settings.progress_tls_dir, hosts, clock.now())
+        material = _material(cluster, settings.progress_tls, hosts, clock)
+        tls = await _first(material)
+        context = server_context(tls)
         render = RenderSettings(trainer_image=settings.trainer_image, progress_url=url, progress_ca=tls.ca)
         deciding = Settings(render=render, silence_seconds=settings.silence_seconds)
-        controller = Controller(cluster, deciding, settings.progress_interval_seconds, clock)
+        controller = Controller(cluster, deciding, settings.progress_interval_seconds, clock, metrics)
         reviewer = TokenReviewer(cluster.review_token, clock.now)
-        endpoint = ProgressEndpoint(reviewer, controller.training_attempt, controller.report)
+        endpoint = ProgressEndpoint(
+            reviewer, controller.training_attempt, controller.report, controller.newest_progress
+        )
+        watches = WatchAge(clock.monotonic)
+        scraped = MetricsEndpoint(_complete(metrics, controller, watches, clock, settings.metrics_jobs))
+        name_pods(controller.newest_pod)
         await controller.first_listing()
-        await endpoint.serve(listener, server_context(tls))
+        await endpoint.serve(listener, context)
         log.info("started: trainers report to %s", url)
-        async with asyncio.TaskGroup() as tasks:
+        async with _serving(scraped, settings.metrics_address), asyncio.TaskGroup() as tasks:
+            ending = Insistence()
             work = tasks.create_task(controller.run(settings.workers))
 
-            async def stop() -> None:
-                work.cancel()
-                await endpoint.close()
+            def trust(ca: str) -> None:
+                controller.use(replace(deciding, render=replace(render, progress_ca=ca)))
 
-            await _watch(registry(controller, cluster.credentials, stop), settings)
+            renewal = tasks.create_task(keep_certificate(material, tls, context, trust))
+
+            async def stop() -> None:
+                ending.begin()
+                work.cancel()
+                renewal.cancel()
+                await endpoint.close()
+                await scraped.close()
+
+            with ending:
+                await _watch(registry(controller, cluster.credentials, stop, watches, metrics), settings)
             work.cancel()
-    await cluster.close()
-    log.info("stopped")
+            renewal.cancel()
+
+
+def _complete(
+    metrics: OperatorMetrics, controller: Controller, watches: WatchAge, clock: SystemClock, limit: int
+) -> CollectorRegistry:
+    """The registry with what is read from the parts of this operator."""
+    metrics.read("sftjob_workqueue_depth", "Jobs that wait for a worker.", controller.queue.__len__)
+    metrics.read("sftjob_watch_age_seconds", "Since the API server last answered the older watch.", watches.seconds)
+    metrics.registry.register(JobMetrics(controller.jobs, clock.now, limit))
+    return metrics.registry
+
+
+@asynccontextmanager
+async def _serving(endpoint: MetricsEndpoint, address: Address | None) -> AsyncIterator[None]:
+    if address is not None:
+        await endpoint.serve(address.host, address.port)
+    try:
+        yield
+    finally:
+        await endpoint.close()
+
+
+async def keep_certificate(
+    material: Material, served: TlsMaterial, context: ssl.SSLContext, trust: Callable[[str], None]
+) -> None:
+    """Look after the certificate until cancelled: serve what it was renewed to, and tell `trust` its CA."""
+    while True:
+        await asyncio.sleep(RENEWAL_CHECK_SECONDS)
+        try:
+            fresh = await material()
+            if fresh != served:
+                load_certificate(context, fresh)
+                trust(fresh.ca)
+                served = fresh
+                log.info("the certificate of the progress endpoint was renewed")
+        except (TlsError, ClusterError, OSError) as error:
+            log.warning("can not look after the certificate: %s; next time in %g s", error, RENEWAL_CHECK_SECONDS)
+
+
+def _material(cluster: KubeCluster, where: Path | SecretName, hosts: tuple[str, ...], clock: SystemClock) -> Material:
+    async def material() -> TlsMaterial:
+        if isinstance(where, Path):
+            return tls_material(where, hosts, clock.now())
+        return await secret_material(cluster, where.namespace, where.name, hosts, clock.now())
+
+    return material
+
+
+async def _first(material: Material) -> TlsMaterial:
+    while True:
+        try:
+            return await material()
+        except UnavailableError as error:
+            log.warning("can not read the certificate: %s; trying again", error)
+            await asyncio.sleep(FIRST_CERTIFICATE_RETRY_SECONDS)
 
 
 async def _watch(handlers: kopf.OperatorRegistry, settings: OperatorSettings) -> None:
     kopf_settings = kopf.OperatorSettings()
-    configure(kopf_settings)
+    configure(kopf_settings, settings.watch_silence_seconds)
     liveness = settings.liveness_address
     await kopf.operator(
         registry=handlers,
         settings=kopf_settings,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
-        liveness_endpoint=f"http://{liveness.host}:{liveness.port}/healthz" if liveness else None,
+        liveness_endpoint=f"http://{liveness}/healthz" if liveness else None,
     )
 
 
@@ -99,7 +216,7 @@ def _listener(address: Address) -> socket.socket:
 
 def _own_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return f"https://{Address(host=host, port=port)}"
 
 
 if __name__ == "__main__":

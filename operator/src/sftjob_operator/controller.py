@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from sftjob_contract.names import KIND, LABEL_JOB
+from sftjob_contract.names import KIND, LABEL_JOB, Stage
 from sftjob_contract.progress import Progress
 from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, InvalidJob, SFTJob, parse_job, to_dict
 from sftjob_operator.effects.cache import Cache
@@ -23,6 +23,7 @@ from sftjob_operator.effects.cluster import (
     UnavailableError,
 )
 from sftjob_operator.effects.events import event_body
+from sftjob_operator.metrics.operator import Failure, OperatorMetrics
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.pace import WritePace
 from sftjob_operator.reconcile import (
@@ -60,6 +61,11 @@ _KEPT_METADATA: Final = (
     "name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp",
 )  # fmt: skip
 
+_KEPT_STATUS: Final = (
+    "phase", "method", "startTime", "completionTime", "conditions", "progress", "checkpoints", "attempts",
+)  # fmt: skip
+"""What metrics are made of once a job has ended."""
+
 log = logging.getLogger(__name__)
 Body = Mapping[str, Any]
 
@@ -67,8 +73,11 @@ Body = Mapping[str, Any]
 class Controller:
     """The jobs and Pods as last seen, the queue of jobs to look at, and the work on one of them."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, interval_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, cluster: Cluster, settings: Settings, interval_seconds: float, clock: Clock, metrics: OperatorMetrics
+    ) -> None:
         self._cluster = cluster
+        self._metrics = metrics
         self._settings = settings
         self._clock = clock
         self._jobs: Cache[Object] = Cache(stored_job, job_key)
@@ -77,6 +86,10 @@ class Controller:
         self._reports: dict[Key, Report] = {}
         self._pace = WritePace(interval_seconds, SETTLE_SECONDS, clock.monotonic)
         self.queue = WorkQueue(clock)
+
+    def use(self, settings: Settings) -> None:
+        """Decide by these settings from now on."""
+        self._settings = settings
 
     # What watches and trainers tell
 
@@ -128,6 +141,30 @@ class Controller:
         else:
             self.queue.add(key)
 
+    def newest_progress(self, key: Key) -> Progress | None:
+        """The newest report that was taken in for a job, of whichever attempt."""
+        known = self._reports.get(key)
+        return None if known is None else known.progress
+
+    # What is asked of it
+
+    def jobs(self) -> Iterator[Object]:
+        """Every job that is there, as it was last seen."""
+        for key in self._jobs.jobs():
+            yield from self._jobs.of(key)
+
+    def newest_pod(self, job: str) -> tuple[int, str] | None:
+        """Attempt and name of the newest Pod of a job, which is NAMESPACE/NAME; None before the first."""
+        namespace, _, name = job.partition("/")
+        key = (namespace, name)
+        pods = [(pod.stage == Stage.TRAIN, pod.attempt, -pod.rank, pod.name) for pod in self._pods.of(key)]
+        if pods:
+            _, attempt, _, pod = max(pods)
+            return attempt, pod
+        body = self._job(key) or {}
+        told = (body.get("status") or {}).get("attempts")
+        return (told[-1]["number"], told[-1]["pod"]) if told else None
+
     # Work
 
     async def first_listing(self) -> None:
@@ -171,23 +208,29 @@ class Controller:
     async def _work_forever(self) -> None:
         while True:
             await self.work()
+            await asyncio.sleep(0)  # a job that needs nothing never waits: let requests and reports have their turn
 
     async def work(self) -> None:
         """Take the next job from the queue and look at it; whatever goes wrong is tried again later."""
         key = await self.queue.get()
+        began = self._clock.monotonic()
         try:
             await self._reconcile(key)
             self.queue.succeeded(key)
         except UnavailableError as error:
+            self._metrics.failed(Failure.UNAVAILABLE)
             wait = self.queue.retry(key, error.retry_after_seconds or 0)
             log.warning("%s; trying again in %g s", error, wait, extra=_job_field(key))
         except ClusterError as error:
+            self._metrics.failed(Failure.REFUSED)
             wait = self.queue.retry(key)
             log.error("%s; trying again in %g s", error, wait, extra=_job_field(key))  # noqa: TRY400 -- told by the text
         except Exception:
+            self._metrics.failed(Failure.FAULT)
             wait = self.queue.retry(key)
             log.exception("a fault of the operator; trying again in %g s", wait, extra=_job_field(key))
         finally:
+            self._metrics.reconciled(self._clock.monotonic() - began)
             self.queue.done(key)
 
     async def _reconcile(self, key: Key) -> None:
@@ -347,7 +390,7 @@ def stored_job(body: Body) -> Object:
     kept = {"metadata": {name: body["metadata"][name] for name in _KEPT_METADATA if name in body["metadata"]}}
     status = body.get("status") or {}
     if is_finished(body) and not awaits_cleanup(body):
-        return {**kept, "status": {"conditions": status["conditions"]}}
+        return {**kept, "status": {name: status[name] for name in _KEPT_STATUS if name in status}}
     return {**kept, "spec": body.get("spec") or {}, "status": status}
 
 

@@ -1,13 +1,16 @@
-"""kopf: login, the two watches, and the end of the process. Every event goes to the controller as it is."""
+"""kopf: login, the two watches, liveness, and the end of the process. Events go to the controller as they are."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import aiohttp
 import kopf
 
 from sftjob_contract.names import GROUP, PLURAL, VERSION
 from sftjob_operator.controller import Controller
 from sftjob_operator.effects.kube import Credentials
+from sftjob_operator.metrics.operator import OperatorMetrics
+from sftjob_operator.watch_age import LONGEST_AGE_SECONDS, WatchAge
 
 _DELETED: Final = "DELETED"
 
@@ -16,16 +19,24 @@ def registry(
     controller: Controller,
     credentials: Callable[[], Awaitable[Credentials]],
     stop: Callable[[], Awaitable[None]],
+    watches: WatchAge,
+    metrics: OperatorMetrics,
 ) -> kopf.OperatorRegistry:
-    """Handlers that feed `controller`; `stop` is awaited when the process is asked to end.
+    """Handlers that feed `controller`; `stop` is awaited at the end of the process.
+
+    `watches` is kept up to date, and `metrics` counts kopf's requests.
 
     kopf waits for tasks that were begun under it, so `stop` must end those of open connections.
     """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return connection(await credentials())
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return session(connection(await credentials()), watches.trace(), metrics.trace())
+
+    @kopf.on.probe(registry=handlers, id="watchAgeSeconds")
+    async def watch_age(**_: Any) -> int:
+        return healthy_age(watches.seconds())
 
     @kopf.on.cleanup(registry=handlers)
     async def cleanup(**_: Any) -> None:
@@ -42,6 +53,28 @@ def registry(
         tell(event["object"])
 
     return handlers
+
+
+def healthy_age(seconds: float) -> int:
+    """The age of the oldest watch as a probe tells it.
+
+    Raises:
+        kopf.PermanentError: it is too old; kopf then answers the probe with 500.
+    """
+    if seconds > LONGEST_AGE_SECONDS:
+        raise kopf.PermanentError(f"a watch was last answered {seconds:.0f} s ago, more than {LONGEST_AGE_SECONDS} s")
+    return round(seconds)
+
+
+def session(info: kopf.ConnectionInfo, *traces: aiohttp.TraceConfig) -> kopf.AiohttpSession:
+    """The session that kopf would make of `info`, under the eyes of `traces`."""
+    client = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers=info.as_http_headers(),
+        proxy=info.proxy_url,
+        trace_configs=list(traces),
+    )
+    return kopf.AiohttpSession(server=info.server, aiohttp_session=client)
 
 
 def connection(credentials: Credentials) -> kopf.ConnectionInfo:

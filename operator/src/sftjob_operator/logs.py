@@ -1,30 +1,52 @@
-"""Log lines as key=value pairs; lines about a job carry job=NAMESPACE/NAME."""
+"""Log lines as JSON, one object each; those about a job tell its newest attempt and Pod too."""
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
+NewestPod = Callable[[str], tuple[int, str] | None]
+"""Attempt and name of the newest Pod of the job NAMESPACE/NAME, or None if there is none."""
 
-class KeyValueFormatter(logging.Formatter):
-    """`time=... level=info logger=... job=NAMESPACE/NAME msg="..."`; a traceback follows in its own lines."""
+
+class JsonFormatter(logging.Formatter):
+    """`{"time": ..., "level": "info", "logger": ..., "job": "NAMESPACE/NAME", "attempt": 1, "pod": ..., "msg": ...}`.
+
+    A record is about the job that its `extra` names as `job`. What is not known is left out.
+    """
+
+    def __init__(self, newest_pod: NewestPod = lambda _: None) -> None:
+        super().__init__()
+        self.newest_pod = newest_pod
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        pairs = {
+        job = getattr(record, "job", None)
+        attempt, pod = (self.newest_pod(job) if job is not None else None) or (None, None)
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "job": getattr(record, "job", None),
-            "msg": json.dumps(record.getMessage(), ensure_ascii=False),
+            "job": job,
+            "attempt": attempt,
+            "pod": pod,
+            "msg": record.getMessage(),
+            "traceback": self.formatException(record.exc_info) if record.exc_info else None,
         }
-        line = " ".join(f"{key}={value}" for key, value in pairs.items() if value is not None)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
 
 
 def configure_logging() -> None:
     """Log to stderr: everything of ours from INFO on, warnings of the libraries."""
     handler = logging.StreamHandler()
-    handler.setFormatter(KeyValueFormatter())
+    handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("kubernetes").setLevel(logging.ERROR)  # what it warns of comes as an error, which we tell
     logging.getLogger("sftjob_operator").setLevel(logging.INFO)
+
+
+def name_pods(newest_pod: NewestPod) -> None:
+    """From now on, lines about a job tell its Pod."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            handler.formatter.newest_pod = newest_pod

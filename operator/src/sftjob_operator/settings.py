@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import kopf
 
 from sftjob_contract.names import LABEL_JOB
+from sftjob_operator.watch_age import WATCH_SECONDS
 
 T = TypeVar("T")
 
@@ -32,6 +33,17 @@ class Address:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretName:
+    """Which Secret."""
+
+    namespace: str
+    name: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorSettings:
@@ -45,14 +57,21 @@ class OperatorSettings:
     """SFTJOB_PROGRESS_ADDRESS: HOST:PORT where the progress endpoint listens. Port 0: a free one."""
     progress_url: str | None
     """SFTJOB_PROGRESS_URL: the endpoint as Pods reach it. Absent: https:// and the address it listens on."""
-    progress_tls_dir: Path
-    """SFTJOB_PROGRESS_TLS_DIR: tls.crt, tls.key and ca.crt of the endpoint; made there if it is empty."""
+    progress_tls: Path | SecretName
+    """SFTJOB_PROGRESS_TLS_DIR: directory with tls.crt, tls.key and ca.crt of the endpoint; made there if it is empty.
+    SFTJOB_PROGRESS_TLS_SECRET: NAMESPACE/NAME of a Secret that has them instead; it exists, and is filled if empty."""
+    watch_silence_seconds: float
+    """SFTJOB_WATCH_SILENCE_SECONDS: a watch that tells nothing for so long, not even a bookmark, is begun anew."""
     progress_interval_seconds: float
     """SFTJOB_PROGRESS_INTERVAL_SECONDS: at most one status write per job in this time, but for phase changes."""
     workers: int
     """SFTJOB_WORKERS: jobs worked on at the same time."""
     liveness_address: Address | None
     """SFTJOB_LIVENESS_ADDRESS: HOST:PORT of a /healthz over HTTP. Absent: none."""
+    metrics_address: Address | None
+    """SFTJOB_METRICS_ADDRESS: HOST:PORT of a /metrics over HTTP, for Prometheus. Absent: none."""
+    metrics_jobs: int
+    """SFTJOB_METRICS_JOBS: jobs that have series of their own there, at most; the others are counted only."""
     kubeconfig: Path | None
     """KUBECONFIG: how to reach the API server. Absent: the cluster that this Pod runs in, else ~/.kube/config."""
 
@@ -73,23 +92,26 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         trainer_image=_required(environ, "SFTJOB_TRAINER_IMAGE", "the trainer image, such as sftjob-trainer:0.1.0"),
         progress_address=_read(environ, "SFTJOB_PROGRESS_ADDRESS", _address, default="0.0.0.0:8443"),
         progress_url=_optional(environ, "SFTJOB_PROGRESS_URL", _url),
-        progress_tls_dir=Path(
-            _required(environ, "SFTJOB_PROGRESS_TLS_DIR", "a directory for the certificate, kept over restarts")
-        ),
+        progress_tls=_progress_tls(environ),
         progress_interval_seconds=_read(environ, "SFTJOB_PROGRESS_INTERVAL_SECONDS", _interval, default="10"),
+        watch_silence_seconds=_read(environ, "SFTJOB_WATCH_SILENCE_SECONDS", _interval, default="70"),
         workers=_read(environ, "SFTJOB_WORKERS", _workers, default="16"),
         liveness_address=_optional(environ, "SFTJOB_LIVENESS_ADDRESS", _address),
+        metrics_address=_optional(environ, "SFTJOB_METRICS_ADDRESS", _address),
+        metrics_jobs=_read(environ, "SFTJOB_METRICS_JOBS", _metrics_jobs, default="200"),
         kubeconfig=_kubeconfig(environ),
     )
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
+def configure(settings: kopf.OperatorSettings, watch_silence_seconds: float) -> None:
     """Tell kopf to watch and to do nothing else: no Events, no peering, no finalizers, no scanning."""
     settings.posting.enabled = False  # each would be a request; the controller posts the few that matter
     settings.peering.standalone = True  # one replica, replaced by Recreate
     settings.scanning.disabled = True  # listing CRDs and namespaces needs rights that are not needed otherwise
     settings.watching.label_selectors["v1/pods"] = LABEL_JOB
     settings.watching.chunk_size = LIST_CHUNK
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.inactivity_timeout = watch_silence_seconds  # API servers send a bookmark every minute
     settings.queueing.idle_timeout = 0.1  # by default, thousands of idle tasks wait 5 s each after a burst
     settings.persistence.diffbase_storage = NoDiffBase()
     settings.networking.connect_timeout = 10
@@ -122,6 +144,15 @@ class Forever:
         return itertools.chain(self._waits, itertools.repeat(self._waits[-1]))
 
 
+def _progress_tls(environ: Mapping[str, str]) -> Path | SecretName:
+    secret = _optional(environ, "SFTJOB_PROGRESS_TLS_SECRET", _secret_name)
+    directory = environ.get("SFTJOB_PROGRESS_TLS_DIR", "")
+    if secret is not None and directory:
+        raise SettingsError("SFTJOB_PROGRESS_TLS_DIR and SFTJOB_PROGRESS_TLS_SECRET are both set: set one of them")
+    what = "a directory for the certificate, kept over restarts, or SFTJOB_PROGRESS_TLS_SECRET to NAMESPACE/NAME"
+    return secret or Path(_required(environ, "SFTJOB_PROGRESS_TLS_DIR", what))
+
+
 def _required(environ: Mapping[str, str], name: str, what: str) -> str:
     if not (text := environ.get(name, "")):
         raise SettingsError(f"{name} is not set: set it to {what}")
@@ -147,6 +178,13 @@ def _address(text: str) -> Address:
     return Address(host=host.strip("[]"), port=int(port))
 
 
+def _secret_name(text: str) -> SecretName:
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise ValueError("write NAMESPACE/NAME of a Secret that exists")
+    return SecretName(namespace=namespace, name=name)
+
+
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
@@ -166,6 +204,13 @@ def _workers(text: str) -> int:
     if not 1 <= workers <= 256:
         raise ValueError("write a number from 1 to 256")
     return workers
+
+
+def _metrics_jobs(text: str) -> int:
+    jobs = int(text)
+    if not 0 <= jobs <= 10_000:
+        raise ValueError("write a number of jobs from 0 to 10000")
+    return jobs
 
 
 def _kubeconfig(environ: Mapping[str, str]) -> Path | None:

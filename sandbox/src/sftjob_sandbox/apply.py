@@ -167,7 +167,7 @@ def _merge_items(live: list[Any], applied: list[Any], tree: FieldTree) -> list[A
 
 
 def remove(value: Any, doomed: FieldSet, tree: FieldTree) -> Any:
-    """The value without the fields of a set; MISSING where nothing is left."""
+    """The value without the fields of a set; MISSING if nothing is left of it, null for a field with nothing left."""
     if tree.is_leaf(value) or not value:
         return value
     if isinstance(value, dict):
@@ -178,8 +178,7 @@ def remove(value: Any, doomed: FieldSet, tree: FieldTree) -> Any:
                 continue
             below = doomed.children.get(element)
             rest = remove(item, below, tree.child(key)) if below else item
-            if rest is not MISSING:
-                result[key] = rest
+            result[key] = None if rest is MISSING else rest
         return result or MISSING
     items = []
     for item in value:

@@ -82,6 +82,13 @@ def dns1035_label(value: str) -> list[str]:
     return errors
 
 
+def path_segment(value: str) -> list[str]:
+    """Names that only have to fit into a path: those of Roles and their bindings."""
+    if value in (".", ".."):
+        return [f"may not be '{value}'"]
+    return [f"may not contain '{character}'" for character in "/%" if character in value]
+
+
 def qualified_name(value: str) -> list[str]:
     """Label keys, annotation keys, finalizers: an optional DNS subdomain and '/', then a name."""
     parts = value.split("/")

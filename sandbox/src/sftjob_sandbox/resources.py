@@ -24,6 +24,8 @@ class ServedVersion:
     """JSON paths of a CRD's selectableFields."""
     deprecation: str = ""
     """Warning that every answer in this version carries."""
+    notice: str = ""
+    """Warning that every answer to a write carries."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ class _BuiltIn(NamedTuple):
     subresources: tuple[str, ...] = ()
     returns_deleted: bool = False
     unconditional_update: bool = True
+    notice: str = ""
 
 
+_RBAC: Final = "rbac.authorization.k8s.io"
+_RBAC_NOTICE: Final = "this emulator keeps RBAC objects and authorizes nothing by them"
 _BUILT_IN: Final = (
     _BuiltIn("", "v1", "namespaces", "Namespace", namespaced=False, short_names=("ns",), subresources=("status",)),
     _BuiltIn("", "v1", "nodes", "Node", namespaced=False, short_names=("no",), subresources=("status",)),
@@ -93,6 +98,28 @@ _BUILT_IN: Final = (
         ("status",),
         returns_deleted=True,
     ),
+    _BuiltIn(
+        "apps",
+        "v1",
+        "deployments",
+        "Deployment",
+        short_names=("deploy",),
+        categories=("all",),
+        subresources=("status",),
+        notice="this emulator keeps Deployments and makes no Pods of them",
+    ),
+    _BuiltIn(
+        "networking.k8s.io",
+        "v1",
+        "networkpolicies",
+        "NetworkPolicy",
+        short_names=("netpol",),
+        notice="this emulator keeps NetworkPolicies and does not isolate Pods",
+    ),
+    _BuiltIn(_RBAC, "v1", "roles", "Role", notice=_RBAC_NOTICE),
+    _BuiltIn(_RBAC, "v1", "rolebindings", "RoleBinding", notice=_RBAC_NOTICE),
+    _BuiltIn(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False, notice=_RBAC_NOTICE),
+    _BuiltIn(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False, notice=_RBAC_NOTICE),
     _BuiltIn("coordination.k8s.io", "v1", "leases", "Lease", unconditional_update=False),
     _BuiltIn(
         "apiextensions.k8s.io",
@@ -116,7 +143,7 @@ def built_in_resources() -> Iterator[Resource]:
             group=row.group,
             plural=row.plural,
             kind=row.kind,
-            versions=(ServedVersion(row.version, schema, frozenset(row.subresources)),),
+            versions=(ServedVersion(row.version, schema, frozenset(row.subresources), notice=row.notice),),
             storage_version=row.version,
             namespaced=row.namespaced,
             singular=row.kind.lower(),

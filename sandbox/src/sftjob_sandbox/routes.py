@@ -206,7 +206,8 @@ async def _delete_options(call: Call) -> DeleteOptions:
 
 def _written(call: Call, written: Written) -> web.Response:
     body = written.entry.encoded(call.target.api_version)
-    return answer(body, 201 if written.created else 200, (*call.warnings, *written.warnings))
+    notice = (call.version.notice,) if call.version.notice else ()
+    return answer(body, 201 if written.created else 200, (*call.warnings, *written.warnings, *notice))
 
 
 def _success(resource: Resource, obj: Object) -> Object:

@@ -1,4 +1,6 @@
-"""Services: a headless one is kept, one that would need an address is refused."""
+"""Services: kept with an address of the cluster or headless, and refused where more than that is asked for."""
+
+import ipaddress
 
 import pytest
 
@@ -32,10 +34,23 @@ async def test_a_headless_service_is_stored_with_its_defaults(api: HttpApi) -> N
     assert (await api("POST", SERVICES, service())).refusal[:2] == (409, "AlreadyExists")
 
 
-@pytest.mark.parametrize("spec", [{"clusterIP": None}, {"type": "NodePort"}, {"clusterIP": "10.0.0.1"}])
-async def test_a_service_that_needs_an_address_is_refused(api: HttpApi, spec: dict[str, str]) -> None:
-    text = "this emulator does not implement Services with an address: write spec.clusterIP: None (headless)"
-    assert (await api("POST", SERVICES, service(**spec))).refusal == (501, "NotImplemented", text)
+async def test_a_service_gets_an_address_of_the_cluster_and_keeps_it(api: HttpApi) -> None:
+    created = await api.ok("POST", SERVICES, service(clusterIP=None))
+    address = created["spec"]["clusterIP"]
+    assert ipaddress.ip_address(address) in ipaddress.ip_network("10.96.0.0/12")
+    assert created["spec"]["clusterIPs"] == [address]
+
+    patch = {"spec": {"selector": {"app": "b"}}}
+    merge = {"Content-Type": "application/merge-patch+json"}
+    changed = await api.ok("PATCH", f"{SERVICES}/meet", patch, headers=merge)
+    assert changed["spec"] == {**created["spec"], "selector": {"app": "b"}}
+
+
+@pytest.mark.parametrize("spec", [{"type": "NodePort"}, {"type": "LoadBalancer"}, {"clusterIP": "10.0.0.1"}])
+async def test_a_service_with_a_chosen_or_outer_address_is_refused(api: HttpApi, spec: dict[str, str]) -> None:
+    status, reason, text = (await api("POST", SERVICES, service(**spec))).refusal
+    assert (status, reason) == (501, "NotImplemented")
+    assert text.startswith("this emulator does not implement Services with a chosen or outer address: write")
 
 
 async def test_a_headless_service_stays_headless(api: HttpApi) -> None:

@@ -77,6 +77,14 @@ def test_what_is_no_longer_said_goes_away() -> None:
     assert "data" not in apply(first, config())
 
 
+def test_an_empty_object_that_the_server_filled_can_be_applied_again() -> None:
+    inner = {"type": "object", "properties": {"b": {"type": "integer", "default": 1}}}
+    schema = custom_schema(definition({"type": "object", "properties": {"a": inner}}), "v1")
+    first = apply(None, widget({"a": {}}), schema=schema)
+    assert first["spec"] == {"a": {"b": 1}}
+    assert apply(first, widget({"a": {}}), schema=schema) == first
+
+
 def test_what_somebody_else_says_too_stays() -> None:
     first = apply(None, config(a="1", b="2"))
     shared = apply(first, config(b="2"), "helm")

@@ -123,6 +123,9 @@ def test_the_report_and_examples_are_for_people(bench: Workbench, caplog: pytest
     assert "stop tokens trained: <|im_end|> 12 times" in caplog.text
     # 16 tokens, and 3 for each more "yo ".
     assert "rows of up to so many tokens: 16: 1, 32: 5, 64: 6" in caplog.text
+    assert (bench.volume / layout.PREPARED_REPORT).read_text(encoding="utf-8") == (
+        "stop tokens trained: <|im_end|> 12 times\nrows of up to so many tokens: 16: 1, 32: 5, 64: 6\n"
+    )
     shown = (bench.volume / layout.PREPARED_EXAMPLES).read_text(encoding="utf-8")
     assert shown.startswith(
         "--- row 1, trained between >> and <<\n"

@@ -10,10 +10,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from sftjob_contract.codec import to_json
 from sftjob_contract.config import DataFormat, HeldOut
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from support.entry import ending
 from support.preparing import Workbench
 from support.tiny import held_out_fraction, held_out_source
 
@@ -247,11 +250,8 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "content", "sentence"), FILES)
 def test_bad_data_is_told_with_file_and_line(bench: Workbench, name: str, content: bytes, sentence: str) -> None:
-    with pytest.raises(Failure) as raised:
-        bench.prepare(bench.write(name, content))
-    assert raised.value.message == sentence
-    assert raised.value.reason is Reason.DATA_INVALID
-    assert raised.value.exit_code is ExitCode.INVALID
+    ended = ending(Stage.PREPARE, bench.root, to_json(bench.config(bench.write(name, content))))
+    assert (ended.exit_code, ended.reason, ended.message) == (ExitCode.INVALID, Reason.DATA_INVALID, sentence)
     assert not (bench.volume / "prepared" / "stats.json").exists()
 
 

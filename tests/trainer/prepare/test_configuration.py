@@ -7,9 +7,11 @@ import pytest
 
 from sftjob_contract.codec import encode
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.configuration import read_config
 from sftjob_trainer.failure import Failure
+from support.entry import ending
 from support.tiny import lora, run_config
 
 GOOD = run_config(model="/model", dataset="/data.jsonl")
@@ -28,6 +30,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return data
 
 
+def of_rows(**options: Any) -> dict[str, Any]:
+    """The good config with other options of its source."""
+    return changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), **options}])
+
+
 def test_a_config_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(encode(GOOD)))
@@ -37,7 +44,15 @@ def test_a_config_is_read(tmp_path: Path) -> None:
 QUANTIZATION: Mapping[str, Any] = {"type": "nf4", "doubleQuantization": True, "computeDtype": "bfloat16"}
 
 PROBLEMS = [
-    (changed("training.maxSeqLength", 3), "training.maxSeqLength is not known; known are: epochs, maxSteps, "),
+    (
+        changed("training.maxSeqLength", 3),
+        (
+            "training.maxSeqLength is not known; known are: epochs, maxSteps, perDeviceBatchSize, "
+            "gradientAccumulationSteps, learningRate, scheduler, warmupRatio, warmupSteps, weightDecay, maxGradNorm, "
+            "optimizer, maxLength, packing, packingStrategy, lossOn, precision, gradientCheckpointing, "
+            "neftuneNoiseAlpha, kernels, compile, earlyStopping, seed, loggingSteps, extra"
+        ),
+    ),
     (changed("training.learningRate", "fast"), "training.learningRate must be a finite number, not 'fast'"),
     (changed("training.seed", None), "training.seed is missing"),
     (changed("training.precision", "fp8"), "training.precision must be one of auto, bf16, fp16, fp32, not 'fp8'"),
@@ -83,6 +98,45 @@ PROBLEMS = [
         changed("dataset", {**encode(GOOD.dataset), "minTokens": 9, "maxTokens": 8}),
         "dataset.minTokens 9 must not be above dataset.maxTokens 8",
     ),
+    (of_rows(preprocessing={}), "dataset.preprocessing must have exactly one of template and function"),
+    (
+        of_rows(preprocessing={"template": {"text": "a", "completion": "b"}}),
+        "dataset.preprocessing.template must have either text, or both prompt and completion",
+    ),
+    (
+        of_rows(preprocessing={"template": {"prompt": "a", "completion": "{{ a }}\n{% if b"}}),
+        (
+            "dataset.preprocessing.template.completion: line 2: unexpected end of template, "
+            "expected 'end of statement block'."
+        ),
+    ),
+    (
+        of_rows(preprocessing={"template": {"text": "{{ a | shout }}"}}),
+        "dataset.preprocessing.template.text: line 1: No filter named 'shout'.",
+    ),
+    (
+        of_rows(preprocessing={"template": {"text": "{{ a }}"}}, format="messages"),
+        "dataset.preprocessing.template makes rows of format text, not messages: remove dataset.format",
+    ),
+    (
+        of_rows(preprocessing={"function": {"file": "/rows.py", "name": "preprocess"}}),
+        (
+            "dataset.preprocessing.function runs Python code: read it, then set model.trustRemoteCode: true, or write "
+            "preprocessing.template"
+        ),
+    ),
+    (
+        of_rows(validation={"command": [], "timeoutSeconds": 10}),
+        "dataset.validation must have at least one of regex, syntax and command",
+    ),
+    (
+        of_rows(validation={"command": ["true"], "timeoutSeconds": 0}),
+        "dataset.validation.timeoutSeconds must be at least 1, not 0",
+    ),
+    (
+        of_rows(validation={"regex": "[a-", "command": [], "timeoutSeconds": 10}),
+        "dataset.validation.regex: [a- is no regular expression: unterminated character set at position 0",
+    ),
     (changed("gpus", -1), "gpus must be at least 0, not -1"),
     (changed("checkpoints.keep", 0), "checkpoints.keep must be at least 1, not 0"),
     (changed("checkpoints.everySteps", 3), "checkpoints must have exactly one of everySteps and perEpoch"),
@@ -106,14 +160,9 @@ PROBLEMS = [
 
 @pytest.mark.parametrize(("data", "sentence"), PROBLEMS)
 def test_a_config_that_can_not_be_run_is_refused(tmp_path: Path, data: Any, sentence: str) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(data))
-    with pytest.raises(Failure) as raised:
-        read_config(path)
-    assert raised.value.message.startswith(f"run config: {sentence}")
-    assert raised.value.message.count("; ") == sentence.count("; ")
-    assert raised.value.reason is Reason.CONFIG_INVALID
-    assert raised.value.exit_code is ExitCode.INVALID
+    ended = ending(Stage.PREPARE, tmp_path, json.dumps(data))
+    assert (ended.exit_code, ended.reason) == (ExitCode.INVALID, Reason.CONFIG_INVALID)
+    assert ended.message == f"run config: {sentence}"
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import (
     ENV_ATTEMPT,
     ENV_CLAIMS,
+    ENV_GRACE_SECONDS,
+    ENV_GRADIENT_CHECKPOINTING,
     ENV_HUB_TOKEN,
+    ENV_MICRO_BATCH,
     ENV_NODE_RANK,
     ENV_NODES,
     ENV_RUN_CONFIG,
@@ -26,6 +29,19 @@ def test_what_is_not_given_is_absent() -> None:
     assert environment.claims is None
     assert environment.progress_url is None
     assert environment.hub_token is None
+    assert environment.micro_batch is None
+    assert environment.gradient_checkpointing is None
+    assert environment.grace_seconds is None
+
+
+def test_what_is_of_this_attempt_alone_is_a_number() -> None:
+    environment = read_environment({**NEEDED, ENV_MICRO_BATCH: "2", ENV_GRACE_SECONDS: "600"})
+    assert (environment.micro_batch, environment.grace_seconds) == (2, 600)
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_what_was_planned_for_gradient_checkpointing_is_a_flag(text: str, value: bool) -> None:
+    assert read_environment({**NEEDED, ENV_GRADIENT_CHECKPOINTING: text}).gradient_checkpointing is value
 
 
 def test_the_hub_token_is_not_shown() -> None:
@@ -48,6 +64,8 @@ def test_the_hub_token_is_not_shown() -> None:
         ({ENV_ATTEMPT: "0"}, "SFTJOB_ATTEMPT must be a whole number from 1, not '0'"),
         ({ENV_NODES: "0"}, "SFTJOB_NODES must be a whole number from 1, not '0'"),
         ({ENV_NODE_RANK: "-1"}, "SFTJOB_NODE_RANK must be a whole number from 0, not '-1'"),
+        ({ENV_MICRO_BATCH: "0"}, "SFTJOB_MICRO_BATCH must be a whole number from 1, not '0'"),
+        ({ENV_GRADIENT_CHECKPOINTING: "yes"}, "SFTJOB_GRADIENT_CHECKPOINTING must be true or false, not 'yes'"),
         ({ENV_ATTEMPT: "two"}, "SFTJOB_ATTEMPT must be a whole number from 1, not 'two'"),
         ({ENV_ATTEMPT: "²"}, "SFTJOB_ATTEMPT must be a whole number from 1, not '²'"),
     ],

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sftjob_contract import layout
 from sftjob_contract.codec import from_json, to_json
 from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
@@ -25,12 +27,16 @@ from sftjob_contract.names import (
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
-from sftjob_trainer.__main__ import Redacted, run
+from sftjob_trainer.__main__ import run
 from sftjob_trainer.environment import ENV_HUB_ENDPOINT
+from sftjob_trainer.failure import Failure
 from sftjob_trainer.libraries import library_variables
+from sftjob_trainer.redaction import Redacted, secrets_in
+from sftjob_trainer.train import read_stats
+from support.faults import faulty, signal_in
 from support.hub import Hub
 from support.preparing import Workbench
-from support.tiny import run_config
+from support.tiny import held_out_fraction, run_config
 
 SECRET = "hf_never_to_be_seen"
 DEADLINE_SECONDS = 60
@@ -146,6 +152,43 @@ def test_a_stop_request_ends_preparation_at_once_and_asks_for_a_retry(bench: Wor
     assert said(stderr) == "prepare was asked to stop (SIGTERM)"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "whole"),
+    [
+        pytest.param("_save", set(), id="before the training rows are written"),
+        pytest.param("sync_tree", set(), id="while they are"),
+        pytest.param("save_questions", {"train", "evaluation"}, id="when all rows are written"),
+        pytest.param("_stats", {"train", "evaluation"}, id="before the last word"),
+    ],
+)
+def test_what_a_stop_leaves_half_prepared_is_not_trained_on_and_the_next_attempt_goes_on(
+    bench: Workbench, function: str, whole: set[str]
+) -> None:
+    data = bench.write("d.jsonl", [{"text": f"open {number}"} for number in range(40)])
+    config = bench.config(data, held_out=held_out_fraction(0.2))
+    undisturbed = Workbench(bench.root / "undisturbed", bench.model)
+    undisturbed.root.mkdir()
+    expected = undisturbed.run(config)
+    container = Container(bench.root, config, **faulty(signal_in(f"sftjob_trainer.prepare.{function}")))
+
+    process = container.start("prepare")
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert process.returncode == ExitCode.RETRY, said(stderr)
+    assert container.outcome.message == "prepare was asked to stop (SIGTERM)"
+    assert not (bench.volume / layout.PREPARED_STATS).exists()
+    assert whole <= {path.name for path in (bench.volume / layout.PREPARED).iterdir()}
+    with pytest.raises(Failure, match="the Prepare stage must run first"):
+        read_stats(bench.volume)
+
+    assert bench.run(config) == expected
+    for part in (layout.PREPARED_TRAIN, layout.PREPARED_EVALUATION):
+        assert bench.sequences(part) == undisturbed.sequences(part)
+    left = [{path.name for path in (side.volume / layout.PREPARED).iterdir()} for side in (bench, undisturbed)]
+    assert left[0] == left[1]
+
+
 @pytest.mark.parametrize("arguments", [(), ("serve",), ("prepare", "train")])
 def test_an_unknown_stage_is_told_how_to_start_one(bench: Workbench, arguments: tuple[str, ...]) -> None:
     container = Container(bench.root, "{}")
@@ -174,9 +217,9 @@ RAISED = [
     (MemoryError(), ExitCode.INTERNAL, Reason.HOST_OUT_OF_MEMORY, "prepare ran out of memory; raise resources.memory"),
     (
         OSError(28, "No space left on device"),
-        ExitCode.INVALID,
-        Reason.CONFIG_INVALID,
-        "prepare: the job's volume is full; raise storage.size",
+        ExitCode.INTERNAL,
+        Reason.DISK_FULL,
+        "the volume is full: prepare could not write; the volume has 40Gi free of 100Gi; write a larger storage.size",
     ),
 ]
 
@@ -194,6 +237,7 @@ def test_whatever_is_raised_becomes_an_outcome(
         raise error
 
     monkeypatch.setattr("sftjob_trainer.prepare.prepare", broken)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=40 << 30, total=100 << 30))
     ended = run(Stage.PREPARE, environ)
     assert (ended.stage, ended.exit_code, ended.reason, ended.message) == (Stage.PREPARE, code, reason, sentence)
 
@@ -227,9 +271,28 @@ def test_libraries_go_online_only_to_fetch_from_a_hub(stage: Stage, model: str, 
 def test_a_secret_in_a_traceback_is_not_logged() -> None:
     error = ValueError(f"bad header: Bearer {SECRET}")
     record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "sent %s", (SECRET,), (ValueError, error, None))
-    text = Redacted(SECRET).format(record)
-    assert text.startswith("sent [hub token]\n")
-    assert text.endswith("ValueError: bad header: Bearer [hub token]")
+    text = Redacted({ENV_HUB_TOKEN: SECRET}).format(record)
+    assert text.startswith("sent [HF_TOKEN]\n")
+    assert text.endswith("ValueError: bad header: Bearer [HF_TOKEN]")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hidden"),
+    [
+        ("HF_TOKEN", SECRET, True),
+        ("WANDB_API_KEY", SECRET, True),
+        ("MLFLOW_TRACKING_PASSWORD", SECRET, True),
+        ("MLFLOW_TRACKING_TOKEN", SECRET, True),
+        ("AWS_SECRET_ACCESS_KEY", SECRET, True),
+        ("AWS_SESSION_TOKEN", SECRET, True),
+        ("MLFLOW_TRACKING_USERNAME", "a-user-name", False),
+        ("SFTJOB_PROGRESS_TOKEN", "/var/run/secrets/sftjob/token", False),
+        ("HF_TOKEN", "", False),
+        ("MY_TOKEN", "short", False),
+    ],
+)
+def test_secrets_are_known_by_what_variables_are_called(name: str, value: str, hidden: bool) -> None:
+    assert secrets_in({name: value}) == ({name: value} if hidden else {})
 
 
 def test_a_termination_log_that_can_not_be_written_changes_nothing(

@@ -142,6 +142,9 @@ def test_packing_fills_sequences_and_keeps_every_token_of_every_document(bench: 
     assert stats.train_rows == 50
     assert stats.tokens == sum(len(ids) for ids, _ in documents)
     assert stats.steps_per_epoch == -(-len(packed) // 2)
+    filled = 100 * stats.tokens / (64 * len(packed))
+    report = (bench.volume / layout.PREPARED_REPORT).read_text(encoding="utf-8").splitlines()
+    assert report[-1] == f"packed: 50 rows in {len(packed)} sequences, {filled:.1f} % filled"
 
 
 def test_preparing_again_does_nothing_and_says_so(bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,10 +1,7 @@
 """Models and data sets from object stores and web servers, against stand-ins that answer as real ones do."""
 
-import io
 import logging
-import tarfile
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from sftjob_trainer.files import data_names
 from sftjob_trainer.hub import model_files
 from sftjob_trainer.remote import fetch
 from sftjob_trainer.sources import model_path
+from support.archives import packed_tar, packed_zip
 from support.object_store import ObjectStore
 from support.preparing import Workbench, environment
 from support.web import Web, web
@@ -119,24 +117,6 @@ def test_without_a_version_from_the_server_a_file_is_downloaded_each_time(site: 
     path = fetch(uri, "dataset", data_names, here)
     site.files["/data/train.jsonl"] = ROWS[::-1]
     assert fetch(uri, "dataset", data_names, here).read_bytes() == ROWS[::-1] == path.read_bytes()
-
-
-def packed_tar(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def packed_zip(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("folder", ["", "tiny-1.0/"])

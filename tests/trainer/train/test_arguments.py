@@ -8,7 +8,7 @@ import pytest
 
 from sftjob_contract.config import Precision, Scheduler, Training
 from sftjob_trainer import plan
-from sftjob_trainer.arguments import is_due, micro_batches, sft_arguments, warmup_steps
+from sftjob_trainer.arguments import is_due, micro_batches, sft_arguments, warmup_steps, with_checkpointing
 from support.tiny import run_config
 from support.training import stats_of
 
@@ -93,6 +93,35 @@ def test_trl_accepts_the_arguments_and_understands_them_as_meant(scheduler: Sche
     assert found.device.type == "cpu"
     assert not found.logging_nan_inf_filter
     assert found.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "planned", "line"),
+    [
+        (True, None, "gradient checkpointing on: asked for"),
+        (False, None, "gradient checkpointing off: asked for"),
+        (False, True, "gradient checkpointing off: asked for"),
+        (True, False, "gradient checkpointing on: asked for"),
+        (None, False, "gradient checkpointing off: by the plan, the run fits without it"),
+        (
+            None,
+            True,
+            "gradient checkpointing on: by the plan, the run is not known to fit without it, or an attempt ran",
+        ),
+        (None, None, "gradient checkpointing on: whether memory needs it is not known"),
+    ],
+)
+def test_gradient_checkpointing_is_as_asked_else_as_planned_else_on(
+    asked: bool | None, planned: bool | None, line: str, tmp_path: Path
+) -> None:
+    config, why = with_checkpointing(run_config(model="m", dataset="d", gradient_checkpointing=asked), planned)
+
+    given = sft_arguments(config, stats_of(), output_dir=tmp_path, precision=Precision.FP32)
+
+    assert why.startswith(line)
+    assert (
+        given["activation_checkpointing"] is config.training.gradient_checkpointing is line.split()[2].startswith("on")
+    )
 
 
 @pytest.mark.parametrize("sequences", [1, 7, 8, 24, 25])

@@ -1,14 +1,20 @@
 """Checkpoints on the volume: what counts as complete, what is kept, and what is never deleted."""
 
+import errno
 import hashlib
+import itertools
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import from_json
 from sftjob_contract.progress import Checkpoint
+from sftjob_trainer import checkpoints
 from sftjob_trainer.checkpoints import BrokenCheckpointError, CheckpointStore, Manifest, retained, verify
 
 TIME = "2026-05-04T03:02:01Z"
@@ -61,7 +67,7 @@ def test_a_run_goes_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
     again = CheckpointStore(tmp_path, keep=2)
 
     assert again.open().step == 10
-    assert [found.step for found in again.complete] == [9, 10]
+    assert [found.step for found in again.complete] == [10]
 
 
 def test_a_checkpoint_half_written_is_no_checkpoint_and_is_cleared_away(tmp_path: Path) -> None:
@@ -74,6 +80,16 @@ def test_a_checkpoint_half_written_is_no_checkpoint_and_is_cleared_away(tmp_path
 
 def overwrite(text: str) -> Callable[[Path], object]:
     return lambda directory: (directory / layout.MANIFEST).write_text(text)
+
+
+def flip_every_bit_once(directory: Path) -> None:
+    """Leaves the last of them flipped."""
+    path = directory / "model.safetensors"
+    good = path.read_bytes()
+    for bit in range(8 * len(good)):
+        path.write_bytes(bytes(byte ^ (1 << bit % 8 if at == bit // 8 else 0) for at, byte in enumerate(good)))
+        with pytest.raises(BrokenCheckpointError, match="damaged"):
+            verify(directory)
 
 
 def move_manifest_of_another(directory: Path) -> None:
@@ -92,6 +108,7 @@ def move_manifest_of_another(directory: Path) -> None:
         (lambda directory: (directory / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda directory: (directory / "model.safetensors").write_bytes(b"weigh"), "has 5 bytes instead of 8"),
         (lambda directory: (directory / "nested/state.bin").write_bytes(b"weights6"), "nested/state.bin was damaged"),
+        (flip_every_bit_once, "model.safetensors was damaged"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_and_told_and_left_alone(
@@ -169,3 +186,222 @@ def test_what_is_no_checkpoint_is_never_touched(tmp_path: Path) -> None:
     sealed(tmp_path, 1, 2, 3, keep=1)
 
     assert directories(tmp_path) == {"my-notes", "checkpoint-3"}
+
+
+class Crash(BaseException):
+    """The process is gone: nothing after this runs, and no cleaning up either."""
+
+
+WRITES = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "chmod")
+"""What changes a directory, or makes a change last."""
+
+
+def crash_at(moment: int, patch: pytest.MonkeyPatch) -> None:
+    """Crash before the call number `moment` of those that write."""
+    calls = itertools.count()
+
+    def crashing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == moment:
+                raise Crash
+            return original(*arguments, **options)
+
+        return call
+
+    for name in WRITES:
+        patch.setattr(os, name, crashing(getattr(os, name)))
+
+
+@pytest.mark.parametrize(
+    "reached",
+    [pytest.param(6, id="a new checkpoint"), pytest.param(5, id="one in the place of a broken one")],
+)
+def test_a_crash_at_any_moment_of_a_save_leaves_the_checkpoint_before_or_the_new_one(
+    tmp_path: Path, reached: int
+) -> None:
+    steps = set()
+    for moment in itertools.count():
+        volume = tmp_path / str(moment)
+        sealed(volume, 4, 5)
+        if reached == 5:
+            (volume / layout.CHECKPOINTS / "checkpoint-5" / "model.safetensors").unlink()
+        store = CheckpointStore(volume, keep=1)
+        before = store.open().step
+        store.take_up(wait=True)
+        stage(store, reached, content=b"again")
+        with pytest.MonkeyPatch.context() as patch:
+            crash_at(moment, patch)
+            try:
+                store.seal(reached, time=TIME, eval_loss=None)
+            except Crash:
+                crashed = True
+            else:
+                crashed = False
+
+        again = CheckpointStore(volume, keep=1)
+        point = again.open()
+
+        assert point.step in {before, reached}
+        assert point.directory is not None
+        verify(point.directory)
+        assert [found.step for found in again.complete][-1] == point.step
+        assert not any(name.startswith(".") for name in directories(volume))
+        steps.add(point.step)
+        if not crashed:
+            break
+
+    assert moment > 10
+    assert steps == {before, reached}
+    assert directories(volume) == {f"checkpoint-{reached}"}
+
+
+def test_a_disk_that_fails_to_read_a_checkpoint_is_a_reason_to_pass_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed(tmp_path, 4, 5)
+    path_open = Path.open
+
+    def failing(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.parent.name == "checkpoint-5" and self.suffix == ".safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return path_open(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    point = CheckpointStore(tmp_path, keep=2).open()
+
+    assert point.step == 4
+    assert point.skipped[0].why == "model.safetensors can not be read: [Errno 5] Input/output error"
+
+
+def test_every_file_and_directory_is_written_through_before_the_manifest_and_that_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    store.open()
+    stage(store, 3)
+    root, order = tmp_path / layout.CHECKPOINTS, []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        order.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(root)))
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        order.append(f"{source.relative_to(root)} becomes {target.relative_to(root)}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    store.seal(3, time=TIME, eval_loss=None)
+
+    staged = ".staging/checkpoint-3"
+    content = [f"{staged}/nested/state.bin", f"{staged}/nested", f"{staged}/model.safetensors", staged]
+    assert order == [
+        *content,
+        f"{staged}/.{layout.MANIFEST}.staging",
+        staged,
+        f"{staged} becomes checkpoint-3",
+        ".",
+    ]
+
+
+def test_a_broken_best_checkpoint_found_on_resume_does_not_cost_the_last_good_one(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.open()
+    for step, loss in ((1, 0.1), (2, 0.5), (3, 0.9)):
+        stage(store, step)
+        store.seal(step, time=TIME, eval_loss=loss)
+    assert directories(tmp_path) == {"checkpoint-1", "checkpoint-3"}
+    (tmp_path / layout.CHECKPOINTS / "checkpoint-1" / "model.safetensors").unlink()
+
+    again = CheckpointStore(tmp_path, keep=1)
+
+    assert again.open().step == 3
+    assert [found.path for found in again.take_up(wait=True)] == ["checkpoints/checkpoint-1"]
+    assert again.best_step == 3
+    assert [found.step for found in again.complete] == [3]
+
+
+def resumed(volume: Path, *losses: float | None, keep: int = 10) -> CheckpointStore:
+    """Opened anew after checkpoints from step 1 on with these evaluation losses, of which none was ever deleted."""
+    store = CheckpointStore(volume, 99)
+    store.open()
+    for step, loss in enumerate(losses, 1):
+        stage(store, step)
+        store.seal(step, time=TIME, eval_loss=loss)
+    again = CheckpointStore(volume, keep)
+    again.open()
+    return again
+
+
+def damage(volume: Path, step: int) -> None:
+    """Other bytes, as many as there were."""
+    path = volume / layout.CHECKPOINTS / f"checkpoint-{step}" / "model.safetensors"
+    path.write_bytes(bytes(len(path.read_bytes())))
+
+
+def steps(store: CheckpointStore) -> list[int]:
+    return [found.step for found in store.complete]
+
+
+def test_older_checkpoints_are_listed_once_their_content_is_verified_and_broken_ones_are_told(tmp_path: Path) -> None:
+    store = resumed(tmp_path, 0.5, 0.4, 0.6, 0.7)
+    damage(tmp_path, 2)
+
+    assert (steps(store), store.unverified, store.best_step) == ([4], (3, 2, 1), 4)
+    broken = store.take_up(wait=True)
+
+    assert (steps(store), store.unverified, store.best_step) == ([1, 3, 4], (), 1)
+    assert [found.path for found in broken] == ["checkpoints/checkpoint-2"]
+    assert broken[0].why == "model.safetensors was damaged: its content differs from the manifest"
+    assert store.take_up(wait=True) == ()
+
+
+def test_nobody_waits_for_the_verification_of_older_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = resumed(tmp_path, None, None, None)
+    begun, go_on = threading.Event(), threading.Event()
+    digest = checkpoints.sha256
+
+    def slow(path: Path) -> str:
+        if "checkpoint-1" in path.parts:
+            begun.set()
+            assert go_on.wait(60)
+        return digest(path)
+
+    monkeypatch.setattr(checkpoints, "sha256", slow)
+    store.verify_older()
+    assert begun.wait(60)
+
+    assert store.take_up() == ()
+    assert (steps(store), store.unverified) == ([2, 3], (1,))
+    go_on.set()
+    store.take_up(wait=True)
+    assert (steps(store), store.unverified) == ([1, 2, 3], ())
+
+
+def test_what_is_not_verified_yet_is_neither_deleted_nor_makes_others_dispensable(tmp_path: Path) -> None:
+    """Of those before 4, number 1 would be the best, but is broken; as long as nobody knows that, 2 stays as well."""
+    store = resumed(tmp_path, 0.1, 0.3, 0.2, keep=2)
+    damage(tmp_path, 1)
+
+    stage(store, 4)
+    store.seal(4, time=TIME, eval_loss=0.9)
+    assert steps(store) == [3, 4]
+    assert directories(tmp_path) == {f"checkpoint-{step}" for step in (1, 2, 3, 4)}
+
+    store.take_up(wait=True)
+    assert (steps(store), store.best_step) == ([3, 4], 3)
+    assert directories(tmp_path) == {"checkpoint-3", "checkpoint-4"}
+
+
+def test_what_is_left_of_a_deletion_that_was_broken_off_is_no_broken_checkpoint(tmp_path: Path) -> None:
+    store = resumed(tmp_path, None, None)
+    (tmp_path / layout.CHECKPOINTS / "checkpoint-1" / layout.MANIFEST).unlink()
+
+    again = CheckpointStore(tmp_path, keep=2)
+
+    assert again.open().skipped == ()
+    assert (again.unverified, again.take_up(wait=True)) == ((), ())
+    assert store.unverified == (1,)

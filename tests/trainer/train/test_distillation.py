@@ -7,18 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from sftjob_contract.config import (
-    ComputeDtype,
-    Distillation,
-    Method,
-    Metric,
-    Precision,
-    Quantization,
-    QuantizationType,
-    RunConfig,
-    Teacher,
-)
+from sftjob_contract.config import Metric, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import distillation
 from sftjob_trainer.configuration import all_sources

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Distillation, Method, RunConfig, Teacher
+from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import Distillation, Method, Teacher
 from sftjob_trainer.extra import (
     REFUSED_LORA,
     REFUSED_TRAINING,

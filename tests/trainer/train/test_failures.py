@@ -3,6 +3,8 @@
 import errno
 import math
 import os
+import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,9 @@ from sftjob_contract.config import Scheduler
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.checkpoints import CheckpointStore
+from sftjob_trainer.disk import quantity, volume_is_full
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.train import volume_is_full
-from support.training import Finished, environment, job, read_metrics, run_train, write_prepared
+from support.training import Finished, as_died_after, environment, job, read_metrics, run_train, write_prepared
 
 
 def test_a_run_that_diverges_ends_before_it_saves_nonsense(qwen2: Path, tmp_path: Path) -> None:
@@ -35,6 +37,84 @@ def test_a_run_that_diverges_ends_before_it_saves_nonsense(qwen2: Path, tmp_path
     assert list(read_metrics(tmp_path).values("loss")) == [1]
     assert [found.step for found in outcome.progress.checkpoints] == [1]
     assert not (tmp_path / layout.OUTPUT).exists()
+
+
+def finite_until(step: int, broken: float) -> Callable[[Any, Any], Any]:
+    """A loss, or a gradient, that is `broken` in one step."""
+    return lambda state, value: value * broken if state.global_step == step - 1 else value
+
+
+def break_loss(patch: pytest.MonkeyPatch, value: float) -> None:
+    from sftjob_trainer.evaluation import Trainer
+
+    compute_loss, breaking = Trainer.compute_loss, finite_until(5, value)
+
+    def computed(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+        loss = compute_loss(self, model, *arguments, **options)
+        return breaking(self.state, loss) if self.model.training else loss
+
+    patch.setattr(Trainer, "compute_loss", computed)
+
+
+def break_gradient(patch: pytest.MonkeyPatch, value: float) -> None:
+    from sftjob_trainer.evaluation import Trainer
+
+    training_step, breaking = Trainer.training_step, finite_until(5, value)
+
+    def trained(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+        loss = training_step(self, model, *arguments, **options)
+        parameter = next(model.parameters())
+        parameter.grad = breaking(self.state, parameter.grad)
+        return loss
+
+    patch.setattr(Trainer, "training_step", trained)
+
+
+def break_evaluation(patch: pytest.MonkeyPatch, value: float) -> None:
+    from sftjob_trainer.evaluation import Trainer
+
+    prediction_step, breaking = Trainer.prediction_step, finite_until(5, value)
+
+    def predicted(self: Any, *arguments: Any, **options: Any) -> Any:
+        loss, logits, labels = prediction_step(self, *arguments, **options)
+        self._loss_sum = breaking(self.state, self._loss_sum)
+        return loss, logits, labels
+
+    patch.setattr(Trainer, "prediction_step", predicted)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("break_", "logging_steps", "told"),
+    [
+        pytest.param(break_loss, 1, "loss is {} at step 5; ", id="loss"),
+        pytest.param(break_loss, 100, "loss is nan at step 6; ", id="loss, found before the save"),
+        pytest.param(break_gradient, 1, "grad_norm is {} at step 5; ", id="gradient"),
+        pytest.param(break_gradient, 100, "loss is nan at step 6; ", id="gradient, found before the save"),
+        pytest.param(break_evaluation, 1, "evaluation loss is {} at step 4; ", id="evaluation loss"),
+    ],
+)
+def test_what_is_no_number_ends_the_run_with_the_last_good_checkpoint_named(
+    qwen2: Path,
+    tmp_path: Path,
+    value: float,
+    break_: Callable[[pytest.MonkeyPatch, float], None],
+    logging_steps: int,
+    told: str,
+) -> None:
+    """Checkpoints are taken after steps 3, 6 and 9: whatever is saved after the step is found out before that."""
+    config = job(qwen2, max_steps=9, save_every=3, evaluate_every=4, logging_steps=logging_steps)
+    write_prepared(tmp_path, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        break_(patch, value)
+        outcome = run_train(tmp_path, config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.DIVERGED, Reason.DIVERGED)
+    assert outcome.message is not None
+    assert outcome.message.startswith(f"training diverged: {told.format(value)}")
+    assert outcome.message.endswith("; checkpoints/checkpoint-3 is the last good checkpoint")
+    assert [path.name for path in (tmp_path / layout.CHECKPOINTS).iterdir()] == ["checkpoint-3"]
 
 
 def test_a_gpu_without_memory_ends_the_run_with_what_could_be_lowered(
@@ -55,7 +135,11 @@ def test_a_gpu_without_memory_ends_the_run_with_what_could_be_lowered(
 
     assert (outcome.exit_code, outcome.reason) == (ExitCode.GPU_OUT_OF_MEMORY, Reason.GPU_OUT_OF_MEMORY)
     assert outcome.message is not None
-    assert "perDeviceBatchSize 2 and maxLength 64" in outcome.message
+    assert outcome.message == (
+        "the GPU ran out of memory in the training step after step 0, with 2 sequence(s) of at most 64 tokens at a "
+        "time (perDeviceBatchSize 2, maxLength 64); lower perDeviceBatchSize or maxLength, or set "
+        "training.gradientCheckpointing"
+    )
 
 
 def test_a_volume_that_fills_up_while_saving_leaves_the_last_checkpoint_as_it_was(
@@ -73,10 +157,13 @@ def test_a_volume_that_fills_up_while_saving_leaves_the_last_checkpoint_as_it_wa
 
     outcome = run_train(tmp_path, finished.config)
 
-    assert (outcome.exit_code, outcome.reason) == (ExitCode.INVALID, Reason.CONFIG_INVALID)
-    assert outcome.message == (
-        "the volume is full: saving after step 8 failed (checkpoints/checkpoint-4 is intact); "
-        "give storage.size more room, or keep fewer checkpoints with checkpoints.keep"
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.INTERNAL, Reason.DISK_FULL)
+    assert outcome.message is not None
+    assert re.fullmatch(
+        r"the volume is full: saving after step 8 failed \(checkpoints/checkpoint-4 is the last good checkpoint\); "
+        r"a checkpoint takes \d+Ki and the volume has \d+[KMG]i free of \d+[KMG]i; "
+        r"write storage.size: \d+[KMG]i or more, or keep fewer checkpoints with checkpoints.keep",
+        outcome.message,
     )
     assert [path.name for path in (tmp_path / layout.CHECKPOINTS).iterdir()] == ["checkpoint-4"]
     assert CheckpointStore(tmp_path, keep=3).open().step == 4
@@ -108,6 +195,34 @@ def test_a_full_volume_is_recognized_by_what_each_library_says(
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
 
     assert volume_is_full(error, tmp_path, saving=saving) is full
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "words"),
+    [(0, "0Ki"), (1, "1Ki"), (10 << 10, "10Ki"), ((10 << 20) - 1, "10240Ki"), (10 << 20, "10Mi"), (33 << 30, "33Gi")],
+)
+def test_sizes_are_written_as_in_a_spec(size_bytes: int, words: str) -> None:
+    assert quantity(size_bytes) == words
+
+
+def test_the_size_that_is_asked_for_has_room_for_all_that_is_kept_at_once(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three checkpoints are there; another one, the best one, and one that is being written can come on top."""
+    volume = as_died_after(8, finished, tmp_path / "volume")
+    state = finished.outcome.progress
+    assert state is not None
+    each = max(found.bytes for found in state.checkpoints)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=0, total=50 << 30))
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sftjob_trainer.fit.fit", broken)
+    outcome = run_train(volume, finished.config)
+
+    assert outcome.message is not None
+    assert f"write storage.size: {quantity((50 << 30) + 3 * each)} or more" in outcome.message
 
 
 def test_without_prepared_data_the_stage_says_so(qwen2: Path, tmp_path: Path) -> None:

@@ -7,17 +7,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import (
-    Attention,
-    ComputeDtype,
-    Kernels,
-    Method,
-    ModelDtype,
-    Precision,
-    Quantization,
-    QuantizationType,
-    RunConfig,
-)
+from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, RunConfig
+from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Machine, choose
@@ -98,13 +89,28 @@ def test_auto_takes_the_fast_kernels_that_image_and_gpu_have(
 
 def test_what_auto_chose_is_told_with_its_reason() -> None:
     assert choose(config(), BARE).reasons == (
-        "precision bf16, weights loaded as float32",
+        "precision bf16: H100 has bf16",
+        "weights loaded as float32: they are trained, and updates of 16 bits get lost in rounding",
         "attention as the model has it by default: flash_attention_2 needs the package flash_attn in the image",
         "kernels none: liger needs the package liger_kernel in the image",
     )
-    assert choose(config(), A100).reasons[1:] == (
+    assert choose(config(method=lora()), A100).reasons == (
+        "precision bf16: A100 has bf16",
+        "weights loaded as bfloat16: they are not trained, and need no more than the step",
         "attention flash_attention_2: image and GPU have it",
         "kernels liger: image and GPU have it",
+    )
+    assert choose(config(), T4).reasons[0] == "precision fp32: T4 has no bf16"
+    assert choose(config(gpus=0), CPU).reasons[0] == "precision fp32: a CPU trains"
+
+
+def test_what_was_asked_for_is_told_as_such() -> None:
+    asked = config(dtype=ModelDtype.FLOAT32, attention=Attention.SDPA, precision=Precision.BF16, kernels=Kernels.NONE)
+    assert choose(asked, A100).reasons == (
+        "precision bf16: asked for",
+        "weights loaded as float32: asked for",
+        "attention sdpa: asked for",
+        "kernels none: asked for",
     )
 
 
@@ -188,12 +194,16 @@ def test_weights_loaded_as_bf16_are_trained_and_saved_as_bf16(qwen2: Path, tmp_p
 
 
 @pytest.mark.parametrize("attention", [Attention.EAGER, Attention.SDPA])
-def test_the_model_computes_attention_as_asked(qwen2: Path, tmp_path: Path, attention: Attention) -> None:
+def test_the_model_computes_attention_as_asked(
+    qwen2: Path, tmp_path: Path, attention: Attention, caplog: pytest.LogCaptureFixture
+) -> None:
     made = job(qwen2, max_steps=2)
+    caplog.set_level(logging.INFO)
 
     model = build_trainer(tmp_path, replace(made, model=replace(made.model, attention=attention))).model
 
     assert model.config._attn_implementation == attention.value
+    assert f"attention is computed by {attention}" in caplog.text
 
 
 def test_a_model_without_the_attention_that_auto_chose_gets_its_own(

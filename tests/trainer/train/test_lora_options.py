@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import LoraBias, Method
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import LoraBias, Method
 from sftjob_contract.reasons import Reason
 from support.tiny import lora
 from support.training import (

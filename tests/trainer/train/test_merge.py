@@ -1,7 +1,10 @@
 """The merged model, and what is kept on the volume."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,11 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import ComputeDtype, Method, ModelDtype, Quantization, QuantizationType, RunConfig
+from sftjob_contract.codec import to_json
+from sftjob_contract.config import ModelDtype, RunConfig
 from sftjob_contract.destinations import Retain
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from support.tiny import lora
 from support.training import PEFT_IS_BEHIND, environment, finish, job, read_metrics, run_train, write_prepared
 
@@ -79,7 +84,7 @@ def test_the_merged_directory_is_a_whole_model_with_its_tokenizer(qwen2: Path, t
     merged = tmp_path / layout.OUTPUT_MERGED
     assert {path.name for path in merged.iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"),
     }
     assert sorted(path.name for path in merged.parent.iterdir()) == ["adapter", "merged"]
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in merged.iterdir())
@@ -99,6 +104,54 @@ def test_the_base_is_merged_in_its_own_precision_however_it_was_trained(bf16_bas
 
     settings = json.loads((tmp_path / layout.OUTPUT_MERGED / "config.json").read_text())
     assert settings["dtype"] == "bfloat16"
+
+
+MEMORY_OF_A_MERGE = """
+import sys
+from pathlib import Path
+from transformers import PreTrainedModel
+from sftjob_contract.codec import from_json
+from sftjob_trainer import merge
+from support.training import stats_of
+from sftjob_trainer.card import Made
+from sftjob_contract.config import RunConfig
+
+def allocated():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) << 10
+
+base, volume, config = Path(sys.argv[1]), Path(sys.argv[2]), from_json(RunConfig, sys.argv[3], ignore_unknown=False)
+found = []
+save, change = PreTrainedModel.save_pretrained, merge._merge_layers
+PreTrainedModel.save_pretrained = lambda *a, **o: (found.append(allocated()), save(*a, **o))
+merge._merge_layers = lambda *a: (found.append(allocated()), change(*a))
+merge.merge(base, Made(config=config, stats=stats_of(), metrics={}, libraries={}), volume)
+print(found[1] - found[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_merge_holds_few_of_the_changed_weights_in_memory(qwen2: Path, tmp_path: Path) -> None:
+    """134 MB are changed. glibc is told to give back what is freed, as it does by itself with larger weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    config = Qwen2Config(
+        vocab_size=512, hidden_size=1024, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=8
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "base")
+    get_peft_model(model, LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path / layout.OUTPUT_ADAPTER)
+    changed = sum(weight.nbytes for name, weight in model.named_parameters() if "base_layer" in name)
+    command = [sys.executable, "-c", MEMORY_OF_A_MERGE, str(tmp_path / "base"), str(tmp_path)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_MMAP_THRESHOLD_": "100000"}
+
+    done = subprocess.run([*command, to_json(job(qwen2))], env=environ, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert changed > 60e6
+    assert int(done.stdout) < changed / 4
+    assert sorted(path.name for path in (tmp_path / layout.OUTPUT).iterdir()) == ["adapter", "merged"]
 
 
 def with_retain(config: RunConfig, retain: Retain) -> RunConfig:

@@ -8,18 +8,11 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import (
-    ComputeDtype,
-    Method,
-    Optimizer,
-    Precision,
-    Quantization,
-    QuantizationType,
-    RunConfig,
-)
+from sftjob_contract.config import Optimizer, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.outputs import base_model_name
+from sftjob_trainer.card import base_model_name
 from support.tiny import lora, run_config
 from support.training import (
     PEFT_IS_BEHIND,
@@ -74,7 +67,7 @@ def test_the_adapter_names_the_model_as_the_user_did_and_no_path_of_the_containe
     assert settings["base_model_name_or_path"] == tuned.config.model.source
     assert {path.name for path in directory.iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"),
     }
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Distillation, EarlyStopping, Metric, RunConfig, Teacher
+from sftjob_contract.config import EarlyStopping, Metric, RunConfig
 from sftjob_contract.destinations import Retain
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import Distillation, Teacher
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.start import origin

@@ -123,7 +123,10 @@ def test_a_volume_that_is_really_full_ends_the_run_and_keeps_the_last_checkpoint
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
     outcome = last_word(tmp_path)
-    assert done.returncode == ExitCode.INVALID, done.stderr
+    assert done.returncode == ExitCode.INTERNAL, done.stderr
+    assert outcome.reason is Reason.DISK_FULL
     assert outcome.message is not None
-    assert "the volume is full: saving after step 4 failed (checkpoints/checkpoint-2 is intact)" in outcome.message
+    assert "saving after step 4 failed (checkpoints/checkpoint-2 is the last good checkpoint)" in outcome.message
+    assert "free of 1024Ki; write storage.size: " in outcome.message
+    assert not list((survived / layout.CHECKPOINTS).glob(".staging*"))
     assert CheckpointStore(survived, keep=1).open().step == 2

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Distillation, EarlyStopping, Method, Metric, RunConfig, Teacher
+from sftjob_contract.config import EarlyStopping, Metric, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import Distillation, Method, Teacher
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome
 from sftjob_contract.reasons import Reason
@@ -17,9 +18,11 @@ from sftjob_trainer.checkpoints import verify
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.launch import Ended, culprit
 from sftjob_trainer.outcome import failed
+from support import faults
 from support.processes import prepare_for_two, train_in_two, two_nodes
 from support.tiny import held_out_fraction, lora, write_model
 from support.training import PEFT_IS_BEHIND, finish, job, read_metrics
+from support.weights import assert_same_weights
 
 COMPARED = ("loss", "gradNorm", "learningRate", "evalLoss", "tokens")
 DROPOUT = lora(rank=4, dropout=0.2, target_modules=("q_proj", "v_proj"))
@@ -41,16 +44,6 @@ def examined(config: RunConfig) -> RunConfig:
             max_new_tokens=4,
         ),
     )
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    left, right = load_file(one), load_file(other)
-    assert left.keys() == right.keys()
-    for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-5)
 
 
 def assert_same_course(one: Path, other: Path) -> None:
@@ -99,7 +92,7 @@ def test_two_processes_train_what_one_trains_with_batches_twice_as_large(
     expected = {**single.outcome.output.metrics, "trainSeconds": ended.outcome.output.metrics["trainSeconds"]}
     assert ended.outcome.output.metrics == pytest.approx(expected, rel=1e-5, abs=1e-5)
     weights = next((single.volume / layout.OUTPUT).rglob("*.safetensors")).relative_to(single.volume)
-    assert_same_weights(single.volume / weights, volume / weights)
+    assert_same_weights(single.volume / weights, volume / weights, atol=1e-5)
     for path in (layout.PREDICTIONS, layout.SAMPLES):
         assert (volume / path).read_text() == (single.volume / path).read_text()
     assert len(read_metrics(volume).lines) == len(read_metrics(single.volume).lines)
@@ -136,28 +129,29 @@ def test_two_processes_learn_from_a_teacher_and_stop_early_as_one_does(qwen2: Pa
 def test_a_stop_that_one_process_is_asked_for_stops_all_at_a_step_from_which_they_go_on_as_if_undisturbed(
     qwen2: Path, tmp_path: Path
 ) -> None:
+    """Step 8 is in the middle of the second epoch, whose order of rows is its own."""
     config = job(qwen2, method=DROPOUT, max_steps=10, learning_rate=1e-2, save_every=10)
     undisturbed, volume = tmp_path / "undisturbed", tmp_path / "volume"
     for path in (undisturbed, volume):
         prepare_for_two(path, config)
     assert train_in_two(tmp_path / "pod-0", undisturbed, config).code == ExitCode.DONE
 
-    stopped = train_in_two(tmp_path / "pod-1", volume, config, fault=f"{signal.SIGTERM:d} 1 4")
+    stopped = train_in_two(tmp_path / "pod-1", volume, config, faults.signal(signal.SIGTERM, 8, rank=1))
     resumed = train_in_two(tmp_path / "pod-2", volume, config)
 
     assert (stopped.code, stopped.outcome and stopped.outcome.reason) == (ExitCode.RETRY, Reason.INTERRUPTED)
-    assert "train failed: Interrupted: stopped on request after step 4 of 10; checkpoints/checkpoint-4 is saved" in (
+    assert "train failed: Interrupted: stopped on request after step 8 of 10; checkpoints/checkpoint-8 is saved" in (
         stopped.err
     )
-    sealed = {file.path for file in verify(volume / layout.CHECKPOINTS / "checkpoint-4").files}
+    sealed = {file.path for file in verify(volume / layout.CHECKPOINTS / "checkpoint-8").files}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= sealed
     assert resumed.code == ExitCode.DONE, resumed.err
     assert resumed.outcome is not None
     assert resumed.outcome.progress is not None
-    assert resumed.outcome.progress.resumed_from_step == 4
+    assert resumed.outcome.progress.resumed_from_step == 8
     assert_same_course(undisturbed, volume)
     weights = f"{layout.OUTPUT_ADAPTER}/adapter_model.safetensors"
-    assert_same_weights(undisturbed / weights, volume / weights)
+    assert_same_weights(undisturbed / weights, volume / weights, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -165,7 +159,9 @@ def test_a_pod_that_is_told_to_stop_tells_its_processes(qwen2: Path, tmp_path: P
     config = job(qwen2, max_steps=100_000, save_every=100_000, logging_steps=1000)
     prepare_for_two(tmp_path / "volume", config)
 
-    ended = train_in_two(tmp_path / "pod", tmp_path / "volume", config, fault="pod 1 3")
+    ended = train_in_two(
+        tmp_path / "pod", tmp_path / "volume", config, faults.signal(signal.SIGTERM, 3, to="parent", rank=1)
+    )
 
     assert ended.code == ExitCode.RETRY, ended.err
     assert ended.outcome is not None
@@ -181,7 +177,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_pod_as_if_it_were_the_
     config = job(qwen2, max_steps=50, save_every=2)
     prepare_for_two(tmp_path / "volume", config)
 
-    ended = train_in_two(tmp_path / "pod", tmp_path / "volume", config, fault=f"{signal.SIGKILL:d} 1 3")
+    ended = train_in_two(tmp_path / "pod", tmp_path / "volume", config, faults.killed(3, rank=1))
 
     assert (ended.code, ended.outcome) == (128 + signal.SIGKILL, None)
     assert "the process of rank 1 was ended by SIGKILL" in ended.err
@@ -193,7 +189,7 @@ def test_what_diverges_in_one_process_ends_all(qwen2: Path, tmp_path: Path) -> N
     config = job(qwen2, max_steps=50, save_every=2)
     prepare_for_two(tmp_path / "volume", config)
 
-    ended = train_in_two(tmp_path / "pod", tmp_path / "volume", config, fault="nan 1 3")
+    ended = train_in_two(tmp_path / "pod", tmp_path / "volume", config, faults.nan(3, rank=1))
 
     assert ended.code == ExitCode.DIVERGED, ended.err
     assert ended.outcome is not None
@@ -241,7 +237,7 @@ def test_the_pod_of_a_node_that_loses_the_other_says_so_and_can_be_run_again(qwe
     config = replace(job(qwen2, max_steps=50, save_every=2), nodes=2)
     prepare_for_two(tmp_path / "volume", config)
 
-    with two_nodes(tmp_path / "pods", tmp_path / "volume", config, fault=f"{signal.SIGKILL:d} 1 3") as pods:
+    with two_nodes(tmp_path / "pods", tmp_path / "volume", config, faults.killed(3, rank=1)) as pods:
         first, second = [pod.end() for pod in pods]
 
     assert (second.code, second.outcome) == (128 + signal.SIGKILL, None)
@@ -251,9 +247,17 @@ def test_the_pod_of_a_node_that_loses_the_other_says_so_and_can_be_run_again(qwe
     assert "another process of this run ended or could no longer be reached" in first.outcome.message
 
 
-def ended(rank: int, time: float, reason: Reason | None = None, code: int | None = None) -> Ended:
-    said = None if reason is None else failed(Stage.TRAIN, Failure(reason, f"rank {rank}"))
-    return Ended(rank=rank, code=said.exit_code if said else code or 0, time=time, outcome=said)
+def ended(rank: int, time: float, reason: Reason | None = None, code: int | None = None, **of: bool) -> Ended:
+    """How a process ended: with a reason, or with a code and no last word."""
+    said = None
+    if reason is not None:
+        said = failed(Stage.TRAIN, Failure(reason, f"rank {rank}", blames_peer=of.get("blames_peer", False)))
+    code = said.exit_code if said else code or 0
+    return Ended(rank=rank, code=code, time=time, outcome=said, given_up=of.get("given_up", False))
+
+
+LOST: dict[str, Any] = {"reason": Reason.INTERNAL_ERROR, "blames_peer": True}
+WAITING: dict[str, Any] = {"reason": Reason.HUNG, "blames_peer": True}
 
 
 def finished(rank: int) -> Ended:
@@ -273,6 +277,16 @@ def finished(rank: int) -> Ended:
             [ended(0, 2, Reason.INTERNAL_ERROR), ended(1, 1, code=-9)], 1, id="killed before the other failed"
         ),
         pytest.param([ended(0, 2, code=-9), ended(1, 1, Reason.INTERNAL_ERROR)], 1, id="failed before the other's end"),
+        pytest.param([ended(0, 1, **LOST), ended(1, 2, code=-9)], 1, id="killed, which the other noticed first"),
+        pytest.param([ended(0, 1, **LOST), ended(1, 2, code=1)], 1, id="gone with no word, which the other noticed"),
+        pytest.param([ended(0, 1, **LOST), ended(1, 2, Reason.INTERRUPTED)], 1, id="stopped, which the other noticed"),
+        pytest.param(
+            [ended(0, 1, **LOST), ended(1, 9, code=-9, given_up=True)], 0, id="a peer on another node was lost"
+        ),
+        pytest.param([ended(0, 1, **WAITING), ended(1, 2, Reason.HUNG)], 1, id="one hung, another waited for it"),
+        pytest.param([ended(0, 1, **WAITING), ended(1, 2, code=1)], 0, id="one hung and could not say so"),
+        pytest.param([ended(1, 1, **WAITING), ended(0, 2, **WAITING)], 0, id="each seems to wait for the other"),
+        pytest.param([ended(0, 1, **WAITING), ended(1, 2, Reason.DISK_FULL)], 1, id="one waited, the other knows"),
         pytest.param([ended(1, 1, Reason.DIVERGED), ended(0, 2, Reason.DIVERGED)], 0, id="all diverged"),
         pytest.param([ended(1, 1, Reason.INTERRUPTED), ended(0, 2, Reason.INTERRUPTED)], 0, id="all were stopped"),
         pytest.param(

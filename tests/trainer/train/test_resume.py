@@ -11,19 +11,10 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.outcome import Outcome
 from support.tiny import lora
 from support.training import PEFT_IS_BEHIND, Finished, as_died_after, finish, job, read_metrics, run_train
+from support.weights import assert_same_weights
 
 pytestmark = PEFT_IS_BEHIND
 DROPOUT = lora(rank=4, dropout=0.2, target_modules=("q_proj", "v_proj"))
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    left, right = load_file(one), load_file(other)
-    assert left.keys() == right.keys()
-    for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-6)
 
 
 def assert_continues(finished: Finished, volume: Path, outcome: Outcome, step: int) -> None:
@@ -35,7 +26,7 @@ def assert_continues(finished: Finished, volume: Path, outcome: Outcome, step: i
     assert outcome.exit_code is ExitCode.DONE
     assert outcome.output is not None
     weights = next((finished.volume / outcome.output.path).glob("*.safetensors")).relative_to(finished.volume)
-    assert_same_weights(finished.volume / weights, volume / weights)
+    assert_same_weights(finished.volume / weights, volume / weights, atol=1e-6)
 
 
 def test_a_resumed_run_takes_the_steps_that_an_undisturbed_one_takes(finished: Finished, tmp_path: Path) -> None:
@@ -127,6 +118,25 @@ def test_a_damaged_newest_checkpoint_is_passed_over_told_and_replaced(
     assert [skipped.path for skipped in state.skipped_checkpoints] == ["checkpoints/checkpoint-8"]
     assert why in state.skipped_checkpoints[0].why
     assert [found.step for found in state.checkpoints] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("reached", [8, 12])
+def test_a_damaged_older_checkpoint_is_told_and_listed_no_more(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture, reached: int
+) -> None:
+    """Whether there are steps left to take or not."""
+    volume = as_died_after(reached, finished, tmp_path / "volume")
+    flip_a_bit(volume / layout.CHECKPOINTS / "checkpoint-4")
+
+    outcome = run_train(volume, finished.config, attempt=2)
+
+    state = outcome.progress
+    assert state is not None
+    assert state.resumed_from_step == reached
+    assert [found.step for found in state.checkpoints] == [8, 12]
+    assert [skipped.path for skipped in state.skipped_checkpoints] == ["checkpoints/checkpoint-4"]
+    assert state.unverified_checkpoints == ()
+    assert "checkpoints/checkpoint-4 is passed over: optimizer.pt was damaged" in caplog.text
 
 
 def test_with_no_checkpoint_that_verifies_the_run_begins_anew(finished: Finished, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_metrics_have_a_line_for_each_log_and_each_evaluation(finished: Finished
     assert list(metrics.values("evalLoss")) == [0, 4, 8, 12]
     trained = next(line for line in metrics.lines if line["step"] == 5)
     assert set(trained) == {
-        *("time", "attempt", "step", "epoch", "loss", "learningRate", "gradNorm", "tokens", "tokensPerSecond")
+        *("time", "attempt", "step", "epoch", "loss", "learningRate", "gradNorm", "tokens", "tokensPerSecond"),
+        *("stepSeconds", "dataWaitSeconds", "peakMemoryBytes"),
     }
 
 
@@ -130,7 +131,7 @@ def test_nothing_half_done_and_nothing_for_resuming_is_left_in_the_output(finish
     assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
     assert {path.name for path in model.iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"),
     }
     assert sorted(path.name for path in (finished.volume / layout.CHECKPOINTS).iterdir()) == [
         *("checkpoint-12", "checkpoint-4", "checkpoint-8")

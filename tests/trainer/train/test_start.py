@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import LoraBias, Method, RunConfig
+from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import LoraBias, Method
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from support.tiny import lora
@@ -166,6 +167,17 @@ def test_what_can_not_be_started_from_is_refused_in_a_sentence(
     assert outcome.message is not None
     assert outcome.message.startswith("checkpoints.resumeFrom: ")
     assert sentence in outcome.message
+
+
+@pytest.mark.parametrize("source", ["hf://org/model", "https://example.com/checkpoints/checkpoint-8"])
+def test_a_place_of_another_kind_is_refused(source: str, finished: Finished, tmp_path: Path) -> None:
+    outcome = run(tmp_path, starting_from(finished.config, source))
+
+    assert outcome.reason is Reason.CONFIG_INVALID
+    assert outcome.message == (
+        f"checkpoints.resumeFrom: {source}: it must be pvc://CLAIM/PATH, or an s3:// or gs:// URI, of a checkpoint "
+        "directory"
+    )
 
 
 def test_an_adapter_does_not_start_from_a_whole_model(finished: Finished, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """SIGTERM: the step is finished, the state saved, and the run goes on later as if nothing had happened."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.checkpoints import verify
 from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.telemetry import Telemetry
-from support.training import Finished, read_metrics, run_train, write_prepared
+from support.training import Finished, environment, read_metrics, run_train, write_prepared
 
 
 def terminate() -> None:
@@ -188,3 +189,68 @@ def test_an_evaluation_that_is_broken_off_takes_none_either(
     outcome = run_train(volume, config)
 
     assert outcome.message == "stopped on request after step 6 of 12; checkpoints/checkpoint-4 is saved"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "warned"),
+    [
+        pytest.param((40.0, 30), True, id="too short"),
+        pytest.param((20.0, 30), False, id="long enough"),
+        pytest.param((40.0, None), False, id="not known"),
+        pytest.param((None, 30), False, id="nothing was saved yet"),
+    ],
+)
+def test_a_save_that_may_not_end_within_the_grace_period_is_announced(
+    finished: Finished,
+    volume: Path,
+    terminated_after: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+    seconds: tuple[float | None, int | None],
+    warned: bool,
+) -> None:
+    from sftjob_trainer.train import train
+
+    longest_save, grace = seconds
+    progress = Telemetry.progress
+    terminated_after(7)
+
+    with caplog.at_level(logging.WARNING, "sftjob_trainer.run"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Telemetry, "progress", lambda self: replace(progress(self), longest_save_seconds=longest_save))
+        outcome = train(finished.config, replace(environment(volume), grace_seconds=grace))
+
+    assert outcome.exit_code is ExitCode.RETRY
+    told = [record.getMessage() for record in caplog.records if record.name == "sftjob_trainer.run"]
+    expected = (
+        "asked to stop with 30 s of 30 s left after this step, but a checkpoint took up to 40 s: "
+        "this one may not be complete in time"
+    )
+    assert told == ([expected] if warned else [])
+
+
+def test_answers_that_are_being_generated_are_broken_off_at_the_next_token(
+    finished: Finished, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch of long answers can take longer than the grace period."""
+    from transformers import Qwen2ForCausalLM
+
+    config = replace(
+        finished.config,
+        evaluation=replace(finished.config.evaluation, sample_prompts=("a b",), max_new_tokens=400),
+    )
+    write_prepared(volume, config)
+    generated = []
+    forward = Qwen2ForCausalLM.forward
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        if options.get("past_key_values") is not None and not self.training:
+            generated.append(1)
+            if len(generated) == 5:
+                terminate()
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", counted)
+    outcome = run_train(volume, config)
+
+    assert outcome.message == "stopped on request after step 0 of 12; there is no checkpoint yet"
+    assert len(generated) == 5
+    assert not (volume / layout.SAMPLES).exists()

@@ -1,6 +1,7 @@
 """What is told about a run: arithmetic over injected clocks."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from sftjob_contract.codec import from_json, to_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES
 from sftjob_contract.progress import HISTORY_POINTS, Activity, Checkpoint, HistoryPoint, SkippedCheckpoint
+from sftjob_trainer.flops import Arithmetic
 from sftjob_trainer.telemetry import History, SavedTelemetry, Telemetry, TrainingLog
 
 
@@ -26,9 +28,13 @@ def clock() -> Clock:
     return Clock()
 
 
-def telemetry(clock: Clock, max_steps: int = 100, attempt: int = 1) -> Telemetry:
+def telemetry(clock: Clock, max_steps: int = 100, attempt: int = 1, started: float | None = None) -> Telemetry:
     return Telemetry(
-        attempt=attempt, max_steps=max_steps, clock=clock, now=lambda: datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+        attempt=attempt,
+        max_steps=max_steps,
+        clock=clock,
+        now=lambda: datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC),
+        started=started,
     )
 
 
@@ -103,6 +109,84 @@ def test_a_resumed_run_adds_to_what_was_known(clock: Clock) -> None:
         "trainLoss": (3.0 * 10 + 1.5 * 5) / 15,
         "trainSeconds": 20.0,
     }
+
+
+def test_the_time_to_the_first_step_is_told_by_part_from_the_start_of_the_process(clock: Clock) -> None:
+    run = telemetry(clock, started=clock.seconds - 1)
+    for part, seconds in (("imports", 6.0), ("model", 2.0), ("data", 0.5)):
+        clock.seconds += seconds
+        run.loaded(part)
+    clock.seconds += 0.25
+    take_steps(run, clock, 2, seconds=4)
+
+    assert run.progress().loading_seconds == 9.75
+    assert run.loading_parts == {"imports": 7.0, "model": 2.0, "data": 0.5, "set-up": 0.25, "first step": 4.0}
+
+
+def test_the_evaluation_before_the_first_step_is_evaluating_and_not_loading(clock: Clock) -> None:
+    run = telemetry(clock)
+    clock.seconds += 3
+    run.doing(Activity.EVALUATING)
+    clock.seconds += 20
+    take_steps(run, clock, 1, seconds=1)
+
+    assert (run.progress().loading_seconds, run.progress().evaluating_seconds) == (3.0, 20.0)
+
+
+def test_a_step_is_told_with_what_it_waited_for_data_as_the_mean_since_the_log_before(clock: Clock) -> None:
+    run = telemetry(clock)
+    take_steps(run, clock, 1, seconds=60)  # compiling, say
+    run.logged(log(1, tokens=100))
+    with run.waiting_for_data():
+        clock.seconds += 3
+    take_steps(run, clock, 2, seconds=2)
+    run.logged(log(3, tokens=300))
+
+    state = run.progress()
+    assert (state.step_seconds, state.data_wait_seconds) == (3.5, 1.5)
+
+
+def test_evaluations_and_saves_are_added_up_and_the_longest_save_is_known(clock: Clock) -> None:
+    run = telemetry(clock)
+    assert (run.progress().evaluating_seconds, run.progress().longest_save_seconds) == (None, None)
+    for seconds in (5, 7):
+        take_steps(run, clock, 1, seconds=1)
+        run.doing(Activity.EVALUATING)
+        clock.seconds += 10
+        run.doing(Activity.SAVING)
+        clock.seconds += seconds
+        run.checkpoints((), None)
+    take_steps(run, clock, 1, seconds=1)
+    run.doing(Activity.SAVING)
+    clock.seconds += 100  # the output, which is no checkpoint
+
+    state = run.progress()
+    assert (state.evaluating_seconds, state.saving_seconds, state.longest_save_seconds) == (20.0, 12.0, 7.0)
+
+
+def test_utilization_is_that_of_the_last_window_and_memory_is_the_highest_so_far(clock: Clock) -> None:
+    run = telemetry(clock)
+    run.computes(Arithmetic(flops_per_token=6e9, peak_flops=1e15))
+    take_steps(run, clock, 1, seconds=60)
+    run.logged(log(1, tokens=50_000))
+    take_steps(run, clock, 1, seconds=1)
+    run.logged(replace(log(2, tokens=150_000), peak_memory_bytes=7))
+
+    assert run.progress().mfu == 0.6
+    assert run.progress().peak_memory_bytes == 7
+
+
+def test_what_was_waited_for_in_an_attempt_before_counts_nowhere(clock: Clock) -> None:
+    first = telemetry(clock)
+    take_steps(first, clock, 10, seconds=100)
+    first.logged(log(10, tokens=1000))
+    second = telemetry(clock, attempt=2)
+    second.resume(first.saved())
+    take_steps(second, clock, 2, seconds=3)
+    second.logged(log(12, tokens=200))
+
+    assert second.progress().step_seconds == 3.0
+    assert second.metrics()["trainSeconds"] == 1006.0
 
 
 def test_an_evaluation_loss_belongs_to_its_step(clock: Clock) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.config import Metric, RunConfig
+from sftjob_contract.destinations import Mlflow, Wandb
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_trainer.configuration import problems
 from sftjob_trainer.tracking import scalar_name
@@ -72,6 +73,14 @@ def test_nothing_is_written_unless_asked_for(qwen2: Path, tmp_path: Path) -> Non
         (
             {"tracking": {"tensorboard": True}},
             "tracking.tensorboard: true needs the package tensorboard",
+        ),
+        (
+            {"tracking": {"wandb": Wandb(project="p", entity=None, name="n", base_url=None, offline=True)}},
+            "tracking.wandb needs the package wandb",
+        ),
+        (
+            {"tracking": {"mlflow": Mlflow(experiment="e", tracking_uri=None)}},
+            "tracking.mlflow needs the package mlflow",
         ),
         (
             {"evaluation": {"metrics": (Metric.BLEU,)}, "dataset": {"evaluation": held_out_fraction(0.1)}},

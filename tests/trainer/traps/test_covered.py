@@ -135,7 +135,7 @@ TRAPS: Final = {
         "train/test_run.py::test_every_file_left_behind_can_be_read_by_another_user",
     ),
     "a model card of TRL is left in the output": (
-        f"{SAVING}::test_no_model_card_of_trl_is_left_behind",
+        f"{SAVING}::test_the_model_card_tells_the_results_where_trls_says_what_trl_is",
         "train/test_run.py::test_nothing_half_done_and_nothing_for_resuming_is_left_in_the_output",
     ),
     "checkpoints are not atomic, and half of one is taken for the last": (
@@ -171,6 +171,17 @@ TRAPS: Final = {
         "train/test_process.py::test_a_trainer_that_is_told_to_stop_saves_says_so_and_asks_to_be_run_again",
         "train/test_stop.py::test_the_run_stops_at_the_step_edge_with_a_checkpoint_and_goes_on_later",
     ),
+    "processes that do not find one another each train everything": (
+        "train/test_processes.py::test_two_processes_train_what_one_trains_with_batches_twice_as_large",
+        "train/test_processes.py::test_the_pods_of_two_nodes_train_what_one_process_trains_and_the_first_leaves_the_result",
+    ),
+    "a stop that only one process is asked for is a deadlock": (
+        "train/test_processes.py::test_a_stop_that_one_process_is_asked_for_stops_all_at_a_step_from_which_they_go_on_as_if_undisturbed",
+    ),
+    "a launcher ends with 1 whatever its processes end with": (
+        "train/test_processes.py::test_a_process_that_is_killed_ends_the_others_and_the_pod_as_if_it_were_the_only_one",
+        "train/test_processes.py::test_the_verdict_is_that_of_the_process_with_a_reason_of_its_own_or_of_the_first_that_failed",
+    ),
     "divergence is logged as a loss of zero and ends well": (
         f"{SILENT}::test_a_stock_run_that_diverges_ends_well_with_a_loss_of_zero",
         "train/test_failures.py::test_a_run_that_diverges_ends_before_it_saves_nonsense",
@@ -178,6 +189,7 @@ TRAPS: Final = {
     "fewer rows than a batch: no step, and a success": (
         f"{SILENT}::test_a_stock_run_that_drops_its_only_batch_takes_no_step",
         f"{CODES}::test_zero_means_that_every_step_was_trained",
+        f"{CODES}::test_what_can_not_be_prepared_ends_with_its_code_reason_and_sentence",
     ),
     "logged values are text": ("train/test_run.py::test_metrics_have_a_line_for_each_log_and_each_evaluation",),
     "nothing is reported unless asked for": ("train/test_tracking.py::test_nothing_is_written_unless_asked_for",),
@@ -209,6 +221,10 @@ NUMBERS: Final = {
     ),
     "gradients of QLoRA are unchanged by an evaluation": (
         "train/test_methods.py::test_an_evaluation_in_between_leaves_gradients_of_a_quantized_model_alone",
+    ),
+    "two processes train what one trains": (
+        "train/test_processes.py::test_two_processes_train_what_one_trains_with_batches_twice_as_large",
+        "train/test_out_of_memory.py::test_of_two_processes_one_runs_out_and_both_go_on_with_smaller_micro_batches",
     ),
     "the loss of distillation equals its definition in float64": (
         "train/test_distillation.py::test_the_loss_is_that_of_the_formula",

@@ -65,9 +65,15 @@ def test_weights_can_be_read_by_others_where_transformers_keeps_them_to_itself(
     assert ours.stat().st_mode & 0o044 == 0o044
 
 
-def test_no_model_card_of_trl_is_left_behind(trained: Any, finished: Finished) -> None:
-    assert (Path(trained.args.output_dir) / "README.md").exists()
-    assert list((finished.volume / layout.OUTPUT).rglob("README.md")) == []
+def test_the_model_card_tells_the_results_where_trls_says_what_trl_is(trained: Any, finished: Finished) -> None:
+    theirs = (Path(trained.args.output_dir) / "README.md").read_text()
+    ours = (finished.volume / layout.OUTPUT_MODEL / "README.md").read_text()
+
+    assert "evalLoss" in ours
+    assert finished.stats.dataset_fingerprint in ours
+    assert "trl" not in ours.partition("## Made of")[0].lower()
+    assert "evalLoss" not in theirs
+    assert "TRL" in theirs
 
 
 @pytest.mark.parametrize("content", ["", "checkpoint-is-incomplete.txt"], ids=["empty", "with a sentinel"])

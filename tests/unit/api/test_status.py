@@ -24,7 +24,13 @@ def condition(kind: ConditionType, status: ConditionStatus, reason: str = "Waiti
 
 
 def test_an_empty_status_says_nothing_about_the_unknown() -> None:
-    assert to_dict(SFTJobStatus()) == {"conditions": [], "history": [], "checkpoints": [], "attempts": []}
+    assert to_dict(SFTJobStatus()) == {
+        "conditions": [],
+        "history": [],
+        "checkpoints": [],
+        "attempts": [],
+        "adjustments": [],
+    }
 
 
 def test_a_list_keeps_its_newest_items() -> None:

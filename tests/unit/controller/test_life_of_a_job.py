@@ -8,7 +8,7 @@ from sftjob_contract.layout import OUTPUT_ADAPTER
 from sftjob_contract.names import KIND, Stage
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
-from support.builders import a_job
+from support.builders import a_command, a_job
 from support.fake_cluster import World, an_outcome, ended, running
 
 
@@ -97,6 +97,29 @@ async def test_the_first_report_is_written_at_once_and_later_ones_once_per_inter
     assert condition(world, key, "ProgressReporting") == ("True", "Reporting")
 
 
+async def test_the_newest_report_is_known_until_the_job_has_ended() -> None:
+    world = World()
+    key = await training(world)
+    assert world.controller.newest_progress(key) is None
+    for step in (10, 20):
+        world.controller.report(key, a_progress(step))
+    newest = world.controller.newest_progress(key)
+    assert newest is not None
+    assert newest.step == 20
+    await world.pod("demo-train-1", ended(0, an_outcome(Stage.TRAIN)))
+    assert world.controller.newest_progress(key) is None
+
+
+async def test_an_image_of_ones_own_trains_in_its_first_pod() -> None:
+    world = World()
+    await world.apply(a_command())
+    await world.pod("demo-train-1", running())
+    await world.pod("demo-train-1", ended(0))
+    assert phases(world) == ["Pending", "Running", "Succeeded"]
+    assert [r.kind for r in world.requests("create")] == ["PersistentVolumeClaim", "ConfigMap", "Pod", "Event"]
+    assert world.pods() == ["demo-train-1"]
+
+
 async def test_a_report_tells_steps_curve_checkpoints_and_eta() -> None:
     world = World()
     key = await training(world)
@@ -158,9 +181,9 @@ async def test_a_killed_trainer_gets_a_new_attempt_after_its_backoff() -> None:
     await world.pod("demo-train-1", ended(137, seconds=0))
     assert world.status(key)["phase"] == "Restarting"
     assert world.pods() == ["demo-prepare-1", "demo-train-1"]
-    await world.pass_time(9)
+    await world.pass_time(7)
     assert world.pods() == ["demo-prepare-1", "demo-train-1"]
-    await world.pass_time(1)
+    await world.pass_time(3)
     assert world.pods() == ["demo-prepare-1", "demo-train-1", "demo-train-2"]
     assert world.status(key)["phase"] == "Restarting"
     await world.pod("demo-train-2", running(seconds=10))

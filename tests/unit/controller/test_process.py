@@ -11,7 +11,7 @@ import pytest
 from sftjob_operator.__main__ import main
 from sftjob_operator.effects.kube import Credentials
 from sftjob_operator.handlers import connection
-from sftjob_operator.logs import KeyValueFormatter
+from sftjob_operator.logs import JsonFormatter
 
 
 def test_the_version_is_told() -> None:
@@ -62,22 +62,32 @@ def kubeconfig(directory: Path) -> Path:
     return path
 
 
-def test_a_log_line_about_a_job_carries_its_key() -> None:
+def test_a_log_line_about_a_job_is_an_object_with_its_key_attempt_and_pod() -> None:
     record = logging.LogRecord("sftjob_operator.x", logging.INFO, __file__, 1, 'phase "%s"', ("Running",), None)
     record.job = "team/demo"
-    line = KeyValueFormatter().format(record)
-    assert line.startswith("time=20")
-    assert "level=info" in line
-    assert "job=team/demo" in line
-    assert json.loads(line.partition("msg=")[2]) == 'phase "Running"'
+    line = json.loads(JsonFormatter({"team/demo": (2, "demo-train-2")}.get).format(record))
+    assert line.pop("time").startswith("20")
+    assert line == {
+        "level": "info",
+        "logger": "sftjob_operator.x",
+        "job": "team/demo",
+        "attempt": 2,
+        "pod": "demo-train-2",
+        "msg": 'phase "Running"',
+    }
 
 
-def test_a_traceback_follows_its_line() -> None:
+def test_a_line_about_no_job_or_about_one_without_a_pod_tells_what_is_known() -> None:
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, "started", (), None)
+    assert set(json.loads(JsonFormatter().format(record))) == {"time", "level", "logger", "msg"}
+    record.job = "team/demo"
+    assert json.loads(JsonFormatter().format(record))["job"] == "team/demo"
+
+
+def test_a_traceback_is_in_its_line() -> None:
     error = KeyError("gone")
     record = logging.LogRecord("x", logging.ERROR, __file__, 1, "fault", (), (KeyError, error, None))
-    first, *rest = KeyValueFormatter().format(record).splitlines()
-    assert first.endswith('msg="fault"')
-    assert rest == ["KeyError: 'gone'"]
+    assert json.loads(JsonFormatter().format(record))["traceback"] == "KeyError: 'gone'"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import kopf
 import pytest
 
-from sftjob_operator.settings import Address, SettingsError, configure, read_settings
+from sftjob_operator.settings import Address, SecretName, SettingsError, configure, read_settings
 
 NEEDED = {"SFTJOB_TRAINER_IMAGE": "trainer:1", "SFTJOB_PROGRESS_TLS_DIR": "/tls"}
 
@@ -13,14 +13,17 @@ NEEDED = {"SFTJOB_TRAINER_IMAGE": "trainer:1", "SFTJOB_PROGRESS_TLS_DIR": "/tls"
 def test_two_settings_are_needed_and_the_rest_has_defaults() -> None:
     settings = read_settings({**NEEDED, "KUBECONFIG": "/kube/config"})
     assert settings.trainer_image == "trainer:1"
-    assert settings.progress_tls_dir == Path("/tls")
+    assert settings.progress_tls == Path("/tls")
     assert settings.namespaces == ()
     assert settings.progress_address == Address(host="0.0.0.0", port=8443)
     assert settings.progress_url is None
     assert settings.progress_interval_seconds == 10
+    assert settings.watch_silence_seconds == 70
     assert settings.silence_seconds == 90
     assert settings.workers == 16
     assert settings.liveness_address is None
+    assert settings.metrics_address is None
+    assert settings.metrics_jobs == 200
     assert settings.kubeconfig == Path("/kube/config")
 
 
@@ -34,6 +37,8 @@ def test_everything_can_be_set() -> None:
             "SFTJOB_PROGRESS_INTERVAL_SECONDS": "2.5",
             "SFTJOB_WORKERS": "4",
             "SFTJOB_LIVENESS_ADDRESS": "0.0.0.0:8080",
+            "SFTJOB_METRICS_ADDRESS": "0.0.0.0:8081",
+            "SFTJOB_METRICS_JOBS": "0",
         }
     )
     assert settings.namespaces == ("a", "b")
@@ -42,6 +47,13 @@ def test_everything_can_be_set() -> None:
     assert settings.progress_interval_seconds == 2.5
     assert settings.workers == 4
     assert settings.liveness_address == Address(host="0.0.0.0", port=8080)
+    assert settings.metrics_address == Address(host="0.0.0.0", port=8081)
+    assert settings.metrics_jobs == 0
+
+
+def test_the_certificate_may_be_kept_in_a_secret() -> None:
+    environ = {"SFTJOB_TRAINER_IMAGE": "trainer:1", "SFTJOB_PROGRESS_TLS_SECRET": "system/progress-tls"}
+    assert read_settings(environ).progress_tls == SecretName(namespace="system", name="progress-tls")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +61,9 @@ def test_everything_can_be_set() -> None:
     [
         ("SFTJOB_TRAINER_IMAGE", "", "SFTJOB_TRAINER_IMAGE is not set"),
         ("SFTJOB_PROGRESS_TLS_DIR", "", "SFTJOB_PROGRESS_TLS_DIR is not set"),
+        ("SFTJOB_PROGRESS_TLS_SECRET", "a/b", "SFTJOB_PROGRESS_TLS_SECRET are both set: set one of them"),
+        ("SFTJOB_PROGRESS_TLS_SECRET", "tls", "SFTJOB_PROGRESS_TLS_SECRET is 'tls': write NAMESPACE/NAME"),
+        ("SFTJOB_METRICS_JOBS", "-1", "SFTJOB_METRICS_JOBS is '-1': write a number of jobs from 0 to 10000"),
         ("SFTJOB_PROGRESS_ADDRESS", "8443", "SFTJOB_PROGRESS_ADDRESS is '8443': write HOST:PORT"),
         ("SFTJOB_PROGRESS_ADDRESS", "h:99999", "write HOST:PORT"),
         ("SFTJOB_PROGRESS_URL", "http://operator:8443", "write https://HOST:PORT"),
@@ -66,6 +81,12 @@ def test_a_wrong_setting_is_named_with_what_to_write(name: str, value: str, comp
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["0.0.0.0:8080", "[::]:8080"])
+def test_an_address_reads_as_it_was_written(text: str) -> None:
+    settings = read_settings({**NEEDED, "SFTJOB_LIVENESS_ADDRESS": text})
+    assert str(settings.liveness_address) == text
+
+
 def test_in_a_cluster_no_kubeconfig_is_needed() -> None:
     assert read_settings({**NEEDED, "KUBERNETES_SERVICE_HOST": "10.0.0.1"}).kubeconfig is None
     assert read_settings(NEEDED).kubeconfig == Path.home() / ".kube" / "config"
@@ -73,17 +94,19 @@ def test_in_a_cluster_no_kubeconfig_is_needed() -> None:
 
 def test_kopf_is_told_to_watch_our_pods_only_and_to_write_nothing() -> None:
     settings = kopf.OperatorSettings()
-    configure(settings)
+    configure(settings, 70)
     assert settings.posting.enabled is False
     assert settings.peering.standalone is True
     assert settings.scanning.disabled is True
+    assert settings.watching.server_timeout == 300
+    assert settings.watching.inactivity_timeout == 70
     assert settings.watching.label_selectors["v1/pods"] == "sftjob.dev/job"
     assert settings.persistence.diffbase_storage.build(body=kopf.Body({"spec": {"a": 1}})) == {}
 
 
 def test_kopf_retries_for_ever() -> None:
     settings = kopf.OperatorSettings()
-    configure(settings)
+    configure(settings, 70)
     for _ in range(2):  # it is iterated anew for every request
         waits = iter(settings.networking.error_backoffs)
         assert [next(waits) for _ in range(12)] == [1, 1, 2, 3, 5, 8, 13, 21, 30, 30, 30, 30]

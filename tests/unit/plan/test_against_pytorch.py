@@ -9,16 +9,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import (
-    ComputeDtype,
-    Method,
-    ModelDtype,
-    Optimizer,
-    Precision,
-    Quantization,
-    QuantizationType,
-    RunConfig,
-)
+from sftjob_contract.config import ModelDtype, Optimizer, Precision, RunConfig
+from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.model_shape import ModelShape
 from sftjob_operator.plan import checkpoint_bytes, gpu_memory, trainable_parameters
 from sftjob_operator.plan.memory import HEAD_TOKENS, HEAD_WORDS, base_weight_bytes

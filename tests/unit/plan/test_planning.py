@@ -92,7 +92,7 @@ def test_disk_holds_model_data_checkpoints_and_output() -> None:
     shared = plan(base.storage(shared_cache_claim="hub"), QWEN_05B, max_steps=1000, evaluation_rows=100)
     assert told.disk_bytes - QWEN_05B.weight_bytes == shared.disk_bytes
     merged = plan(base.set("output", {"mergeAdapter": True}), QWEN_05B, max_steps=1000, evaluation_rows=100)
-    assert merged.disk_bytes == told.disk_bytes + 2 * QWEN_05B.parameters
+    assert merged.disk_bytes == told.disk_bytes + 2 * (2 * QWEN_05B.parameters)  # where it is made, and made
 
 
 def test_a_run_takes_no_more_checkpoints_than_it_has_steps_for() -> None:
@@ -126,6 +126,74 @@ def test_several_gpus_keep_a_second_copy_of_the_gradients_for_their_buckets() ->
     assert two.memory.gradients == 2 * one.memory.gradients
 
 
+# -- gradient checkpointing ------------------------------------------------------------------------------------------
+
+
+def recomputes(builder: JobBuilder, shape: ModelShape | None = QWEN_05B) -> bool | None:
+    return plan(builder, shape).gradient_checkpointing
+
+
+def storing(builder: JobBuilder) -> int:
+    """Predicted peak in bytes without checkpointing, of what the process trains on."""
+    told = plan(builder.training(gradient_checkpointing=False), QWEN_05B)
+    assert told.memory is not None
+    return told.memory.total if told.gpu_memory_bytes else told.host_memory_bytes or 0
+
+
+ON_CPU = a_job().resources(gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        pytest.param(on("80Gi"), False, id="the GPU has room"),
+        pytest.param(on("8Gi"), True, id="the GPU has none"),
+        pytest.param(a_job().resources(gpus=1).scheduling(gpu_products=["NVIDIA-L4"]), False, id="room by product"),
+        pytest.param(a_job().resources(gpus=1), True, id="GPU not known"),
+        pytest.param(a_job().resources(gpus=1, memory="512Gi"), True, id="host memory is not the GPU's"),
+        pytest.param(ON_CPU.resources(memory="64Gi"), False, id="the container has room"),
+        pytest.param(ON_CPU.resources(memory="8Gi"), True, id="the container has none"),
+        pytest.param(ON_CPU, True, id="container without a limit"),
+        pytest.param(on("80Gi").training(extra={"use_cache": False}), True, id="options of TRL's own"),
+        pytest.param(on("80Gi").lora(extra={"rank_pattern": {"q_proj": 4}}), True, id="options of PEFT's own"),
+        pytest.param(on("80Gi").distillation("pvc://a/b"), True, id="teacher"),
+        pytest.param(on("8Gi").training(gradient_checkpointing=False), False, id="off as the spec says"),
+        pytest.param(on("80Gi").training(gradient_checkpointing=True), True, id="on as the spec says"),
+    ],
+)
+def test_activations_are_stored_only_where_the_spec_says_so_or_they_are_known_to_fit(
+    job: JobBuilder, expected: bool
+) -> None:
+    assert recomputes(job) is expected
+
+
+def test_without_a_shape_activations_are_recomputed() -> None:
+    assert recomputes(on("80Gi"), None) is True
+
+
+def test_activations_are_stored_only_where_a_quarter_more_than_they_need_is_there() -> None:
+    needed = storing(on("80Gi"))
+    assert recomputes(on(str(int(needed * 1.25) + 1))) is False
+    assert recomputes(on(str(int(needed * 1.25) - 1))) is True
+    needed = storing(ON_CPU)
+    assert recomputes(ON_CPU.resources(memory=str(int(needed * 1.25) + 1))) is False
+    assert recomputes(ON_CPU.resources(memory=str(int(needed * 1.25) - 1))) is True
+
+
+def test_the_plan_predicts_the_memory_of_what_it_chose() -> None:
+    for memory, chosen in (("80Gi", False), ("8Gi", True)):
+        assert (
+            plan(on(memory), QWEN_05B).memory
+            == plan(on(memory).training(gradient_checkpointing=chosen), QWEN_05B).memory
+        )
+
+
+def test_what_fits_with_checkpointing_is_not_refused() -> None:
+    job = on("24Gi")
+    assert misfit(plan(job.training(gradient_checkpointing=False))) is not None
+    assert (misfit(plan(job)), recomputes(job, LLAMA_8B)) == (None, True)
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +217,7 @@ def test_a_job_without_a_plan_is_not_refused() -> None:
 
 
 def test_a_run_is_refused_only_when_it_needs_a_quarter_more_than_there_is() -> None:
-    needed = predicted(on("80Gi"))
+    needed = predicted(on("1Gi"))
     assert misfit(plan(on(str(int(needed / 1.25) + 1)))) is None
     assert misfit(plan(on(str(int(needed / 1.25) - 1)))) is not None
 

@@ -6,17 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_contract.config import (
-    ComputeDtype,
-    LoraBias,
-    Method,
-    ModelDtype,
-    Optimizer,
-    Precision,
-    Quantization,
-    QuantizationType,
-    RunConfig,
-)
+from sftjob_contract.config import ModelDtype, Optimizer, Precision, RunConfig
+from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
 from sftjob_contract.model_shape import ModelShape
 from sftjob_operator.plan import (
     alternative,

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from sftjob_contract.codec import encode
-from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path
+from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
 from sftjob_operator.progress import endpoint as module
 from sftjob_operator.progress.endpoint import ProgressEndpoint
@@ -22,6 +22,7 @@ from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.tls import server_context, tls_material
 
 PATH = progress_path("team", "demo")
+KUBEFLOW_PATH = trainer_status_path("team", "demo")
 TRAINER = PodIdentity(namespace="team", name="demo-train-1", uid="u1")
 PROGRESS = Progress(
     version=PROGRESS_VERSION,
@@ -34,6 +35,12 @@ PROGRESS = Progress(
     tokens=3,
 )
 GOOD = json.dumps(encode(PROGRESS))
+
+
+def trainer_status(second: int, **metrics: int) -> str:
+    """What transformers' Kubeflow callback sends, at 12:00 and so many seconds."""
+    told = [{"name": name, "value": str(value)} for name, value in metrics.items()]
+    return json.dumps({"trainerStatus": {"lastUpdatedTime": f"2026-03-01T12:00:{second:02}+00:00", "metrics": told}})
 
 
 @dataclass
@@ -52,6 +59,9 @@ class Operator:
 
     def accepts(self, key: tuple[str, str], pod: PodIdentity) -> int | None:
         return 1 if (key, pod) == (("team", "demo"), TRAINER) else None
+
+    def known(self, key: tuple[str, str]) -> Progress | None:
+        return next((progress for of, progress in reversed(self.received) if of == key), None)
 
     def receive(self, key: tuple[str, str], progress: Progress) -> None:
         if self.complaint:
@@ -73,7 +83,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 async def operator(material: Any) -> AsyncIterator[Operator]:
     asked = Operator()
-    endpoint = ProgressEndpoint(asked, asked.accepts, asked.receive)
+    endpoint = ProgressEndpoint(asked, asked.accepts, asked.receive, asked.known)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await endpoint.serve(listener, server_context(material))
         asked.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
@@ -91,6 +101,34 @@ async def test_a_report_of_the_training_pod_is_taken(operator: Operator) -> None
 
 async def test_a_report_of_a_newer_trainer_is_taken(operator: Operator) -> None:
     assert (await operator.post(json.dumps({**encode(PROGRESS), "new": 1})))[0] == 204
+
+
+async def test_a_trainer_status_of_kubeflow_is_taken_on_top_of_the_one_before(operator: Operator) -> None:
+    for second, step in ((0, 10), (5, 20)):
+        sent = trainer_status(second, current_step=step, total_steps=100)
+        assert await operator.post(sent, path=KUBEFLOW_PATH) == (200, "")
+    (_, first), (key, second_report) = operator.received
+    assert (key, first.step, first.eta_seconds) == (("team", "demo"), 10, None)
+    assert (second_report.step, second_report.step_seconds, second_report.eta_seconds) == (20, 0.5, 40)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "text"),
+    [
+        ({"data": trainer_status(0), "token": None}, 401, "bearer token is needed"),
+        ({"data": trainer_status(0), "token": "another"}, 403, "not the one that trains this job"),
+        ({"data": trainer_status(0), "path": trainer_status_path("team", "other")}, 403, "not the one that trains"),
+        ({"data": b" " * (PROGRESS_BODY_LIMIT_BYTES + 1)}, 413, "exceeded"),
+        ({"data": trainer_status(0, current_step=1)}, 400, "lacks total_steps"),
+        ({"data": GOOD}, 400, "trainerStatus is missing"),
+    ],
+)
+async def test_any_other_trainer_status_is_refused_and_changes_nothing(
+    operator: Operator, request_: dict[str, Any], status: int, text: str
+) -> None:
+    answered, said = await operator.post(**{"path": KUBEFLOW_PATH, **request_})
+    assert (answered, text in said) == (status, True), said
+    assert operator.received == []
 
 
 async def chunks(total: int) -> AsyncIterator[bytes]:

@@ -26,6 +26,7 @@ from sftjob_operator.reconcile import (
 from sftjob_operator.reconcile.attempts import failures
 from support.builders import UID, a_job
 from support.fake_cluster import SETTINGS, START, merged, moment
+from support.legal import illegal_transitions
 
 EXIT_CODES = (0, 1, 65, 66, 70, 75, 76, 77, 137, 143)
 
@@ -183,6 +184,19 @@ class OneJob(RuleBasedStateMachine):
     def the_retry_budget_holds(self) -> None:
         attempts = SFTJobStatus.model_validate(self.status).attempts
         assert all(failures(attempts, stage) <= self.retries + 1 for stage in Stage)
+
+    @invariant()
+    def no_action_contradicts_another(self) -> None:
+        actions = self.decide().actions
+        created = [(a.body["kind"], a.body["metadata"]["name"]) for a in actions if isinstance(a, Create)]
+        deleted = [(a.kind, a.name) for a in actions if isinstance(a, Delete)]
+        assert len({*created, *deleted}) == len(created) + len(deleted)
+        pods = [action.body for action in actions if isinstance(action, Create) and action.body["kind"] == "Pod"]
+        assert len({pod["metadata"]["labels"][LABEL_ATTEMPT] for pod in pods}) <= 1
+
+    @invariant()
+    def phases_follow_each_other_as_they_may(self) -> None:
+        assert illegal_transitions([self.status.get("phase"), to_dict(self.decide().status).get("phase")]) == []
 
     @invariant()
     def deciding_twice_says_the_same(self) -> None:

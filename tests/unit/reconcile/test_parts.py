@@ -149,6 +149,7 @@ def test_the_last_word_of_a_container_is_read() -> None:
         json.dumps({**encode(an_outcome(Stage.TRAIN, 65)), "progress": {**encode(PROGRESS), "loss": 10**400}}),
         json.dumps(encode(an_outcome(Stage.TRAIN, 65, prepared=replace(STATS, rows=-1)))),
         json.dumps(encode(an_outcome(Stage.TRAIN, 65, output=Output(path="x" * 2000, metrics={})))),
+        json.dumps(encode(an_outcome(Stage.TRAIN, 65, output=Output(path="x", metrics={}, uploaded=("x" * 2000,))))),
     ],
     ids=[
         "a traceback",
@@ -159,6 +160,7 @@ def test_the_last_word_of_a_container_is_read() -> None:
         "an enormous number",
         "a negative count",
         "an endless path",
+        "an endless URI",
     ],
 )
 def test_a_last_word_that_can_not_be_believed_is_no_word(text: str) -> None:
@@ -174,9 +176,11 @@ def test_a_last_word_that_can_not_be_believed_is_no_word(text: str) -> None:
         ({"step": 101}, "step must be at most maxSteps 100"),
         ({"tokens": 2**60}, "tokens must be between"),
         ({"eta_seconds": -5}, "etaSeconds"),
+        ({"peak_memory_bytes": -1}, "peakMemoryBytes"),
         ({"checkpoints": (replace(CHECKPOINT, path="x" * 2000),)}, "path has 2000 characters"),
         ({"checkpoints": (replace(CHECKPOINT, time="yesterday"),)}, "time of checkpoints/checkpoint-10"),
         ({"checkpoints": (replace(CHECKPOINT, bytes=-1),)}, "bytes"),
+        ({"unverified_checkpoints": (-1,)}, "unverifiedCheckpoints"),
         ({"history": (HistoryPoint(step=-3),)}, "history"),
     ],
 )

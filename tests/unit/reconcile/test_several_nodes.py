@@ -160,6 +160,21 @@ def test_the_pod_that_failed_first_by_itself_tells_why(
     assert (last.exit_code, last.reason) == (exit_code, reason)
 
 
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (ended(0, 70, seconds=8), "Preempted"),
+        (ended(0, 75, seconds=3), "Preempted"),
+        (ended(0, 77, seconds=8), "Diverged"),
+        (ended(0, 70, seconds=8, reason="OOMKilled"), "HostOutOfMemory"),
+    ],
+)
+def test_a_pod_that_fails_since_another_was_taken_away_is_not_to_blame(first: PodView, reason: str) -> None:
+    taken = ended(1, 137, seconds=5, deleting=True, disruption="PreemptionByScheduler")
+    decision = decided(first, taken, ended(2, 75, seconds=8))
+    assert attempt(decision).reason == reason
+
+
 def test_the_result_is_told_by_rank_0() -> None:
     outcome = an_outcome(Stage.TRAIN, output=Output(path="output/model", metrics={"evalLoss": 1.5}))
     decision = decided(ended(0, 0, outcome=outcome), ended(1, 0), ended(2, 0, seconds=20))

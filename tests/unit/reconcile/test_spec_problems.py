@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api import SFTJob
-from sftjob_operator.api.types import LEAKY_NAME, LEAKY_VALUE
+from sftjob_operator.api.types import LEAKY_NAME
 from sftjob_operator.api.upstream import fields_of_options
 from sftjob_operator.reconcile.spec_problems import EXTRA_LIMIT_BYTES, EXTRA_LIMIT_DEPTH, OWN_OPTIONS, spec_problem
 from sftjob_operator.render import OWN_VARIABLES
-from support.builders import JobBuilder, a_job
+from support.builders import JobBuilder, a_command, a_job
 from support.strategies import valid_jobs
 from support.upstream import options
 
@@ -140,6 +141,24 @@ PROBLEMS = {
             "since a job goes on from its own checkpoints by itself."
         ),
     ),
+    **{
+        f"{section} of the trainer, with an image of one's own": (
+            a_command().set(section, value),
+            f"spec.{section} is for the operator's own trainer, and spec.command runs another program: remove it.",
+        )
+        for section, value in {
+            "training": {"epochs": 1},
+            "evaluation": {"everySteps": 10},
+            "checkpoints": {"keep": 2},
+            "output": {"mergeAdapter": True},
+            "tracking": {"tensorboard": True},
+            "resources.prepare": {"cpu": 1},
+        }.items()
+    },
+    "neither a trainer nor an image of one's own": (
+        a_job().set("method", None),
+        "spec has no command and lacks model, dataset or method: write these three, or image and command.",
+    ),
     "memory without a unit": (
         a_job().resources(memory=16),
         "spec.resources.memory is 16, which is less than 1Mi: write it with its unit, such as 16Gi.",
@@ -173,6 +192,8 @@ def test_what_is_said_about(what: str) -> None:
         lora(eva_config=nested(EXTRA_LIMIT_DEPTH)),
         a_job().full(),
         a_job().env(OMP_NUM_THREADS="4", HOMEPAGE="x"),
+        a_command().set("env", [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]),
+        a_command().set("training", {"scheduler": "cosine"}),
         a_job("demo").checkpoints(resume_from={"sftJob": "demo-2"}),
         a_job().storage(size="1Mi").resources(memory="1073741824", shared_memory="64M"),
     ],

@@ -306,3 +306,12 @@ def test_pods_of_another_job_of_the_same_name_are_left_alone() -> None:
 )
 def test_only_a_finished_job_that_was_not_cleaned_up_is_still_looked_at(job: JobBuilder, expected: bool) -> None:
     assert awaits_cleanup(job.body()) is expected
+
+
+def test_a_change_after_the_end_is_seen_once_and_does_nothing_else() -> None:
+    job = finished(5).set("ttlSecondsAfterFinished", None).meta(generation=2)
+    assert awaits_cleanup(job.body())
+    decision = decided(job=job, seconds=9999)
+    assert decision.status == replace(job.build().status, observed_generation=2)
+    assert (decision.actions, decision.events, decision.recheck_seconds) == ((), (), None)
+    assert not awaits_cleanup(job.with_status(decision.status).body())

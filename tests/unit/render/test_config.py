@@ -1,11 +1,21 @@
 """Defaults that depend on other fields are resolved in the run config."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import DataFormat, RunConfig, Scheduler
+from sftjob_contract.config import (
+    DataFormat,
+    Preprocessing,
+    RowFunction,
+    RowTemplate,
+    RunConfig,
+    Scheduler,
+    Syntax,
+    Validation,
+)
 from sftjob_operator.api import MethodName
 from sftjob_operator.render import config_hash, method_name, run_config
 from support.builders import JobBuilder, a_job
@@ -113,6 +123,26 @@ def test_a_part_of_the_data_has_the_format_and_columns_of_the_whole_unless_it_na
     first, second = run_config(a_job().set("dataset", data).build()).dataset.sources
     assert (first.format, first.columns.messages) == (DataFormat.MESSAGES, "chat")
     assert (second.format, second.columns.messages, second.columns.output) == (DataFormat.ALPACA, "chat", "answer")
+
+
+def test_a_part_of_the_data_is_preprocessed_and_validated_like_the_whole_unless_it_says_otherwise() -> None:
+    own = {"preprocessing": {"template": {"text": "own"}}, "validation": {"syntax": "yaml"}}
+    whole = {"preprocessing": {"template": {"text": "whole"}}, "validation": {"regex": "a"}}
+    data = {"sources": [{"source": "/a"}, {"source": "/b", **own}], **whole}
+    first, second = run_config(a_job().set("dataset", data).build()).dataset.sources
+    template = RowTemplate(text="whole", prompt=None, completion=None)
+    assert first.preprocessing == Preprocessing(template=template, function=None)
+    assert second.preprocessing == Preprocessing(template=replace(template, text="own"), function=None)
+    checks = Validation(column=None, regex="a", syntax=None, command=(), timeout_seconds=10)
+    assert first.validation == checks
+    assert second.validation == replace(checks, regex=None, syntax=Syntax.YAML)
+
+
+def test_a_function_has_the_usual_name_unless_it_is_given_one() -> None:
+    function = {"configMapKeyRef": {"name": "rows", "key": "rows.py"}}
+    (part,) = run_config(a_job().dataset("/d", preprocessing={"function": function}).build()).dataset.sources
+    file = "rows/rows.py"
+    assert part.preprocessing == Preprocessing(template=None, function=RowFunction(file=file, name="preprocess"))
 
 
 @pytest.mark.parametrize(

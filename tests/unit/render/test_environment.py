@@ -6,14 +6,20 @@ import pytest
 
 from sftjob_contract.names import (
     ENV_HUB_TOKEN,
+    ENV_KUBEFLOW_CA,
+    ENV_KUBEFLOW_TOKEN,
+    ENV_KUBEFLOW_URL,
+    ENV_MICRO_BATCH,
     ENV_PROGRESS_CA,
     ENV_PROGRESS_URL,
+    ENV_SECRET_VARIABLES,
     ENV_WANDB_API_KEY,
     TOKEN_AUDIENCE,
     Stage,
 )
-from sftjob_operator.render import OWN_VARIABLES, RenderSettings, pod
-from support.builders import JobBuilder, a_job
+from sftjob_operator.api import SFTJobStatus
+from sftjob_operator.render import OWN_VARIABLES, RenderSettings, own_variables, pod
+from support.builders import JobBuilder, a_command, a_job
 from support.rendering import REPORTING, SILENT
 
 TOKEN = {"name": "hub", "key": "token"}
@@ -26,6 +32,16 @@ EVERYTHING = (
     .storage(access_modes=["ReadWriteMany"])
     .resources(nodes=2, cpu=4)
 )
+
+
+PLAN = {
+    **dict.fromkeys(("steps", "stepsPerEpoch", "rows", "trainRows", "evaluationRows"), 1),
+    **dict.fromkeys(("sequences", "tokens", "trainedTokens"), 1),
+    "gradientCheckpointing": True,
+}
+
+
+FROM_SECRET = {"name": "DB_URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}}
 
 
 def rendered(
@@ -56,21 +72,85 @@ def secrets(job: JobBuilder, stage: Stage, rank: int = 0) -> list[str]:
     return [source["secretRef"]["name"] for source in container(job, stage, rank=rank).get("envFrom", [])]
 
 
+def adjusted(job: JobBuilder, *sizes: int) -> JobBuilder:
+    """A job whose attempts from the second on each take a smaller micro-batch."""
+    entries = [
+        {
+            "attempt": attempt,
+            "reason": "GpuOutOfMemory",
+            "perDeviceBatchSize": {"from": 8, "to": size},
+            "gradientAccumulationSteps": {"from": 1, "to": 8 // size},
+            "message": "Less.",
+        }
+        for attempt, size in enumerate(sizes, start=2)
+    ]
+    return job.with_status(SFTJobStatus.model_validate({"adjustments": entries, "plan": PLAN}))
+
+
 def test_every_variable_of_the_operator_is_reserved_and_every_reserved_one_is_set() -> None:
-    job, names = EVERYTHING, set()
+    names = set(variables(a_command()))
+    template = {"configMapKeyRef": {"name": "templates", "key": "support.jinja"}}
+    everything = adjusted(EVERYTHING, 4).set("env", [FROM_SECRET]).set("model.chatTemplate", template)
     for stage in Stage:
-        names |= set(variables(job, stage))
-    assert names - {"OMP_NUM_THREADS"} == OWN_VARIABLES
+        (only,) = pod(everything.build(), stage, 2, REPORTING)["spec"]["containers"]
+        names |= {entry["name"] for entry in only["env"]}
+    assert names - {"OMP_NUM_THREADS", FROM_SECRET["name"]} == OWN_VARIABLES
+
+
+@pytest.mark.parametrize(("attempt", "size"), [(1, None), (2, "4"), (3, "2"), (9, "2")])
+def test_an_attempt_takes_the_micro_batch_that_was_adjusted_for_it(attempt: int, size: str | None) -> None:
+    (only,) = pod(adjusted(a_job(), 4, 2).build(), Stage.TRAIN, attempt, REPORTING)["spec"]["containers"]
+    told = {entry["name"]: entry.get("value") for entry in only["env"]}
+    assert told.get(ENV_MICRO_BATCH) == size
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_the_users_variables_come_first_and_leave_the_operators_alone(stage: Stage) -> None:
     mine = {"name": "NCCL_DEBUG", "value": "INFO"}
-    secret = {"name": "DB_URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}}
-    job = a_job().set("env", [mine, secret, *({"name": name, "value": "mine"} for name in sorted(OWN_VARIABLES))])
+    job = a_job().set("env", [mine, FROM_SECRET, *({"name": name, "value": "mine"} for name in sorted(OWN_VARIABLES))])
     entries = container(job, stage)["env"]
-    assert entries[:2] == [mine, secret]
-    assert entries[2:] == container(a_job(), stage)["env"]
+    assert entries[:2] == [mine, FROM_SECRET]
+    assert entries[2:-1] == container(a_job(), stage)["env"]
+
+
+def test_the_trainer_is_told_which_variables_come_from_secrets() -> None:
+    plain = {"name": "NCCL_DEBUG", "value": "INFO"}
+    another = {"name": "OTHER", "valueFrom": {"secretKeyRef": {"name": "db", "key": "other"}}}
+    assert variables(a_job().set("env", [FROM_SECRET, plain, another]))[ENV_SECRET_VARIABLES] == "DB_URL,OTHER"
+    assert ENV_SECRET_VARIABLES not in variables(a_job().set("env", [plain]))
+
+
+def test_an_image_of_ones_own_is_told_places_and_where_to_report_and_nothing_of_a_run_config() -> None:
+    theirs = variables(a_job().resources(gpus=0))
+    told = variables(a_command().resources(gpus=0))
+    assert set(theirs) - set(told) == {
+        *("SFTJOB_RUN_CONFIG", "SFTJOB_CLAIMS", "HF_HUB_OFFLINE"),
+        *("SFTJOB_PROGRESS_URL", "SFTJOB_PROGRESS_CA", "SFTJOB_PROGRESS_TOKEN"),
+    }
+    assert {name: value for name, value in told.items() if name not in theirs} == {
+        ENV_KUBEFLOW_URL: f"{REPORTING.progress_url}/v1/namespaces/team/sftjobs/demo/trainer-status",
+        ENV_KUBEFLOW_CA: theirs[ENV_PROGRESS_CA],
+        ENV_KUBEFLOW_TOKEN: theirs["SFTJOB_PROGRESS_TOKEN"],
+    }
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "HF_HUB_OFFLINE"])
+def test_an_image_of_ones_own_gets_its_keys_from_the_users_variables(name: str) -> None:
+    mine = {"name": name, "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
+    assert container(a_command().set("env", [mine]))["env"][0] == mine
+
+
+def test_an_image_of_ones_own_can_not_be_told_other_places() -> None:
+    reserved = own_variables(a_command().build())
+    job = a_command().set("env", [{"name": name, "value": "mine"} for name in sorted(reserved)])
+    assert container(job)["env"] == container(a_command())["env"]
+
+
+@pytest.mark.parametrize("settings", [REPORTING, SILENT], ids=["reporting", "silent"])
+def test_only_the_pod_that_leads_reports_for_an_image_of_ones_own(settings: RenderSettings) -> None:
+    job = a_command().resources(nodes=2).storage(access_modes=["ReadWriteMany"])
+    told = [ENV_KUBEFLOW_URL in variables(job, settings=settings, rank=rank) for rank in (0, 1)]
+    assert told == [settings is REPORTING, False]
 
 
 def test_a_user_may_say_how_many_threads_there_are() -> None:

@@ -20,13 +20,17 @@ READERS = {
     "suspend": ("reconcile/lifetime.py", "suspend"),
     "deadlineSeconds": ("reconcile/lifetime.py", "deadline_seconds"),
     "ttlSecondsAfterFinished": ("reconcile/cleanup.py", "ttl_seconds_after_finished"),
-    "failurePolicy.maxRetries": ("reconcile/attempts.py", "max_retries"),
-    "failurePolicy.backoffSeconds": ("reconcile/attempts.py", "backoff_seconds"),
+    "failurePolicy.maxRetries": ("reconcile/retries.py", "max_retries"),
+    "failurePolicy.maxInterruptions": ("reconcile/retries.py", "max_interruptions"),
+    "failurePolicy.backoffSeconds": ("reconcile/retries.py", "backoff_seconds"),
     "resources.gpuMemory": ("reconcile/planning.py", "gpu_memory"),
 }
 """Not rendered, since they decide when a Pod is made or deleted: the module that reads each, and as what."""
 
 TOKEN = {"name": "hub", "key": "token"}
+TEMPLATE = {"template": {"text": "{{ a }}"}}
+FUNCTION = {"function": {"configMapKeyRef": {"name": "rows", "key": "rows.py"}}}
+VALIDATION = {"regex": "a", "syntax": "json", "column": "b", "command": ["true"], "timeoutSeconds": 5}
 ON_THE_HUB = (
     a_job()
     .model("hf://acme/model", revision="a", token_secret_ref=TOKEN, chat_template={"name": "chatml"})
@@ -35,6 +39,8 @@ ON_THE_HUB = (
         revision="a",
         subset="b",
         on_invalid_row="Skip",
+        preprocessing=TEMPLATE,
+        validation=VALIDATION,
         token_secret_ref=TOKEN,
         evaluation={"split": "test"},
     )
@@ -47,10 +53,11 @@ ON_THE_HUB = (
     .set("env", [{"name": "A", "value": "1"}])
     .scheduling(tolerations=[{"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}])
 )
+ROWS = {"source": "s3://data/rows", "columns": {}, "preprocessing": TEMPLATE, "validation": VALIDATION}
 FROM_STORES = (
     a_job()
     .model("s3://models/base", secret_ref={"name": "models"}, chat_template={"jinja": "{{ messages }}"})
-    .set("dataset", {"sources": [{"source": "s3://data/rows", "columns": {}}], "secretRef": {"name": "data"}})
+    .set("dataset", {"sources": [ROWS], "secretRef": {"name": "data"}})
     .full()
     .checkpoints(resume_from={"sftJob": "older", "step": 5})
     .set("output", {"upload": {"uri": "s3://out/x", "secretRef": {"name": "out"}}})
@@ -60,12 +67,20 @@ FROM_STORES = (
 FROM_CLAIMS = (
     a_job()
     .model("pvc://models/base", chat_template={"configMapKeyRef": {"name": "templates", "key": "chat"}})
-    .dataset("hf://acme/rows", token_secret_ref=TOKEN, evaluation={"source": "pvc://data/e.jsonl"})
+    .dataset(
+        "hf://acme/rows", token_secret_ref=TOKEN, preprocessing=FUNCTION, evaluation={"source": "pvc://data/e.jsonl"}
+    )
     .checkpoints(resume_from={"source": "pvc://kept/checkpoint-5"})
     .storage(access_modes=["ReadWriteMany"])
     .resources(nodes=2, gpus=8)
 )
-BASES: dict[str, JobBuilder] = {"hub": ON_THE_HUB, "stores": FROM_STORES, "claims": FROM_CLAIMS}
+WITH_CODE = a_job().set("dataset", {"sources": [{"source": "/rows", "preprocessing": FUNCTION}]})
+BASES: dict[str, JobBuilder] = {
+    "hub": ON_THE_HUB,
+    "stores": FROM_STORES,
+    "claims": FROM_CLAIMS,
+    "code": WITH_CODE,
+}
 SPECIAL = {
     "model.source": "pvc://other/base",
     "dataset.sources.0.format": "messages",

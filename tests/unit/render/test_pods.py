@@ -7,8 +7,8 @@ import pytest
 from sftjob_contract.names import Stage
 from sftjob_operator.api import SFTJobStatus
 from sftjob_operator.render import pod, pod_name, volume_uri
-from support.builders import JobBuilder, a_job
-from support.rendering import REPORTING
+from support.builders import UID, JobBuilder, a_job
+from support.rendering import REPORTING, render_all
 
 MORE = {"cpu": 8, "memory": "64Gi", "ephemeral_storage": "20Gi"}
 
@@ -124,6 +124,19 @@ def test_where_nothing_is_saved_stopping_is_quick() -> None:
 
 def test_before_anything_is_planned_train_gets_two_minutes() -> None:
     assert spec_of(a_job())["terminationGracePeriodSeconds"] == 120
+
+
+def test_a_child_belongs_to_its_job_and_does_not_hold_up_the_jobs_deletion() -> None:
+    """Some clusters let only those name an owner whose deletion waits who may update its finalizers.
+
+    See https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/, under
+    OwnerReferencesPermissionEnforcement. The operator's role has no such right.
+    """
+    job = a_job().resources(nodes=2).storage(access_modes=["ReadWriteMany"]).build()
+    owner = {"apiVersion": "sftjob.dev/v1alpha1", "kind": "SFTJob", "name": "demo", "uid": UID, "controller": True}
+    children = render_all(job, REPORTING)
+    assert {child["kind"] for child in children} == {"PersistentVolumeClaim", "ConfigMap", "Service", "Pod"}
+    assert [child["metadata"]["ownerReferences"] for child in children] == [[owner]] * len(children)
 
 
 def test_no_pod_gets_a_token_for_the_kubernetes_api() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ChatTemplate
-from sftjob_contract.names import ANNOTATION_JOB_UID, ENV_CACHE, ENV_VOLUME, Stage
+from sftjob_contract.config import ChatTemplate, RowFunction
+from sftjob_contract.names import ANNOTATION_JOB_UID, ENV_CACHE, ENV_FILES, ENV_VOLUME, MOUNT_FILES, Stage
 from sftjob_operator.render import pod, run_config, volume_claim, volume_claim_name
 from support.builders import UID, JobBuilder, a_job
 from support.rendering import REPORTING
@@ -122,16 +122,25 @@ def test_a_claim_that_serves_several_ends_is_one_volume() -> None:
     assert len(claims) == 1
 
 
+def user_files(job: JobBuilder) -> list[tuple[str, str, str]]:
+    """ConfigMap, key and path of each file of the user's own in Prepare."""
+    spec = spec_of(job, Stage.PREPARE)
+    (container,) = spec["containers"]
+    (volume,) = (v for v in spec["volumes"] if v["name"] == "files")
+    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "files")
+    assert mount == {"name": "files", "mountPath": MOUNT_FILES, "readOnly": True}
+    assert {"name": ENV_FILES, "value": MOUNT_FILES} in container["env"]
+    assert "sftjob-files" not in str(spec_of(job))
+    maps = [source["configMap"] for source in volume["projected"]["sources"]]
+    return [(each["name"], item["key"], item["path"]) for each in maps for item in each["items"]]
+
+
 def test_a_chat_template_of_a_config_map_is_a_file_of_prepare() -> None:
     reference = {"name": "templates", "key": "support.jinja"}
     job = a_job().model("hf://a/b", chat_template={"configMapKeyRef": reference})
-    (volume,) = (v for v in spec_of(job, Stage.PREPARE)["volumes"] if v.get("configMap", {}).get("name") == "templates")
-    assert volume["configMap"]["items"] == [{"key": "support.jinja", "path": "support.jinja"}]
-    (container,) = spec_of(job, Stage.PREPARE)["containers"]
-    (mount,) = (m for m in container["volumeMounts"] if m["name"] == volume["name"])
-    file = f"{mount['mountPath']}/support.jinja"
+    file = "templates/support.jinja"
+    assert user_files(job) == [("templates", "support.jinja", file)]
     assert run_config(job.build()).model.chat_template == ChatTemplate(name=None, jinja=None, file=file)
-    assert "templates" not in str(spec_of(job))
 
 
 @pytest.mark.parametrize("template", [{"name": "chatml"}, {"jinja": "{{ messages }}"}])
@@ -140,11 +149,25 @@ def test_other_chat_templates_need_no_file(template: dict[str, str]) -> None:
     assert spec_of(job, Stage.PREPARE)["volumes"] == spec_of(a_job(), Stage.PREPARE)["volumes"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_path_in_the_environment_lies_below_a_mount(stage: Stage) -> None:
-    job = a_job().storage(shared_cache_claim="cache")
-    (container,) = spec_of(job, stage)["containers"]
-    places = tuple(mount["mountPath"] for mount in container["volumeMounts"])
-    paths = {name: value for name, value in variables(job, stage).items() if value.startswith("/")}
-    elsewhere = {name for name, value in paths.items() if not value.startswith(places)}
-    assert elsewhere == {"SFTJOB_CLAIMS", "SFTJOB_TERMINATION_LOG"}  # mounted per claim; the kubelet's own
+def a_function(name: str, key: str) -> dict[str, Any]:
+    return {"preprocessing": {"function": {"configMapKeyRef": {"name": name, "key": key}, "name": "clean"}}}
+
+
+def test_the_files_of_preprocessing_functions_are_files_of_prepare_each_once() -> None:
+    sources = [
+        {"source": "/a", **a_function("chats", "rows.py")},
+        {"source": "/b", **a_function("books", "rows.py")},
+        {"source": "/c", "preprocessing": {"template": {"text": "{{ body }}"}}},
+        {"source": "/d"},
+        {"source": "/e"},
+    ]
+    job = a_job().set("dataset", {"sources": sources, **a_function("chats", "other.py")})
+    named = (("chats", "rows.py"), ("books", "rows.py"), ("chats", "other.py"))
+    assert user_files(job) == [(name, key, f"{name}/{key}") for name, key in named]
+    functions = [part.preprocessing and part.preprocessing.function for part in run_config(job.build()).dataset.sources]
+    assert functions == [
+        RowFunction(file="chats/rows.py", name="clean"),
+        RowFunction(file="books/rows.py", name="clean"),
+        None,
+        *[RowFunction(file="chats/other.py", name="clean")] * 2,
+    ]

@@ -1,11 +1,10 @@
 """`python -m sftjob_trainer prepare|train`: run one stage, and leave its outcome however it ends."""
 
-import errno
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -13,37 +12,21 @@ from typing import Final, NoReturn
 
 from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.names import ENV_HUB_TOKEN, Stage
+from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
-from sftjob_trainer.configuration import read_config
+from sftjob_trainer.configuration import read_config, with_files
+from sftjob_trainer.disk import full_volume_is_told
 from sftjob_trainer.environment import ENV_LAUNCHED, Environment, read_environment, termination_log
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.launch import is_needed, launch
-from sftjob_trainer.libraries import import_transformers_without_torch, library_variables
+from sftjob_trainer.libraries import hide_wandb, import_transformers_without_torch, library_variables
+from sftjob_trainer.redaction import Redacted, redact, redact_streams, secrets_in
 
 logger = logging.getLogger("sftjob_trainer")
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_HIDDEN: Final = "[hub token]"
-
-
-class Redacted(logging.Formatter):
-    """Leaves the hub token out of whatever is logged, tracebacks included. `prefix` says who it is that speaks."""
-
-    def __init__(self, secret: str | None, prefix: str = "") -> None:
-        super().__init__(f"{prefix}%(message)s")
-        self._secret = secret
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        return redact(super().format(record), self._secret)
-
-
-def redact(text: str, secret: str | None) -> str:
-    """`text` without `secret`."""
-    return text.replace(secret, _HIDDEN) if secret else text
+_OTHERS_MAY_READ: Final = 0o022
+"""Umask: whoever mounts the volume next, under whatever user, reads logs and results."""
 
 
 def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
@@ -53,10 +36,11 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
     """
     try:
         environment = read_environment(environ)
-        config = read_config(environment.config_path)
+        config = with_files(read_config(environment.config_path), environment.files)
         if stage is Stage.TRAIN and is_needed(config, environment):
             return launch(config, environment, environ)
         environ.update(library_variables(stage, config, environment.cache))
+        hide_wandb(config, leads=stage is Stage.TRAIN and environment.rank == 0)
         return _run(stage, config, environment)
     except Failure as failure:
         return outcome.failed(stage, failure)
@@ -71,13 +55,15 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
 
 def main() -> NoReturn:
     """The process: sys.argv names the stage, the environment says the rest, the exit code is the verdict."""
-    secret = os.environ.get(ENV_HUB_TOKEN) or None
-    _log_to_stdout(secret)
+    os.umask(_OTHERS_MAY_READ)
+    secrets = secrets_in(os.environ)
+    redact_streams(secrets)
+    _log_to_stdout(secrets)
     stage = _stage(sys.argv[1:])
     log = termination_log(os.environ)
     _stop_on_signal(stage, log)
     ended = run(stage, os.environ)
-    _leave(ended, log, secret)
+    _leave(ended, log, secrets)
     sys.exit(ended.exit_code)
 
 
@@ -89,12 +75,11 @@ def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
         if not config.model.trust_remote_code:
             import_transformers_without_torch()
         from sftjob_trainer.prepare import prepare as function
-    return function(config, environment)
+    with full_volume_is_told(stage, environment.volume):
+        return function(config, environment)
 
 
 def _unexpected(stage: Stage, error: Exception) -> Failure:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return Failure(Reason.CONFIG_INVALID, f"{stage}: the job's volume is full; raise storage.size")
     return Failure(Reason.INTERNAL_ERROR, f"{stage} ended by an unexpected {type(error).__name__}: {error}")
 
 
@@ -105,11 +90,11 @@ def _stage(arguments: Sequence[str]) -> Stage:
     sys.exit(ExitCode.INVALID)
 
 
-def _log_to_stdout(secret: str | None) -> None:
+def _log_to_stdout(secrets: Mapping[str, str]) -> None:
     """Of several processes the first tells what happens; the others speak up only when something is wrong."""
     rank = os.environ.get("RANK", "0") if os.environ.get(ENV_LAUNCHED) else "0"
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Redacted(secret, "" if rank == "0" else f"[rank {rank}] "))
+    handler.setFormatter(Redacted(secrets, "%(message)s" if rank == "0" else f"[rank {rank}] %(message)s"))
     logging.getLogger().addHandler(handler)
     logger.setLevel(logging.INFO if rank == "0" else logging.WARNING)
 
@@ -130,10 +115,10 @@ def _stop_on_signal(stage: Stage, log: Path | None) -> None:
         signal.signal(number, stop)
 
 
-def _leave(ended: Outcome, log: Path | None, secret: str | None) -> None:
+def _leave(ended: Outcome, log: Path | None, secrets: Mapping[str, str]) -> None:
     """Write the outcome, and for a person the sentence; one of several processes leaves that to who started it."""
     if ended.message is not None:
-        ended = replace(ended, message=redact(ended.message, secret))
+        ended = replace(ended, message=redact(ended.message, secrets))
     if ended.message is not None and not os.environ.get(ENV_LAUNCHED):
         sys.stderr.write(f"{ended.stage} failed: {ended.reason}: {ended.message}\n")
     outcome.write_outcome(ended, log)

@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sftjob_contract.config import PackingStrategy, Precision, RunConfig, Training
+from sftjob_contract.names import ENV_MICRO_BATCH
+from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
+from sftjob_trainer.failure import Failure
 
 
 def sft_arguments(
@@ -37,7 +41,7 @@ def sft_arguments(
         "packing_strategy": training.packing_strategy.value,
         "bf16": precision is Precision.BF16,
         "fp16": precision is Precision.FP16,
-        "activation_checkpointing": training.gradient_checkpointing,
+        "activation_checkpointing": training.gradient_checkpointing is not False,
         "neftune_noise_alpha": training.neftune_noise_alpha,
         "use_liger_kernel": liger,
         "torch_compile": training.compile,
@@ -55,6 +59,45 @@ def sft_arguments(
         "dataset_kwargs": {"skip_prepare_dataset": True},
         **training.extra,
     }
+
+
+def with_micro_batch(config: RunConfig, sequences: int | None) -> RunConfig:
+    """`config` with perDeviceBatchSize `sequences` and as many more forward passes, so that each step sees the same.
+
+    Raises:
+        Failure: the batch can not be divided so.
+    """
+    training = config.training
+    usual = training.per_device_batch_size
+    if sequences is None:
+        return config
+    if usual % sequences:
+        raise Failure(
+            Reason.INTERNAL_ERROR,
+            f"{ENV_MICRO_BATCH} must divide training.perDeviceBatchSize ({usual}), which {sequences} does not",
+        )
+    accumulation = training.gradient_accumulation_steps * usual // sequences
+    smaller = replace(training, per_device_batch_size=sequences, gradient_accumulation_steps=accumulation)
+    return replace(config, training=smaller)
+
+
+def with_checkpointing(config: RunConfig, planned: bool | None) -> tuple[RunConfig, str]:
+    """`config` with gradient checkpointing decided, and a line that says why.
+
+    It is as the config says, else as `planned`, else on: to be slower is better than to run out of memory.
+    """
+    asked = config.training.gradient_checkpointing
+    enabled = next((choice for choice in (asked, planned) if choice is not None), True)
+    if asked is not None:
+        why = "asked for"
+    elif planned is None:
+        why = "whether memory needs it is not known"
+    elif planned:
+        why = "by the plan, the run is not known to fit without it, or an attempt ran out of memory"
+    else:
+        why = "by the plan, the run fits without it"
+    decided = replace(config, training=replace(config.training, gradient_checkpointing=enabled))
+    return decided, f"gradient checkpointing {'on' if enabled else 'off'}: {why}"
 
 
 def micro_batches(training: Training) -> tuple[int, int]:

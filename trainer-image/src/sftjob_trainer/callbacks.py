@@ -15,6 +15,8 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.checkpoints import collect_rng_states
 from sftjob_trainer.examination import Examination
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.hardware import peak_memory_bytes
+from sftjob_trainer.loss_scale import LossScale
 from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, TrainingLog
@@ -33,11 +35,13 @@ class RunCallback(TrainerCallback):
         self._run = run
         self._recorder = recorder
         self._examination = examination
+        self._loss_scale = LossScale(trained=run.telemetry.step > 0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the untrained model answer the user's prompts."""
+        """Let the untrained model answer the user's prompts. With all loaded, there is time to verify checkpoints."""
+        self._run.store.verify_older()
         if state.global_step == 0 and not self._examination.sample(0):
             raise self._run.stopped()
 
@@ -53,6 +57,10 @@ class RunCallback(TrainerCallback):
         """Decide what follows this optimizer step."""
         run, step = self._run, state.global_step
         run.telemetry.step_ended(step, state.epoch)
+        self._loss_scale.after_step(kwargs["optimizer"], step, last=run.telemetry.ended)
+        run.take_up_verified()
+        if step == run.telemetry.resumed_from_step + 1:
+            self._tell_start()
         if step == run.stats.max_steps and run.config.training.early_stopping is None:
             self._examination.sample(step)
         stopping = run.agree_to_stop()
@@ -91,6 +99,7 @@ class RunCallback(TrainerCallback):
                 learning_rate=logs["learning_rate"],
                 grad_norm=None if overflown else logs["grad_norm"],
                 tokens=int(logs["num_tokens"]) - self._run.filling_tokens(),
+                peak_memory_bytes=peak_memory_bytes(),
             )
         )
         self._write_training_metrics()
@@ -113,6 +122,8 @@ class RunCallback(TrainerCallback):
         """Keep what was measured; if a stop request broke the evaluation off, save what is new and stop."""
         run, step = self._run, state.global_step
         loss = metrics.get("eval_loss")
+        if loss is not None and run.config.training.early_stopping is not None:  # where the best one decides
+            run.settle_checkpoints()
         measured = None if loss is None else self._measured(loss, step)
         if loss is not None and measured is not None:
             self._evaluated(step, loss, measured, control)
@@ -126,8 +137,10 @@ class RunCallback(TrainerCallback):
         run.report()
         return control
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Seal what transformers has just saved."""
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Seal what transformers has just saved. Whoever was asked to stop meanwhile need not take another step."""
         run, step = self._run, state.global_step
         staged = run.store.staging / layout.checkpoint_name(step)
         collect_rng_states(staged, run.world)
@@ -135,8 +148,10 @@ class RunCallback(TrainerCallback):
             (staged / SAVED_TELEMETRY).write_text(to_json(run.telemetry.saved()), encoding="utf-8")
             run.store.seal(step, time=run.telemetry.timestamp(), eval_loss=run.telemetry.eval_loss_at(step))
         run.store.complete = run.world.share(run.store.complete)
-        run.telemetry.checkpoints(run.store.complete, run.store.best_step)
+        run.tell_checkpoints()
+        control.should_training_stop = run.agree_to_stop() or control.should_training_stop
         run.report()
+        return control
 
     def _measured(self, loss: float, step: int) -> Mapping[str, float] | None:
         _refuse_divergence("evaluation loss", loss, step)
@@ -162,6 +177,12 @@ class RunCallback(TrainerCallback):
             control.should_training_stop = True
         control.should_save = control.should_save or best or run.telemetry.stopped_early
 
+    def _tell_start(self) -> None:
+        """How long it took until the first step of this attempt was done."""
+        parts = self._run.telemetry.loading_parts
+        shown = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+        logger.info("the first step was done after %.1f s: %s", sum(parts.values()), shown)
+
     def _write_training_metrics(self) -> None:
         progress = self._run.telemetry.progress()
         logger.info(
@@ -179,6 +200,10 @@ class RunCallback(TrainerCallback):
                 "gradNorm": progress.grad_norm,
                 "tokens": progress.tokens,
                 "tokensPerSecond": progress.tokens_per_second,
+                "stepSeconds": progress.step_seconds,
+                "dataWaitSeconds": progress.data_wait_seconds,
+                "mfu": progress.mfu,
+                "peakMemoryBytes": progress.peak_memory_bytes,
             }
         )
 

@@ -1,15 +1,17 @@
 """Checkpoints that can be trusted: sealed by a manifest, renamed into place complete, verified before use."""
 
+import queue
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from sftjob_contract import layout
 from sftjob_contract.codec import ContractError, from_json, to_json
 from sftjob_contract.progress import Checkpoint, SkippedCheckpoint
-from sftjob_trainer.durable import replace_directory, sha256, sync_tree, write_atomically
+from sftjob_trainer.durable import replace_directory, sha256, sync, sync_tree, write_atomically
 from sftjob_trainer.world import World
 
 MANIFEST_VERSION: Final = 1
@@ -56,13 +58,20 @@ class BrokenCheckpointError(Exception):
 
 
 class CheckpointStore:
-    """The checkpoints of one run on its volume. Only sealed ones count; `complete` lists them, oldest first."""
+    """The checkpoints of one run on its volume. Only verified ones count; `complete` lists them, oldest first.
+
+    `unverified` are steps of older ones that earlier attempts sealed: reading them first would take too long.
+    Until they are verified they neither count nor are deleted.
+    """
 
     def __init__(self, volume: Path, keep: int) -> None:
         self._root = volume / layout.CHECKPOINTS
         self._keep = keep
         self.staging = self._root / _STAGING
         self.complete: tuple[Checkpoint, ...] = ()
+        self.unverified: tuple[int, ...] = ()
+        self._verdicts: queue.SimpleQueue[tuple[int, Checkpoint | SkippedCheckpoint]] = queue.SimpleQueue()
+        self._verification: threading.Thread | None = None
 
     def open(self) -> ResumePoint:
         """Clear what an interrupted attempt left half done, and find the newest checkpoint that verifies.
@@ -70,22 +79,46 @@ class CheckpointStore:
         Nothing else is deleted: a broken checkpoint stays until a good newer one is sealed.
         """
         self._root.mkdir(parents=True, exist_ok=True)
+        sync(self._root.parent)
         self.discard_staged()
         shutil.rmtree(self._root / _REPLACED, ignore_errors=True)
-        skipped = []
-        found: Path | None = None
-        for step in sorted(_steps(self._root), reverse=True):
-            directory = self._root / layout.checkpoint_name(step)
-            try:
-                verify(directory)
-            except BrokenCheckpointError as broken:
-                skipped.append(SkippedCheckpoint(path=_path(step), why=str(broken)))
-                continue
-            found = directory
-            break
-        newest = (found and layout.checkpoint_step(found.name)) or 0
-        self.complete = tuple(_listed(self._root, until=newest))
-        return ResumePoint(step=newest, directory=found, skipped=tuple(skipped))
+        skipped: list[SkippedCheckpoint] = []
+        steps = sorted(_steps(self._root), reverse=True)
+        for tried, step in enumerate(steps, 1):
+            verdict = self._verdict(step)
+            if isinstance(verdict, Checkpoint):
+                self.complete = (verdict,)
+                self.unverified = tuple(older for older in steps[tried:] if self._is_sealed(older))
+                directory = self._root / layout.checkpoint_name(step)
+                return ResumePoint(step=step, directory=directory, skipped=tuple(skipped))
+            skipped.append(verdict)
+        return replace(NOWHERE, skipped=tuple(skipped))
+
+    def verify_older(self) -> None:
+        """Begin to verify `unverified`, newest first, in a thread of its own."""
+        if self._verification is None and self.unverified:
+            self._verification = threading.Thread(
+                target=self._verify, args=(self.unverified,), name="verification", daemon=True
+            )
+            self._verification.start()
+
+    def take_up(self, *, wait: bool = False) -> tuple[SkippedCheckpoint, ...]:
+        """Count what was verified meanwhile, or with `wait` all that is to be; returns those that are broken."""
+        if wait:
+            self.verify_older()
+            if self._verification is not None:
+                self._verification.join()
+        good, broken = list(self.complete), []
+        while not self._verdicts.empty():
+            step, verdict = self._verdicts.get()
+            self.unverified = tuple(other for other in self.unverified if other != step)
+            if isinstance(verdict, Checkpoint):
+                good.append(verdict)
+            else:
+                broken.append(verdict)
+        if len(good) > len(self.complete):
+            self._retain(tuple(good))
+        return tuple(broken)
 
     def seal(self, step: int, *, time: str, eval_loss: float | None) -> None:
         """Make the staged checkpoint of `step` complete, move it into place, and drop those no longer needed.
@@ -109,11 +142,26 @@ class CheckpointStore:
         """Step of the complete checkpoint with the lowest evaluation loss."""
         return best_step(self.complete)
 
+    def _verify(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            self._verdicts.put((step, self._verdict(step)))
+
+    def _verdict(self, step: int) -> Checkpoint | SkippedCheckpoint:
+        try:
+            return _checkpoint(verify(self._root / layout.checkpoint_name(step)))
+        except BrokenCheckpointError as broken:
+            return SkippedCheckpoint(path=_path(step), why=str(broken))
+
+    def _is_sealed(self, step: int) -> bool:
+        """One that is not is what a deletion left that was broken off."""
+        return (self._root / layout.checkpoint_name(step) / layout.MANIFEST).exists()
+
     def _retain(self, complete: tuple[Checkpoint, ...]) -> None:
         kept = retained(complete, self._keep)
         newest = kept[-1].step
+        spared = {checkpoint.step for checkpoint in kept}.union(self.unverified)
         for step in _steps(self._root):
-            if step < newest and all(checkpoint.step != step for checkpoint in kept):
+            if step < newest and step not in spared:
                 _delete(self._root / layout.checkpoint_name(step))
         self.complete = kept
 
@@ -152,7 +200,11 @@ def verify(directory: Path) -> Manifest:
     manifest = _read_manifest(directory)
     _check_sizes(directory, manifest)
     for file in manifest.files:
-        if sha256(directory / file.path) != file.sha256:
+        try:
+            digest = sha256(directory / file.path)
+        except OSError as error:
+            raise BrokenCheckpointError(f"{file.path} can not be read: {error}") from error
+        if digest != file.sha256:
             raise BrokenCheckpointError(f"{file.path} was damaged: its content differs from the manifest")
     return manifest
 
@@ -191,19 +243,6 @@ def _check_sizes(directory: Path, manifest: Manifest) -> None:
             raise BrokenCheckpointError(f"{file.path} is missing") from None
         if size != file.size:
             raise BrokenCheckpointError(f"{file.path} has {size} bytes instead of {file.size}")
-
-
-def _listed(root: Path, *, until: int) -> Iterator[Checkpoint]:
-    """Sealed checkpoints up to step `until` with all their bytes; their content is verified only when one is used."""
-    for step in sorted(_steps(root)):
-        directory = root / layout.checkpoint_name(step)
-        try:
-            manifest = _read_manifest(directory)
-            _check_sizes(directory, manifest)
-        except BrokenCheckpointError:
-            continue
-        if step <= until:
-            yield _checkpoint(manifest)
 
 
 def _checkpoint(manifest: Manifest) -> Checkpoint:

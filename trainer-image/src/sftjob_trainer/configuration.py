@@ -1,18 +1,21 @@
 """The run config, read and checked before anything heavy is imported, so that a mistake is told within a second."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from sftjob_contract.codec import ContractError, from_json
-from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, Method, Metric, RunConfig, Training
+from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, DataSource, Metric, RunConfig, Training
 from sftjob_contract.layout import HUB_SCHEME
+from sftjob_contract.method import Method
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.extra import extra_problems
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.unsupported import unsupported
+from sftjob_trainer.preprocessing import has_function, preprocessing_problems
 
 _TOLD: Final = 8
 """Problems of one run config that are told; each is a sentence, and a status is no place for a list of hundreds."""
@@ -37,6 +40,25 @@ def read_config(path: Path) -> RunConfig:
     return config
 
 
+def with_files(config: RunConfig, directory: Path | None) -> RunConfig:
+    """`config` with every file of the user's own named by where it lies below `directory`."""
+    if directory is None:
+        return config
+    template, model, data = config.model.chat_template, config.model, config.dataset
+    if template is not None and template.file is not None:
+        model = replace(model, chat_template=replace(template, file=str(directory / template.file)))
+    sources = tuple(_with_file(source, directory) for source in data.sources)
+    return replace(config, model=model, dataset=replace(data, sources=sources))
+
+
+def _with_file(source: DataSource, directory: Path) -> DataSource:
+    wanted = source.preprocessing
+    if wanted is None or wanted.function is None:
+        return source
+    function = replace(wanted.function, file=str(directory / wanted.function.file))
+    return replace(source, preprocessing=replace(wanted, function=function))
+
+
 def problems(config: RunConfig) -> Iterator[str]:
     """What contradicts itself or can not be done, one sentence each. Single values are bounded by the resource."""
     if config.version != RUN_CONFIG_VERSION:
@@ -45,6 +67,11 @@ def problems(config: RunConfig) -> Iterator[str]:
             "use a trainer image and an operator of the same release"
         )
     yield from _dataset_problems(config.dataset)
+    if not config.model.trust_remote_code and any(map(has_function, config.dataset.sources)):
+        yield (
+            "dataset.preprocessing.function runs Python code: read it, then set model.trustRemoteCode: true, or write "
+            "preprocessing.template"
+        )
     if config.gpus < 0:
         yield f"gpus must be at least 0, not {config.gpus}"
     yield from _interval_problems(config)
@@ -53,7 +80,6 @@ def problems(config: RunConfig) -> Iterator[str]:
     yield from _held_out_problems(config)
     yield from _package_problems(config)
     yield from extra_problems(config)
-    yield from unsupported(config)
 
 
 def _told_together(found: Sequence[str]) -> str:
@@ -99,8 +125,25 @@ def _dataset_problems(dataset: Dataset) -> Iterator[str]:
         for name, value in (("subset", part.subset), ("split", part.split), ("evaluation.split", held_out.split)):
             if value is not None and not on_hub:
                 yield f"dataset.{name}: {value} is for data sets on the hub, and {part.source} is none"
+        yield from _row_problems(part)
     if (dataset.min_tokens or 0) > (dataset.max_tokens or math.inf):
         yield f"dataset.minTokens {dataset.min_tokens} must not be above dataset.maxTokens {dataset.max_tokens}"
+
+
+def _row_problems(part: DataSource) -> Iterator[str]:
+    if part.preprocessing is not None:
+        yield from preprocessing_problems(part.preprocessing, part.format)
+    validation = part.validation
+    if validation is None:
+        return
+    if validation.regex is None and validation.syntax is None and not validation.command:
+        yield "dataset.validation must have at least one of regex, syntax and command"
+    if validation.timeout_seconds < 1:
+        yield f"dataset.validation.timeoutSeconds must be at least 1, not {validation.timeout_seconds}"
+    try:
+        re.compile(validation.regex or "")
+    except (re.error, RecursionError) as error:
+        yield f"dataset.validation.regex: {validation.regex} is no regular expression: {error}"
 
 
 def _held_out_problems(config: RunConfig) -> Iterator[str]:
@@ -122,6 +165,8 @@ def _package_problems(config: RunConfig) -> Iterator[str]:
     for asked, name, package in (
         (Metric.BLEU in config.evaluation.metrics, "evaluation.metrics: bleu", "sacrebleu"),
         (config.tracking.tensorboard, "tracking.tensorboard: true", "tensorboard"),
+        (config.tracking.wandb is not None, "tracking.wandb", "wandb"),
+        (config.tracking.mlflow is not None, "tracking.mlflow", "mlflow"),
     ):
         if asked and find_spec(package) is None:
             yield f"{name} needs the package {package} in the trainer's image: install it there, or remove {name}"

@@ -1,7 +1,9 @@
 """The data of a run: its sources as files, tokenized, split into what is trained on and what is evaluated on."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from sftjob_contract.config import RunConfig
@@ -11,21 +13,28 @@ from sftjob_trainer.failure import Failure, data_invalid
 from sftjob_trainer.files import DataFile, fingerprint
 from sftjob_trainer.filters import Sieve
 from sftjob_trainer.mixture import used, uses
-from sftjob_trainer.sequences import Tokenized, Workshop, tokenize, write_table
+from sftjob_trainer.preprocessing import code_fingerprint
+from sftjob_trainer.sequences import write_table
 from sftjob_trainer.sources import Part, evaluation_parts, resolve_part, training_parts
+from sftjob_trainer.tokenizing import Tokenized, Workshop, tokenize
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of each part of the data; none to evaluate on when rows to train on are held out."""
+    """The files of each part of the data; none to evaluate on when rows to train on are held out.
+
+    `code`: fingerprint of the functions that preprocess rows, None where there are none.
+    """
 
     train: tuple[tuple[Part, Sequence[DataFile]], ...]
     evaluation: tuple[tuple[Part, Sequence[DataFile]], ...]
+    code: str | None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and contents of all of them."""
-        return fingerprint(file for _, files in (*self.train, *self.evaluation) for file in files)
+        """SHA-256 over names and contents of all of them, and over the code."""
+        files = fingerprint(file for _, files in (*self.train, *self.evaluation) for file in files)
+        return files if self.code is None else hashlib.sha256(f"{files}\n{self.code}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,7 @@ class Data:
     evaluation: Any | None
     sieve: Sieve
     fingerprint: str
+    code_fingerprint: str | None
 
     @property
     def read(self) -> tuple[Tokenized, ...]:
@@ -59,7 +69,11 @@ def find_files(config: RunConfig, environment: Environment) -> Files:
     def found(parts: Iterable[Part]) -> tuple[tuple[Part, Sequence[DataFile]], ...]:
         return tuple((part, resolve_part(part, config, environment)) for part in parts)
 
-    return Files(train=found(training_parts(config)), evaluation=found(evaluation_parts(config)))
+    return Files(
+        train=found(training_parts(config)),
+        evaluation=found(evaluation_parts(config)),
+        code=code_fingerprint(config.dataset.sources),
+    )
 
 
 def load_data(files: Files, workshop: Workshop) -> Data:
@@ -71,12 +85,11 @@ def load_data(files: Files, workshop: Workshop) -> Data:
         Failure: a row can not be used, or none is left.
     """
     evaluated = tuple(
-        tokenize(part.source, chosen, workshop, f"evaluation-{number}.arrow")
+        tokenize(part.source, chosen, workshop, f"evaluation-{number}")
         for number, (part, chosen) in enumerate(files.evaluation)
     )
     trained = tuple(
-        tokenize(part.source, chosen, workshop, f"train-{number}.arrow")
-        for number, (part, chosen) in enumerate(files.train)
+        tokenize(part.source, chosen, workshop, f"train-{number}") for number, (part, chosen) in enumerate(files.train)
     )
     for name, parts in (("dataset", trained), ("dataset.evaluation", evaluated)):
         if parts and not sum(part.table.num_rows for part in parts):
@@ -88,6 +101,7 @@ def load_data(files: Files, workshop: Workshop) -> Data:
         evaluation=_joined(evaluated),
         sieve=workshop.sieve,
         fingerprint=files.fingerprint,
+        code_fingerprint=files.code,
     )
     return _parted(data, workshop)
 

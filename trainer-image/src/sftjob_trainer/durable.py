@@ -19,7 +19,7 @@ def write_atomically(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     staging.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def replace_directory(staging: Path, target: Path, *, aside: Path) -> None:
@@ -29,7 +29,7 @@ def replace_directory(staging: Path, target: Path, *, aside: Path) -> None:
     if target.exists():
         target.rename(aside)
     staging.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -42,9 +42,9 @@ def sync_tree(directory: Path) -> None:
         for name in files:
             path = Path(root, name)
             path.chmod(_FILE_MODE)
-            _sync(path)
+            sync(path)
         Path(root).chmod(_DIRECTORY_MODE)
-        _sync(Path(root))
+        sync(Path(root))
 
 
 def sha256(path: Path) -> str:
@@ -53,7 +53,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Write one file through to the disk, or the names of what is in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,11 @@ from sftjob_contract.names import (
     ENV_ATTEMPT,
     ENV_CACHE,
     ENV_CLAIMS,
+    ENV_FILES,
+    ENV_GRACE_SECONDS,
+    ENV_GRADIENT_CHECKPOINTING,
     ENV_HUB_TOKEN,
+    ENV_MICRO_BATCH,
     ENV_NODE_RANK,
     ENV_NODES,
     ENV_PROGRESS_CA,
@@ -35,7 +39,9 @@ class Environment:
     """Where a stage finds its input and leaves its results. None: not given, so not used.
 
     This Pod is number `node_rank` of `nodes`, which meet at `rendezvous` (HOST:PORT); this process is number `rank` of
-    all `processes` that train, or it is the only one.
+    all `processes` that train, or it is the only one. `micro_batch` is the perDeviceBatchSize of this attempt,
+    `gradient_checkpointing` what it does where the run config leaves that open, and the Pod is killed `grace_seconds`
+    after SIGTERM. Files of the user's own that the run config names lie in `files`.
     """
 
     config_path: Path
@@ -54,13 +60,17 @@ class Environment:
     rendezvous: str | None = None
     processes: int = 1
     rank: int = 0
+    micro_batch: int | None = None
+    gradient_checkpointing: bool | None = None
+    grace_seconds: int | None = None
+    files: Path | None = None
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
     """The environment of this container. An empty variable counts as absent.
 
     Raises:
-        Failure: a variable that every stage needs is missing, or one is not the number that it should be.
+        Failure: a variable that every stage needs is missing, or one is not what it should be.
     """
     launched = bool(environ.get(ENV_LAUNCHED))
     volume = Path(_required(environ, ENV_VOLUME, "the root of the job's volume"))
@@ -69,6 +79,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         volume=volume,
         cache=_path(environ, ENV_CACHE) or volume / CACHE,
         claims=_path(environ, ENV_CLAIMS),
+        files=_path(environ, ENV_FILES),
         attempt=_number(environ, ENV_ATTEMPT, at_least=1, usual=1),
         termination_log=termination_log(environ),
         progress_url=environ.get(ENV_PROGRESS_URL) or None,
@@ -81,6 +92,9 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         rendezvous=environ.get(ENV_RENDEZVOUS) or None,
         processes=int(environ["WORLD_SIZE"]) if launched else 1,
         rank=int(environ["RANK"]) if launched else 0,
+        micro_batch=_number_if_given(environ, ENV_MICRO_BATCH),
+        gradient_checkpointing=_flag_if_given(environ, ENV_GRADIENT_CHECKPOINTING),
+        grace_seconds=_number_if_given(environ, ENV_GRACE_SECONDS),
     )
 
 
@@ -99,6 +113,18 @@ def _required(environ: Mapping[str, str], name: str, what: str) -> str:
 def _path(environ: Mapping[str, str], name: str) -> Path | None:
     value = environ.get(name)
     return Path(value) if value else None
+
+
+def _number_if_given(environ: Mapping[str, str], name: str) -> int | None:
+    return _number(environ, name, at_least=1, usual=1) if environ.get(name) else None
+
+
+def _flag_if_given(environ: Mapping[str, str], name: str) -> bool | None:
+    if not (value := environ.get(name)):
+        return None
+    if value not in ("true", "false"):
+        raise Failure(Reason.CONFIG_INVALID, f"{name} must be true or false, not {value[:40]!r}")
+    return value == "true"
 
 
 def _number(environ: Mapping[str, str], name: str, *, at_least: int, usual: int) -> int:

@@ -1,6 +1,7 @@
 """TRL's trainer with an evaluation loss that is the mean over tokens, whatever the batch size."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,15 +22,33 @@ class Trainer(SFTTrainer):
     and the evaluation has no loss.
     """
 
-    def __init__(self, *, broken_off: Callable[[], bool], world: World, rows: int, **arguments: Any) -> None:
-        """`rows` of the training data are real, those after them only fill batches up."""
+    def __init__(
+        self,
+        *,
+        broken_off: Callable[[], bool],
+        fetching: Callable[[], AbstractContextManager[None]],
+        world: World,
+        rows: int,
+        **arguments: Any,
+    ) -> None:
+        """`rows` of the training data are real, those after them only fill batches up.
+
+        `fetching` is entered while the batches of a step are fetched.
+        """
         super().__init__(**arguments)
+        self._fetching = fetching
         self._broken_off = broken_off
         self._world = world
         self._rows = rows
         self._loss_sum = 0.0
         self._tokens = 0
         self._passed_over = 0
+
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> tuple[list[Any], Any]:
+        """The batches of a step, and how many tokens are trained in them."""
+        with self._fetching():
+            batches: tuple[list[Any], Any] = super().get_batch_samples(*arguments, **options)
+        return batches
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -63,4 +82,6 @@ class Trainer(SFTTrainer):
         if self._world.size == 1 or not isinstance(sampler, RandomSampler):
             return sampler
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return RowsThenFilling(rows=self._rows, total=len(self.train_dataset), seed=seed)
+        return RowsThenFilling(
+            rows=self._rows, total=len(self.train_dataset), seed=seed, epoch=lambda: int(self.state.epoch or 0)
+        )

@@ -15,6 +15,8 @@ _EXIT_CODES: Final = {
     Reason.GPU_OUT_OF_MEMORY: ExitCode.GPU_OUT_OF_MEMORY,
     Reason.DIVERGED: ExitCode.DIVERGED,
     Reason.HOST_OUT_OF_MEMORY: ExitCode.INTERNAL,
+    Reason.DISK_FULL: ExitCode.INTERNAL,
+    Reason.HUNG: ExitCode.INTERNAL,
     Reason.INTERNAL_ERROR: ExitCode.INTERNAL,
 }
 """The reasons that a trainer can give. The others (Killed, PodLost) are the operator's to conclude."""
@@ -23,14 +25,17 @@ _EXIT_CODES: Final = {
 class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect of this program
     """Ends the stage. `message` is one sentence for the user: what is wrong, where, and what to write instead.
 
+    `blames_peer` as in Outcome.
+
     Raises:
         KeyError: `reason` is not one that a trainer can give.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, blames_peer: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.blames_peer = blames_peer
         self.exit_code = _EXIT_CODES[reason]
 
 

@@ -71,6 +71,21 @@ def check_kind(name: str, source: str) -> None:
         raise Failure(Reason.DATA_INVALID, f"{source}: {name} must be a {either(SUFFIXES)} file; convert it first")
 
 
+def check_links(paths: Iterable[Path], source: str) -> None:
+    """Refuse links from a claim to somewhere else in the container, such as the process's own secrets.
+
+    Raises:
+        Failure: a file is one, or leads nowhere.
+    """
+    for path in paths:
+        try:
+            leads_out = path.is_symlink() and path.lstat().st_dev != path.stat().st_dev
+        except OSError:
+            leads_out = True
+        if leads_out:
+            raise Failure(Reason.CONFIG_INVALID, f"{source}: {path.name} is a link out of its volume; copy the file")
+
+
 def fingerprint(files: Iterable[DataFile]) -> str:
     """SHA-256 over names and contents, so that equal data is known as equal wherever it lies."""
     digest = hashlib.sha256()

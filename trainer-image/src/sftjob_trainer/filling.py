@@ -3,7 +3,7 @@
 accelerate would take the first rows once more instead, so that they counted double.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,22 +31,20 @@ def filled_up(dataset: Any, multiple: int) -> Any:
 class RowsThenFilling(Sampler[int]):
     """The first `rows` indices in the random order of accelerate's SeedableRandomSampler, then those up to `total`.
 
-    So each optimizer step has the rows that it would have in one process with batches as large as all of theirs.
+    So each optimizer step has the rows that it would have in one process with batches as large as all of theirs. Each
+    epoch has an order of its own. `epoch` is asked which one begins: set_epoch of accelerate does not reach a sampler
+    within the batches that are skipped in the middle of an epoch.
     """
 
-    def __init__(self, *, rows: int, total: int, seed: int) -> None:
+    def __init__(self, *, rows: int, total: int, seed: int, epoch: Callable[[], int]) -> None:
         self._rows = rows
         self._total = total
         self._seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Each epoch has an order of its own."""
-        self.epoch = epoch
+        self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator()
-        generator.manual_seed(self._seed + self.epoch)
+        generator.manual_seed(self._seed + self._epoch())
         yield from torch.randperm(self._rows, generator=generator).tolist()
         yield from range(self._rows, self._total)
 

@@ -21,10 +21,11 @@ from sftjob_trainer.evaluation import Trainer
 from sftjob_trainer.examination import Examination, prompt_tokens
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.filling import filled_up
+from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
-from sftjob_trainer.hardware import Choices, choose, this_machine
+from sftjob_trainer.hardware import Choices, choose, this_machine, trainable_parameters
 from sftjob_trainer.lora import check_layers, lora_config
-from sftjob_trainer.model import load_model, load_teacher
+from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.questions import needs_answers, questions
 from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
@@ -40,6 +41,7 @@ def fit(run: Run, origin: Origin, point: ResumePoint) -> None:
     Raises:
         Failure: the config does not suit model or machine, training diverged, or it ended before its last step.
     """
+    run.telemetry.loaded("imports")
     transformers.utils.logging.disable_default_handler()
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.disable_progress_bar()
@@ -68,12 +70,15 @@ def build(run: Run, origin: Origin) -> Trainer:
         logger.info("%s", reason)
     lora = config.method.lora
     model = load_model(origin.model if lora else origin.checkpoint or origin.model, config, choices)
+    logger.info("attention is computed by %s", attention_of(model))
     if lora is not None:
         check_layers(model, lora)
+    run.telemetry.loaded("model")
     tokenizer = load_prepared_tokenizer(origin.model, config.model, run.volume)
     args = _arguments(run, choices)
     arguments = {
         "broken_off": run.agree_to_stop,
+        "fetching": run.fetching,
         "world": run.world,
         "rows": run.stats.sequences,
         "model": model,
@@ -93,7 +98,19 @@ def build(run: Run, origin: Origin) -> Trainer:
     trainer.remove_callback(PrinterCallback)
     if config.training.extra:
         _try_extra(trainer, run)
+    _tell_size(run, trainer.model, choices)
+    run.telemetry.loaded("data")
     return trainer
+
+
+def _tell_size(run: Run, model: Any, choices: Choices) -> None:
+    """What is trained, as PEFT's print_trainable_parameters says it; telemetry needs to know too."""
+    trained, total = trainable_parameters(model)
+    logger.info("%s of %s parameters are trained (%.4g %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
+    device = this_machine().gpu if run.config.gpus else None
+    run.telemetry.computes(
+        arithmetic(run.config, run.stats, precision=choices.precision, device=device, trainable=trained)
+    )
 
 
 def examination(run: Run, trainer: Trainer) -> Examination:
@@ -112,6 +129,7 @@ def examination(run: Run, trainer: Trainer) -> Examination:
             max_new_tokens=config.evaluation.max_new_tokens,
             batch_size=config.training.per_device_batch_size,
             broken_off=run.agree_to_stop,
+            hurried=lambda: run.stop.signalled and not run.telemetry.ended,
             world=run.world,
         ),
         questions=questions(_prepared(run, layout.PREPARED_SAMPLES)) if needs_answers(config.evaluation) else (),

@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sftjob_trainer.world import ALONE, World
 
@@ -29,7 +29,8 @@ def undisturbed(model: Any) -> Iterator[None]:
 class Generator:
     """Greedy answers of `model`, `batch_size` at a time; several processes take a batch each.
 
-    `broken_off` is asked before each batch, by all of them; `max_new_tokens` bounds each answer.
+    `broken_off` is asked before each batch and after the last, by all of them; `hurried` before each token, by one,
+    whose answers are not wanted any more once it says yes. `max_new_tokens` bounds each answer.
     """
 
     model: Any
@@ -37,6 +38,7 @@ class Generator:
     max_new_tokens: int
     batch_size: int
     broken_off: Callable[[], bool]
+    hurried: Callable[[], bool] = lambda: False
     world: World = ALONE
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
@@ -50,6 +52,8 @@ class Generator:
                 mine = first + self.world.rank
                 if mine < len(batches):
                     answers[mine] = list(self._batch(batches[mine]))
+            if self.broken_off():
+                return None
         everybodys = {at: found for part in self.world.gather(answers) for at, found in part.items()}
         return [answer for at in range(len(batches)) for answer in everybodys[at]]
 
@@ -65,7 +69,10 @@ class Generator:
             **self._length(width), do_sample=False, use_cache=True, eos_token_id=sorted(ends), pad_token_id=pad
         )
         found = self.model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([_Hurried(self.hurried)]),
         )
         for row in found[:, width:].tolist():
             yield list(takewhile(lambda token: token not in ends, row))
@@ -81,6 +88,17 @@ class Generator:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         room = self.max_new_tokens if positions is None else positions - width
         return {"max_new_tokens": max(1, min(self.max_new_tokens, room))}
+
+
+class _Hurried(StoppingCriteria):
+    """Ends every answer of a batch at the next token."""
+
+    def __init__(self, hurried: Callable[[], bool]) -> None:
+        self._hurried = hurried
+
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """Whether each row is at its end."""
+        return torch.full((input_ids.shape[0],), self._hurried(), dtype=torch.bool, device=input_ids.device)
 
 
 def _first(*values: int | None) -> int:

@@ -3,9 +3,14 @@
 Deciding is pure: `choose` sees a Machine, which tests make up; only `this_machine` looks at the real one.
 """
 
+import resource
+import sys
+import time
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
+
+import psutil
 
 from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, RunConfig
 from sftjob_contract.reasons import Reason
@@ -18,6 +23,8 @@ FLASH_PACKAGES: Final = {
 FLASH_CAPABILITIES: Final = {Attention.FLASH_ATTENTION_2: (8, 0), Attention.FLASH_ATTENTION_3: (9, 0)}
 """CUDA compute capability from which each one runs: Ampere, Hopper."""
 LIGER_PACKAGE: Final = "liger_kernel"
+_RSS_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 1024
+"""Of ru_maxrss, see getrusage(2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,7 @@ class Choices:
     """What the run uses.
 
     `precision` and `dtype`, that of loaded weights, are never auto. `attention` None: what transformers takes by
-    itself. `reasons` say, a line each, what was chosen where the config said auto, and why.
+    itself. `reasons` say, a line each, what was chosen and why.
     """
 
     precision: Precision
@@ -58,6 +65,34 @@ def this_machine() -> Machine:
         packages=frozenset(name for name in (*FLASH_PACKAGES.values(), LIGER_PACKAGE) if find_spec(name) is not None),
         gpus=torch.cuda.device_count(),
     )
+
+
+def process_started() -> float:
+    """When this process began, in seconds of time.monotonic."""
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+def peak_memory_bytes() -> int:
+    """The most that this process has held of its GPU, or without one of the host's memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT_BYTES
+
+
+def trainable_parameters(model: Any) -> tuple[int, int]:
+    """How many numbers of `model` are trained, and how many it has; packed 4-bit weights count as what they stand for.
+
+    As PEFT's `PeftModel.get_nb_trainable_parameters` counts.
+    """
+    trained = total = 0
+    for weights in model.parameters():
+        packed = type(weights).__name__ == "Params4bit"
+        size = weights.numel() * (2 * weights.element_size() if packed else 1)
+        total += size
+        trained += size if weights.requires_grad else 0
+    return trained, total
 
 
 def choose(config: RunConfig, machine: Machine) -> Choices:
@@ -86,7 +121,8 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
         attention=attention,
         liger=liger,
         reasons=(
-            f"precision {precision}, weights loaded as {dtype}",
+            f"precision {precision}: {_about_precision(config, machine)}",
+            f"weights loaded as {dtype}: {_about_dtype(config)}",
             f"attention {attention or 'as the model has it by default'}: {about_attention}",
             f"kernels {Kernels.LIGER if liger else Kernels.NONE}: {about_kernels}",
         ),
@@ -106,6 +142,22 @@ def _precision(config: RunConfig, machine: Machine) -> Precision:
     if asked is Precision.BF16 and config.gpus and not machine.bf16:
         raise _refused(f"training.precision: bf16 is not supported by {machine.gpu}; write fp16, fp32 or auto")
     return asked
+
+
+def _about_precision(config: RunConfig, machine: Machine) -> str:
+    if config.training.precision is not Precision.AUTO:
+        return "asked for"
+    if not config.gpus:
+        return "a CPU trains"
+    return f"{machine.gpu} has bf16" if machine.bf16 else f"{machine.gpu} has no bf16"
+
+
+def _about_dtype(config: RunConfig) -> str:
+    if config.model.dtype is not ModelDtype.AUTO:
+        return "asked for"
+    if config.method.lora is not None:
+        return "they are not trained, and need no more than the step"
+    return "they are trained, and updates of 16 bits get lost in rounding"
 
 
 def _dtype(config: RunConfig, precision: Precision) -> ModelDtype:

@@ -8,6 +8,8 @@ from typing import IO, Any, Final
 
 from sftjob_trainer.failure import Failure, data_invalid
 
+MOST_ROW_BYTES: Final = 64 << 20
+"""Largest row of a text file. A larger one is a mistake, and would take the memory of the whole Pod."""
 _PIECE_BYTES: Final = 1 << 20
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
 _DECODER: Final = json.JSONDecoder()
@@ -83,6 +85,8 @@ class JsonText:
     def _grow(self) -> bool:
         """Read on, at least as much again as there is left; False at the end of the file."""
         left = self._text[self._at :]
+        if len(left) > MOST_ROW_BYTES:
+            raise too_large(self.place)
         raw = self._stream.read(max(_PIECE_BYTES, len(left)))
         try:
             more = self._decode(raw, final=not raw)
@@ -100,3 +104,8 @@ class JsonText:
     def _invalid(self, error: json.JSONDecodeError) -> Failure:
         line = self._line + self._text.count("\n", self._at, error.pos)
         return data_invalid(f"{self._name}:{line}", f"not valid JSON: {error.msg}")
+
+
+def too_large(place: str) -> Failure:
+    """The verdict on a row that is larger than any row should be."""
+    return data_invalid(place, f"the row is larger than {MOST_ROW_BYTES >> 20} MiB; split it into several rows")

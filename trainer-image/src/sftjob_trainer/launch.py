@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, Self
@@ -27,9 +27,12 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
 from sftjob_trainer.environment import ENV_LAUNCHED, Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.watchdog import DUMP_SIGNAL
 
 GRACE_SECONDS: Final = 15.0
 """How long the others may take to end by themselves once one has failed. The leader flushes its reports meanwhile."""
+DUMP_SECONDS: Final = 1.0
+"""How long a process that does not end by itself has for writing down where it is."""
 COMMAND: Final = (sys.executable, "-m", "sftjob_trainer", Stage.TRAIN.value)
 """What each process runs; its environment says which of them it is."""
 OTHER_NODES_SECONDS: Final = GRACE_SECONDS + 5
@@ -42,12 +45,16 @@ _SIGNAL_BASE: Final = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How one process ended: `code` as of subprocess, `time` in seconds when it knew, its last word if it left one."""
+    """How one process ended: `code` as of subprocess, `time` in seconds when it knew, its last word if it left one.
+
+    `given_up`: it did not end by itself, but was killed since another one had.
+    """
 
     rank: int
     code: int
     time: float
     outcome: Outcome | None
+    given_up: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +99,26 @@ def launch(config: RunConfig, environment: Environment, environ: MutableMapping[
 def culprit(ends: Sequence[Ended]) -> Ended:
     """The process that speaks for all: the first to know a reason of its own, else the first that failed.
 
-    A process whose peer has vanished fails as well, and later, with an error of its own. Where all ended alike it is
-    that of the lowest rank, which knows the most.
+    A process whose peer has vanished or hangs fails as well, and may be the first to end; it says that it blames a
+    peer, and speaks only where nobody else does. Where all ended alike it is that of the lowest rank, which knows the
+    most.
     """
     failed = [end for end in ends if end.code != 0]
     if not failed:
         return min(ends, key=lambda end: end.rank)
-    first = min(failed, key=lambda end: (not _knows(end), end.time))
+    first = min(failed, key=lambda end: (not _knows(end), end.given_up, _blames_peer(end), end.time))
     if first.outcome is None or _reason(first) is Reason.INTERNAL_ERROR:
         return first
-    return min((end for end in failed if _reason(end) is _reason(first)), key=lambda end: end.rank)
+    alike = (end for end in failed if _reason(end) is _reason(first))
+    return min(alike, key=lambda end: (_blames_peer(end), end.rank))
 
 
 def _knows(end: Ended) -> bool:
     return _reason(end) not in _UNKNOWN
+
+
+def _blames_peer(end: Ended) -> bool:
+    return end.outcome is not None and end.outcome.blames_peer
 
 
 def _reason(end: Ended) -> Reason | None:
@@ -167,6 +180,7 @@ class _Children:
         self._started: list[_Child] = []
         self._over: queue.SimpleQueue[_Child] = queue.SimpleQueue()
         self._knew: dict[int, float] = {}
+        self._given_up: set[int] = set()
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -189,7 +203,10 @@ class _Children:
         threading.Thread(target=self._await, args=(child,), daemon=True).start()
 
     def wait(self) -> list[Ended]:
-        """How each of them ended. Once one has failed the others have GRACE_SECONDS."""
+        """How each of them ended. Once one has failed the others have GRACE_SECONDS.
+
+        Those that go on while one has hung write down where they are.
+        """
         ends: list[Ended] = []
         deadline: float | None = None
         failed = False
@@ -197,10 +214,13 @@ class _Children:
             try:
                 child = self._over.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                self._kill()
+                self._give_up(ends)
                 deadline = None
                 continue
-            ends.append(_ended(child, self._knew[child.rank]))
+            end = _ended(child, self._knew[child.rank])
+            ends.append(replace(end, given_up=end.outcome is None and child.rank in self._given_up))
+            if _reason(end) is Reason.HUNG:
+                self._signal(DUMP_SIGNAL)
             if child.process.returncode != 0 and not failed:
                 failed, deadline = True, time.monotonic() + GRACE_SECONDS
         return ends
@@ -212,12 +232,21 @@ class _Children:
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         self.forwarded.append(number)
+        self._signal(number)
+
+    def _give_up(self, ends: Sequence[Ended]) -> None:
+        """Let those that go on write down where they are, and end them."""
+        self._given_up = {child.rank for child in self._started} - {end.rank for end in ends}
+        self._signal(DUMP_SIGNAL)
+        time.sleep(DUMP_SECONDS)
+        self._kill()
+
+    def _signal(self, number: int) -> None:
         for child in self._started:
             child.process.send_signal(number)
 
     def _kill(self) -> None:
-        for child in self._started:
-            child.process.kill()
+        self._signal(signal.SIGKILL)
 
 
 def _ended(child: _Child, over: float) -> Ended:

@@ -3,12 +3,24 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sftjob_contract.config import RunConfig
 from sftjob_contract.layout import HUB_SCHEME
 from sftjob_contract.names import Stage
 from sftjob_trainer.configuration import all_sources
+
+_TRACKERS: Final = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+"""Trackers send what was asked for and nothing else; what fails is tried again by us, in the background."""
 
 
 def library_variables(stage: Stage, config: RunConfig, cache: Path) -> Mapping[str, str]:
@@ -18,6 +30,7 @@ def library_variables(stage: Stage, config: RunConfig, cache: Path) -> Mapping[s
     """
     fetches = stage is Stage.PREPARE and any(source.startswith(HUB_SCHEME) for source in all_sources(config))
     variables = {
+        **_TRACKERS,
         "HF_HOME": str(cache),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -46,3 +59,14 @@ def import_transformers_without_torch() -> None:
         from transformers import AutoTokenizer  # noqa: F401 -- imported for its effect
     finally:
         del modules["torch"]
+
+
+def hide_wandb(config: RunConfig, *, leads: bool) -> None:
+    """Import no Weights & Biases where nothing is tracked with it; transformers does wherever it is installed.
+
+    transformers asks whether it is there, again and again, so the answer is the same as long as this process lives.
+    """
+    if config.tracking.wandb is not None and leads:
+        return
+    modules: dict[str, Any] = sys.modules
+    modules["wandb"] = None

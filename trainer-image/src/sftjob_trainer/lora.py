@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sftjob_contract.config import Lora
+from sftjob_contract.method import Lora
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 
-from sftjob_contract.config import Attention, Precision, Quantization, RunConfig
+from sftjob_contract.config import Attention, Precision, RunConfig
+from sftjob_contract.method import Quantization
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices
@@ -91,6 +92,11 @@ def _whole(loaded: tuple[Any, Mapping[str, Any]]) -> Any:
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"its files have no weights for {missing[0]} and {len(missing) - 1} more")
     return model
+
+
+def attention_of(model: Any) -> str:
+    """What computes a loaded model's attention, under transformers' names; it has no public word for it."""
+    return str(model.config._attn_implementation)  # noqa: SLF001 -- tests hold it to what is asked for
 
 
 def quantization_config(quantization: Quantization) -> Any:

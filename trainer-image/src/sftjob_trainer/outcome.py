@@ -28,6 +28,7 @@ def failed(stage: Stage, failure: Failure) -> Outcome:
         exit_code=failure.exit_code,
         reason=failure.reason,
         message=failure.message,
+        blames_peer=failure.blames_peer,
     )
 
 

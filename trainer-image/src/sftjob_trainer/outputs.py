@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from sftjob_contract.codec import encode
 from sftjob_contract.config import Model, RunConfig
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import Checkpoint
+from sftjob_trainer.card import CARD, Made, base_model_name, model_card
 from sftjob_trainer.checkpoints import BrokenCheckpointError, best_step, verify
 from sftjob_trainer.durable import replace_directory, sync_tree, write_atomically
 from sftjob_trainer.telemetry import SAVED_TELEMETRY
@@ -56,11 +57,12 @@ def final_checkpoint(complete: Sequence[Checkpoint], config: RunConfig, volume: 
     return best
 
 
-def publish(checkpoint: Path, config: RunConfig, volume: Path, metrics: Mapping[str, float]) -> Output:
-    """Make the final checkpoint's weights the run's output, and write the final metrics beside it.
+def publish(checkpoint: Path, made: Made, volume: Path) -> Output:
+    """Make the final checkpoint's weights the run's output, with a card, and write the final metrics.
 
     The output is copied from the checkpoint, so it is the same whether this attempt trained or only came to finish.
     """
+    config = made.config
     path = layout.OUTPUT_MODEL if config.method.lora is None else layout.OUTPUT_ADAPTER
     target = volume / path
     staging = target.with_name(f".{target.name}.staging")
@@ -70,19 +72,22 @@ def publish(checkpoint: Path, config: RunConfig, volume: Path, metrics: Mapping[
     )
     if config.method.lora is not None:
         _name_base_model(staging / _ADAPTER_CONFIG, config.model)
+    (staging / CARD).write_text(model_card(made, path), encoding="utf-8")
     sync_tree(staging)
     replace_directory(staging, target, aside=target.with_name(f".{target.name}.replaced"))
-    write_atomically(volume / layout.EVAL_RESULTS, json.dumps(dict(metrics), indent=2, allow_nan=False) + "\n")
-    return Output(path=path, metrics=metrics)
-
-
-def base_model_name(model: Model) -> str:
-    """What PEFT and people should load an adapter onto: a hub id where there is one, else the source as given."""
-    return model.source.removeprefix(layout.HUB_SCHEME)
+    shutil.copymode(target, target.parent)
+    results = json.dumps(dict(made.metrics), indent=2, allow_nan=False) + "\n"
+    write_atomically(volume / layout.EVAL_RESULTS, results)
+    return Output(path=path, metrics=made.metrics)
 
 
 def _name_base_model(adapter_config: Path, model: Model) -> None:
-    """PEFT wrote the directory that the base was loaded from, which means nothing outside of this container."""
+    """PEFT wrote the directory that the base was loaded from, which means nothing outside of this container.
+
+    It wrote the names of a set of modules, too, whose order changes from process to process.
+    """
     settings = json.loads(adapter_config.read_text(encoding="utf-8"))
     named = {**settings, "base_model_name_or_path": base_model_name(model), "revision": model.revision}
+    if isinstance(targets := settings.get("target_modules"), list):
+        named["target_modules"] = sorted(targets)
     adapter_config.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")

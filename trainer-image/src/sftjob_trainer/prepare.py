@@ -4,46 +4,45 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
 
 from sftjob_contract import layout
-from sftjob_contract.codec import ContractError, encode, from_json, to_json
+from sftjob_contract.codec import ContractError, encode, from_json, sha256_of, to_json
 from sftjob_contract.config import DataFormat, RunConfig
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
+from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
+from sftjob_trainer.arguments import micro_batches
 from sftjob_trainer.chat_template import given_template, without_markers
 from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.data import Data, Files, find_files, load_data
 from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.environment import Environment
+from sftjob_trainer.failure import Failure
 from sftjob_trainer.filters import Sieve
-from sftjob_trainer.label_report import check_stop_token, examples, label_report, marked, stop_tokens
+from sftjob_trainer.label_report import LabelReport, check_stop_token, examples, label_report, marked, stop_tokens
 from sftjob_trainer.limits import check_length, check_vocabulary, read_limits
 from sftjob_trainer.model_shape import read_model_shape
 from sftjob_trainer.outputs import write_run_config
+from sftjob_trainer.preprocessing import code_fingerprint
 from sftjob_trainer.questions import save_questions
-from sftjob_trainer.sequences import (
-    Tokenized,
-    Workshop,
-    count_tokens,
-    count_trained_tokens,
-    largest_token,
-    to_dataset,
-)
+from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
-from sftjob_trainer.start import fetch_teacher
+from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
 from sftjob_trainer.tokenization import cuts_otherwise, load_tokenizer
+from sftjob_trainer.tokenizing import Tokenized, Workshop
 
 logger = logging.getLogger(__name__)
 
 _EXAMPLE_CHARACTERS: Final = 800
-_SCRATCH: Final = f"{layout.PREPARED}/scratch"
-"""Tokenized rows while they are on their way into sequences."""
+_SCRATCH: Final = PurePosixPath(layout.PREPARED, "scratch")
+"""Tokenized rows while they are on their way into sequences. What a stage leaves here when it is broken off is used by
+the next one of the same config, data, model and libraries."""
 
 
 def prepare(config: RunConfig, environment: Environment) -> Outcome:
@@ -63,20 +62,24 @@ def prepare(config: RunConfig, environment: Environment) -> Outcome:
 def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     volume = environment.volume
     (volume / layout.PREPARED_STATS).unlink(missing_ok=True)
-    shutil.rmtree(volume / layout.PREPARED, ignore_errors=True)
+    _clear(volume / layout.PREPARED, but=_SCRATCH.name)
     write_run_config(config, volume)
 
     model = resolve_model(config, environment)
     at = f" at commit {model.revision}" if model.revision else ""
     logger.info("[1/4] model %s%s", config.model.source, at)
     teacher = fetch_teacher(config, environment, model)
+    fetch_checkpoint(config, environment)
     try:
-        data = _tokenized(config, environment, model)
+        data, report = _tokenized(config, environment, model)
         train_sequences = _save(data.train, config, volume, layout.PREPARED_TRAIN)
+        _check_batch(train_sequences, config)
         evaluation_sequences = _save(data.evaluation, config, volume, layout.PREPARED_EVALUATION)
         save_questions(data.evaluation, config.evaluation, volume)
-    finally:
+    except Failure:
         shutil.rmtree(volume / _SCRATCH, ignore_errors=True)
+        raise
+    shutil.rmtree(volume / _SCRATCH)
     stats = _stats(config, data, train_sequences, evaluation_sequences)
     stats = replace(
         stats,
@@ -85,6 +88,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_revision=model.revision,
         model_shape=read_model_shape(model.directory),
     )
+    _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(
         "[4/4] prepared %s sequences to train and %s to evaluate on: %s optimizer steps per epoch, %s in all",
@@ -96,7 +100,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     return stats
 
 
-def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel) -> Data:
+def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel) -> tuple[Data, LabelReport]:
     tokenizer = _tokenizer(config, model, environment.volume)
     limits = read_limits(model.directory)
     check_length(limits, config.training.max_length)
@@ -113,7 +117,7 @@ def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel
         config=config,
         tokenizer=tokenizer,
         sieve=Sieve(config.dataset),
-        directory=environment.volume / _SCRATCH,
+        directory=_scratch(config, files, model, environment.volume),
     )
     data = load_data(files, workshop)
     for part in data.read:
@@ -125,7 +129,53 @@ def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel
     write_atomically(environment.volume / layout.PREPARED_EXAMPLES, examples(data.train, tokenizer))
     truncated = sum(part.truncated for part in data.trained)
     check_stop_token(report, _strictest(data), config, all_cut=truncated == _rows(data.trained))
-    return data
+    return data, report
+
+
+def _check_batch(sequences: int, config: RunConfig) -> None:
+    """See that there are enough sequences for one forward pass on every device.
+
+    Raises:
+        Failure: there are not, so batches would be smaller than the config says.
+    """
+    batch = micro_batches(config.training)[0] * devices(config)
+    if sequences < batch:
+        enough = sequences // devices(config)
+        instead = f", or set training.perDeviceBatchSize to {enough}" if enough else ""
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"dataset: {sequences} sequences to train on are fewer than one batch of {batch}; add rows{instead}",
+        )
+
+
+def _write_report(report: LabelReport, stats: PreparedStats, config: RunConfig, volume: Path) -> None:
+    lines = list(report.lines())
+    if config.training.packing:
+        filled = stats.tokens / (stats.sequences * config.training.max_length)
+        lines.append(f"packed: {stats.train_rows} rows in {stats.sequences} sequences, {100 * filled:.1f} % filled")
+        logger.info("      %s", lines[-1])
+    write_atomically(volume / layout.PREPARED_REPORT, "".join(f"{line}\n" for line in lines))
+
+
+def _scratch(config: RunConfig, files: Files, model: ResolvedModel, volume: Path) -> Path:
+    """Where rows are tokenized; what was left there for anything else is removed."""
+    of = {"config": config, "data": files.fingerprint, "model": model.revision, "libraries": outcome.library_versions()}
+    directory = volume / _SCRATCH / sha256_of(of)
+    if directory.is_dir():
+        logger.info("      an earlier attempt was broken off; rows that it tokenized are used")
+    _clear(directory.parent, but=directory.name)
+    return directory
+
+
+def _clear(directory: Path, *, but: str) -> None:
+    """Remove what is in `directory`, but for the entry `but`."""
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        if entry.name == but:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _tokenizer(config: RunConfig, model: ResolvedModel, volume: Path) -> Any:
@@ -219,9 +269,11 @@ def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: 
         steps_per_epoch=per_epoch,
         max_steps=plan.max_steps(per_epoch, config.training),
         dataset_fingerprint=data.fingerprint,
-        skipped_rows=data.sieve.skipped,
-        duplicate_rows=data.sieve.duplicates,
-        filtered_rows=data.sieve.filtered,
+        skipped_rows=data.sieve.counts.skipped,
+        refused_rows=data.sieve.counts.refused,
+        duplicate_rows=data.sieve.counts.duplicates,
+        filtered_rows=data.sieve.counts.filtered,
+        code_fingerprint=data.code_fingerprint,
     )
 
 
@@ -242,6 +294,8 @@ def _prepared_before(config: RunConfig, environment: Environment) -> PreparedSta
     except (OSError, ContractError, yaml.YAMLError):
         return None
     if stats.version != STATS_VERSION or written != encode(config):
+        return None
+    if code_fingerprint(config.dataset.sources) != stats.code_fingerprint:
         return None
     if any(is_downloaded(source) for source in data_sources(config)):
         return stats

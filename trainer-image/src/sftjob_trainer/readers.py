@@ -3,16 +3,16 @@
 import csv
 import gzip
 import json
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, Final, cast
 
 from sftjob_trainer.failure import Failure, data_invalid
 from sftjob_trainer.files import GZIP, DataFile, kind
-from sftjob_trainer.json_text import JsonText
+from sftjob_trainer.json_text import MOST_ROW_BYTES, JsonText, too_large
 from sftjob_trainer.wording import type_name
 
 _BATCH_ROWS: Final = 1000
@@ -73,8 +73,10 @@ def _opened(file: DataFile) -> Iterator[IO[bytes]]:
 def _lines(file: DataFile) -> Iterator[tuple[str, str | Failure]]:
     """Place and text of each line; a Failure for one that is no UTF-8."""
     with _opened(file) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(partial(stream.readline, MOST_ROW_BYTES + 1), b""), 1):
             place = f"{file.name}:{number}"
+            if len(line) > MOST_ROW_BYTES:
+                raise too_large(place)
             raw = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             try:
                 yield place, raw.decode("utf-8")
@@ -135,7 +137,7 @@ def _read_text(file: DataFile) -> Rows:
 
 
 def _read_csv(file: DataFile) -> Rows:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(MOST_ROW_BYTES)
     reader = csv.reader(_readable(_lines(file)), strict=True)
     first = 1
     header: list[str] | None = None

@@ -1,4 +1,4 @@
-"""Models and data sets from object stores and web servers (s3://, gs://, https://), downloaded once into the cache.
+"""Object stores and web servers (s3://, gs://, https://): what lies there is downloaded once into the cache.
 
 Object stores are reached as the container's environment says, in the variables of their own tools: AWS_* (of these
 AWS_ENDPOINT_URL for a store that is not Amazon's), GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_HOST.
@@ -12,7 +12,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +27,8 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import SUFFIXES
 from sftjob_trainer.wording import either
 
-SCHEMES: Final = ("s3://", "gs://", "https://")
+BUCKET_SCHEMES: Final = ("s3://", "gs://")
+SCHEMES: Final = (*BUCKET_SCHEMES, "https://")
 _TIMEOUT_SECONDS: Final = 60
 _CONNECT_SECONDS: Final = 10
 _PIECE_BYTES: Final = 1 << 20
@@ -45,7 +46,23 @@ _STATUS: Final = re.compile(r"HTTP status (\d+)")
 _NO_KEYS: Final = "Could not create a OAuth2 access token"
 """What Google's client says when the environment has nothing to make one of."""
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "checkpoint", "output"]
+"""What lies at a URI: things to read, and the output to write."""
+
+_SECRETS: Final[Mapping[Kind, str]] = {
+    "model": "model.secretRef",
+    "dataset": "dataset.secretRef",
+    "checkpoint": "model.secretRef",
+    "output": "output.upload.secretRef",
+}
+"""The field that names the Secret with the keys."""
+
+_ABSENCE: Final[Mapping[Kind, Reason]] = {
+    "model": Reason.MODEL_NOT_FOUND,
+    "dataset": Reason.DATASET_NOT_FOUND,
+    "checkpoint": Reason.MODEL_NOT_FOUND,
+    "output": Reason.CONFIG_INVALID,
+}
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """Which of the names in a directory to download."""
 
@@ -86,7 +103,7 @@ def fetch(uri: str, kind: Kind, choose: Choose, environment: Environment) -> Pat
     Raises:
         Failure: it is not there, we may not have it, or the server can not be reached.
     """
-    directory = environment.cache / "remote" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    directory = cached(uri, environment)
     with clear_errors(uri, kind):
         place = _web_file(uri) if uri.startswith("https://") else _Bucket(*open_bucket(uri))
     with closing(place):
@@ -97,6 +114,11 @@ def fetch(uri: str, kind: Kind, choose: Choose, environment: Environment) -> Pat
     (file,) = chosen
     path = directory / file.name
     return unpacked(path, shown(uri)) if is_archive(file.name) else path
+
+
+def cached(uri: str, environment: Environment) -> Path:
+    """Directory that the files of `uri` are downloaded into."""
+    return environment.cache / "remote" / hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
 def shown(uri: str) -> str:
@@ -231,16 +253,22 @@ def _proxy(endpoint: str) -> str | None:
 
 def _chosen(place: _Place, choose: Choose, uri: str, kind: Kind) -> list[RemoteFile]:
     """The files to download: an archive, or what `choose` takes."""
-    files = {file.name: file for file in place.files}
+    files = {file.name: file for file in place.files if _stays_inside(file.name)}
     if not files:
         raise _missing(uri, kind, "does not exist")
     if not place.is_directory and is_archive(*files):
         return list(files.values())
     chosen = [files[name] for name in choose(list(files))]
     if not chosen:
-        wanted = "model files" if kind == "model" else f"{either(SUFFIXES)} file"
+        wanted = {"model": "model files", "checkpoint": "complete checkpoint"}.get(kind, f"{either(SUFFIXES)} file")
         raise _missing(uri, kind, f"has no {wanted}; it has {', '.join(list(files)[:8])}")
     return chosen
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a file of this name lies below the directory that it is downloaded into: an object may have any name."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _download(place: _Place, wanted: Sequence[RemoteFile], directory: Path, origin: tuple[str, Kind]) -> None:
@@ -287,20 +315,23 @@ def _versions(record: Path) -> dict[str, Any]:
 def _no_address(uri: str, kind: Kind) -> Failure:
     return Failure(
         Reason.CONFIG_INVALID,
-        f"{shown(uri)} can not be read: it, or an AWS_ENDPOINT_URL or HTTPS_PROXY of {kind}.secretRef, is no address",
+        f"{_can_not_be(uri, kind)}: it, or an AWS_ENDPOINT_URL or HTTPS_PROXY of {_SECRETS[kind]}, is no address",
     )
 
 
 def _denied(uri: str, kind: Kind) -> Failure:
     return Failure(
-        Reason.ACCESS_DENIED, f"{shown(uri)} can not be read: access is denied; check the keys in {kind}.secretRef"
+        Reason.ACCESS_DENIED, f"{_can_not_be(uri, kind)}: access is denied; check the keys in {_SECRETS[kind]}"
     )
 
 
 def _missing(uri: str, kind: Kind, problem: str) -> Failure:
-    reason = Reason.MODEL_NOT_FOUND if kind == "model" else Reason.DATASET_NOT_FOUND
-    return Failure(reason, f"{shown(uri)} {problem}")
+    return Failure(_ABSENCE[kind], f"{shown(uri)} {problem}")
 
 
 def _unreachable(uri: str, problem: str) -> Failure:
     return Failure(Reason.INTERNAL_ERROR, f"{shown(uri)}: {problem}")
+
+
+def _can_not_be(uri: str, kind: Kind) -> str:
+    return f"{shown(uri)} can not be {'written' if kind == 'output' else 'read'}"

@@ -8,7 +8,7 @@ from sftjob_contract.config import Columns, DataFormat
 from sftjob_trainer.failure import data_invalid
 from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, checked_text, read_messages
 from sftjob_trainer.readers import Row
-from sftjob_trainer.wording import either, type_name
+from sftjob_trainer.wording import columns_there, either, type_name
 
 _ALPACA_TASK: Final = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -68,7 +68,9 @@ def detect_format(row: Row, columns: Columns) -> DataFormat:
     if fitting:
         raise data_invalid(row.place, f"the columns fit more than one format; set dataset.format to {either(fitting)}")
     wanted = either([" and ".join(f'"{name}"' for name in needed) for needed in _needed(columns).values()])
-    raise data_invalid(row.place, f"no column {wanted}, {_there(row)}; name the right ones in dataset.columns")
+    raise data_invalid(
+        row.place, f"no column {wanted}, {columns_there(row.values)}; name the right ones in dataset.columns"
+    )
 
 
 def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
@@ -79,7 +81,7 @@ def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
     """
     for name in _needed(columns)[shape]:
         if name not in row.values:
-            raise data_invalid(row.place, f'no column "{name}", {_there(row)}')
+            raise data_invalid(row.place, f'no column "{name}", {columns_there(row.values)}')
     makers: Mapping[DataFormat, Callable[[Row, Columns], Example]] = {
         DataFormat.TEXT: lambda row, columns: Text(row.place, _text(row, columns.text)),
         DataFormat.PROMPT_COMPLETION: _prompt_completion,
@@ -164,10 +166,3 @@ def _optional_text(row: Row, column: str) -> str:
         return ""
     text = _text(row, column, may_be_empty=True)
     return text if text.strip() else ""
-
-
-def _there(row: Row) -> str:
-    if not row.values:
-        return "the row is empty"
-    shown = [f'"{str(name)[:40]}"' for name in list(row.values)[:8]]
-    return f"there is {', '.join(shown + ['...'] * (len(row.values) > len(shown)))}"

@@ -57,9 +57,10 @@ def resolve_model(config: RunConfig, environment: Environment) -> ResolvedModel:
         directory = remote.fetch(source, "model", hub.model_files, environment)
     else:
         directory = local_path(source, config, environment)
-    return ResolvedModel(
-        directory=_checked_model(directory, source), revision=revision, downloaded=is_downloaded(source)
-    )
+    directory = _checked_model(directory, source)
+    if source.startswith(PVC_SCHEME):
+        files.check_links(directory.iterdir(), source)
+    return ResolvedModel(directory=directory, revision=revision, downloaded=is_downloaded(source))
 
 
 def training_parts(config: RunConfig) -> list[Part]:
@@ -109,7 +110,10 @@ def resolve_part(part: Part, config: RunConfig, environment: Environment) -> Seq
     if remote.is_remote(source.source):
         path = remote.fetch(source.source, "dataset", files.data_names, environment)
         return files.data_files(path, source.source)
-    return files.data_files(local_path(source.source, config, environment), source.source)
+    found = files.data_files(local_path(source.source, config, environment), source.source)
+    if source.source.startswith(PVC_SCHEME):
+        files.check_links((file.path for file in found), source.source)
+    return found
 
 
 def model_path(config: RunConfig, environment: Environment, stats: PreparedStats | None) -> Path:

@@ -2,14 +2,17 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from sftjob_contract import layout
-from sftjob_contract.config import Lora, RunConfig
+from sftjob_contract.config import RunConfig
+from sftjob_contract.method import Lora
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
+from sftjob_trainer import remote
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
@@ -100,7 +103,9 @@ def starting_checkpoint(config: RunConfig, environment: Environment) -> Path | N
     source = config.checkpoints.resume_from
     if source is None:
         return None
-    place = local_path(source, config, environment)
+    if "://" in source and not source.startswith((layout.PVC_SCHEME, *remote.BUCKET_SCHEMES)):
+        raise _refused(source, "it must be pvc://CLAIM/PATH, or an s3:// or gs:// URI, of a checkpoint directory")
+    place = _downloaded(source, environment) if remote.is_remote(source) else local_path(source, config, environment)
     if not place.is_dir():
         raise _refused(source, f"there is no directory {place}", Reason.MODEL_NOT_FOUND)
     named = layout.checkpoint_step(place.name) is not None
@@ -112,6 +117,23 @@ def starting_checkpoint(config: RunConfig, environment: Environment) -> Path | N
         raise _refused(source, "it is a whole model, but this run trains an adapter; name it in model.source instead")
     logger.info("starting from the weights of %s", found)
     return found
+
+
+def fetch_checkpoint(config: RunConfig, environment: Environment) -> None:
+    """Download the other run's checkpoint, if it lies in an object store: the one named, or the newest that verifies.
+
+    Raises:
+        Failure: there is none, it can not be used, or we may not have it.
+    """
+    source = config.checkpoints.resume_from
+    if source is None or not source.startswith(remote.BUCKET_SCHEMES):
+        return
+    root, name = _split(source)
+    if name is None:
+        _fetch_newest(source, environment)
+    else:
+        remote.fetch(root, "checkpoint", lambda names: _files_of(name, names), environment)
+    starting_checkpoint(config, environment)
 
 
 def load_adapter(model: Any, directory: Path, lora: Lora) -> None:
@@ -135,6 +157,48 @@ def load_adapter(model: Any, directory: Path, lora: Lora) -> None:
     if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise _unlike(directory, f"{different[0]} and {len(different) - 1} more of its weights do not fit")
     set_peft_model_state_dict(model, weights)
+
+
+def _fetch_newest(source: str, environment: Environment) -> None:
+    """Download the newest checkpoint below `source` that verifies, one after the other until one does."""
+    tried: list[int] = []
+
+    def next_older(names: Sequence[str]) -> Sequence[str]:
+        manifests = [
+            path for path in map(PurePosixPath, names) if path.name == layout.MANIFEST and len(path.parts) == 2
+        ]
+        steps = [step for path in manifests if (step := layout.checkpoint_step(path.parts[0])) is not None]
+        older = [step for step in steps if not tried or step < tried[-1]]
+        if not older:
+            return ()
+        tried.append(max(older))
+        return _files_of(layout.checkpoint_name(tried[-1]), names)
+
+    while True:
+        place = remote.fetch(source, "checkpoint", next_older, environment)
+        try:
+            _verified(place / layout.checkpoint_name(tried[-1]), source)
+        except Failure as failure:
+            logger.warning("%s", failure.message)
+        else:
+            return
+
+
+def _files_of(checkpoint: str, names: Sequence[str]) -> Sequence[str]:
+    """Those of `names` that are of a checkpoint; none if it is not complete."""
+    complete = f"{checkpoint}/{layout.MANIFEST}" in names
+    return [name for name in names if name.startswith(f"{checkpoint}/")] if complete else ()
+
+
+def _split(uri: str) -> tuple[str, str | None]:
+    """The URI of a directory of checkpoints, and the one of them that `uri` names, if it does."""
+    root, _, name = uri.rstrip("/").rpartition("/")
+    return (uri, None) if layout.checkpoint_step(name) is None or root.endswith("/") else (root, name)
+
+
+def _downloaded(uri: str, environment: Environment) -> Path:
+    root, name = _split(uri)
+    return remote.cached(root, environment) / (name or "")
 
 
 def _newest(root: Path, source: str) -> Path:

@@ -1,6 +1,7 @@
 """A polite end: SIGTERM asks the training loop to stop at the next step edge, where its state can be saved."""
 
 import signal
+import time
 import types
 from typing import Any, Self
 
@@ -18,11 +19,24 @@ class StopRequest:
         self.requested = False
         self._world = world
         self._signalled = False
+        self._agreed = False
+        self._signalled_at: float | None = None
         self._before: Any = signal.SIG_DFL
 
-    def agree(self) -> None:
-        """Take up a request that any of the processes got. Collective."""
+    @property
+    def signalled(self) -> bool:
+        """Whether this process got the signal, which the others need not know yet."""
+        return self._signalled
+
+    def seconds_since_signal(self) -> float:
+        """Seconds since this process first got the signal; 0 where only another one did."""
+        return 0.0 if self._signalled_at is None else time.monotonic() - self._signalled_at
+
+    def agree(self) -> bool:
+        """Take up a request that any of the processes got; True the first time that there is one. Collective."""
         self.requested = self.requested or self._world.any(self._signalled)
+        first, self._agreed = self.requested and not self._agreed, self.requested
+        return first
 
     def __enter__(self) -> Self:
         """Listen from now on."""
@@ -39,5 +53,7 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._before)
 
     def _request(self, _number: int, _frame: types.FrameType | None) -> None:
+        if not self._signalled:
+            self._signalled_at = time.monotonic()
         self._signalled = True
         self.requested = self.requested or self._world.size == 1

@@ -5,7 +5,8 @@ checkpoint as SavedTelemetry.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -20,10 +21,13 @@ from sftjob_contract.progress import (
     Progress,
     SkippedCheckpoint,
 )
+from sftjob_trainer.flops import Arithmetic
+from sftjob_trainer.timing import Timing
 
 SAVED_TELEMETRY: Final = "sftjob-telemetry.json"
 """File in a checkpoint that holds SavedTelemetry."""
 _LARGEST_EXPONENT: Final = 700.0
+_DIGITS: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ class TrainingLog:
     """What the training loop says at a logging step.
 
     `loss` is the mean since the log before, `tokens` counts non-padding tokens since this attempt began. `grad_norm`
-    None: the step was passed over, since the gradients were too large for fp16.
+    None: the step was passed over, since the gradients were too large for fp16. `peak_memory_bytes` is the most that
+    the device held since this attempt began.
     """
 
     step: int
@@ -66,6 +71,17 @@ class TrainingLog:
     learning_rate: float
     grad_norm: float | None
     tokens: int
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Speed:
+    """Of the last logging window, but for `tokens_per_second`, which is of the whole attempt."""
+
+    tokens_per_second: float | None = None
+    step_seconds: float | None = None
+    data_wait_seconds: float | None = None
+    mfu: float | None = None
 
 
 class History:
@@ -109,22 +125,24 @@ class Telemetry:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         early_stopping: EarlyStopping | None = None,
+        started: float | None = None,
     ) -> None:
-        """`clock` gives seconds that only rise, `now` the time of day in UTC."""
+        """`clock` gives seconds that only rise, `now` the time of day in UTC; the process began at `started`."""
         self._attempt = attempt
         self._max_steps = max_steps
         self._early_stopping = early_stopping
-        self._clock = clock
         self._now = now
+        self._timing = Timing(clock, started=started)
+        self._arithmetic: Arithmetic | None = None
         self._history = History(max_steps)
         self._state = self._resumed = SavedTelemetry()
         self._skipped: tuple[SkippedCheckpoint, ...] = ()
         self._checkpoints: tuple[Checkpoint, ...] = ()
+        self._unverified: tuple[int, ...] = ()
         self._best_step: int | None = None
-        self._activity = Activity.LOADING
-        self._mark = clock()
-        self._first_step_began: float | None = None
-        self._tokens_per_second: float | None = None
+        self._speed = _Speed()
+        self._logged_tokens = 0
+        self._peak_memory_bytes: int | None = None
 
     def resume(self, saved: SavedTelemetry) -> None:
         """Go on from what a checkpoint knew."""
@@ -132,25 +150,39 @@ class Telemetry:
         for point in saved.history:
             self._history.add(point)
 
-    def skipped(self, skipped: tuple[SkippedCheckpoint, ...]) -> None:
-        """Checkpoints that were passed over on resume."""
-        self._skipped = skipped
+    def skipped(self, skipped: Iterable[SkippedCheckpoint]) -> None:
+        """More checkpoints did not verify and are passed over."""
+        self._skipped = (*self._skipped, *skipped)
 
     def doing(self, activity: Activity) -> None:
         """What happens from now on. Only time in TRAINING counts as training time."""
-        self._take_time()
-        self._activity = activity
-        if activity is Activity.TRAINING and self._first_step_began is None:
-            self._first_step_began = self._mark
+        if activity is Activity.TRAINING and self._timing.loading_seconds is None:
+            self._timing.loaded("set-up")
+        self._timing.doing(activity)
+
+    def loaded(self, part: str) -> None:
+        """A part of what comes before the first step is done."""
+        self._timing.loaded(part)
+
+    def waiting_for_data(self) -> AbstractContextManager[None]:
+        """Around fetching the batches of a step."""
+        return self._timing.waiting_for_data()
+
+    def computes(self, arithmetic: Arithmetic | None) -> None:
+        """What a token costs, where that is known."""
+        self._arithmetic = arithmetic
 
     def step_ended(self, step: int, epoch: float) -> None:
         """An optimizer step is done."""
-        self._take_time()
+        self._timing.take()
+        if self._state.step == self._resumed.step:
+            self._timing.loaded("first step")
         self._state = replace(self._state, step=step, epoch=epoch)
 
     def logged(self, log: TrainingLog) -> None:
         """The training loop logged."""
         state = self._state
+        self._measure(log)
         self._state = replace(
             state,
             loss=log.loss,
@@ -160,8 +192,6 @@ class Telemetry:
             loss_sum=state.loss_sum + log.loss * (log.step - state.logged_step),
             logged_step=log.step,
         )
-        seconds = state.seconds - self._resumed.seconds
-        self._tokens_per_second = round(log.tokens / seconds, 1) if seconds > 0 else None
         self._history.add(HistoryPoint(step=log.step, loss=log.loss))
 
     def evaluated(self, step: int, loss: float, metrics: Mapping[str, float] | None = None) -> None:
@@ -183,15 +213,19 @@ class Telemetry:
         )
         self._history.add(HistoryPoint(step=step, eval_loss=loss))
 
-    def checkpoints(self, complete: tuple[Checkpoint, ...], best_step: int | None) -> None:
-        """The complete checkpoints changed."""
+    def checkpoints(
+        self, complete: tuple[Checkpoint, ...], best_step: int | None, unverified: tuple[int, ...] = ()
+    ) -> None:
+        """The complete checkpoints changed, by a save where one was going on; `unverified` are steps of others."""
+        self._timing.saved()
         self._checkpoints = complete
+        self._unverified = unverified
         self._best_step = best_step
 
     @property
     def activity(self) -> Activity:
         """What happens now."""
-        return self._activity
+        return self._timing.activity
 
     @property
     def step(self) -> int:
@@ -224,15 +258,15 @@ class Telemetry:
 
     def saved(self) -> SavedTelemetry:
         """What a checkpoint must keep."""
-        return replace(self._state, history=self._history.points)
+        return replace(self._state, seconds=self._seconds, history=self._history.points)
 
     def progress(self) -> Progress:
         """The whole state as the contract's message."""
-        state = self._state
+        state, timing, speed = self._state, self._timing, self._speed
         return Progress(
             version=PROGRESS_VERSION,
             attempt=self._attempt,
-            activity=self._activity,
+            activity=timing.activity,
             time=self.timestamp(),
             step=state.step,
             max_steps=self._max_steps,
@@ -243,10 +277,19 @@ class Telemetry:
             eval_loss=state.eval_loss,
             learning_rate=state.learning_rate,
             grad_norm=state.grad_norm,
-            tokens_per_second=self._tokens_per_second,
+            tokens_per_second=speed.tokens_per_second,
             eta_seconds=self._eta_seconds(),
+            mfu=speed.mfu,
+            loading_seconds=_rounded(timing.loading_seconds),
+            step_seconds=speed.step_seconds,
+            data_wait_seconds=speed.data_wait_seconds,
+            evaluating_seconds=_rounded(timing.spent(Activity.EVALUATING) or None),
+            saving_seconds=_rounded(timing.saving_seconds),
+            longest_save_seconds=_rounded(timing.longest_save_seconds),
+            peak_memory_bytes=self._peak_memory_bytes,
             best_step=self._best_step,
             checkpoints=self._checkpoints,
+            unverified_checkpoints=self._unverified,
             skipped_checkpoints=self._skipped,
             history=self._history.points,
         )
@@ -264,15 +307,33 @@ class Telemetry:
             "evalPerplexity": perplexity(evaluated.eval_loss),
             **evaluated.eval_metrics,
             "trainLoss": state.loss_sum / state.logged_step if state.logged_step else None,
-            "trainSeconds": round(state.seconds, 3),
+            "trainSeconds": round(self._seconds, 3),
         }
         return {name: value for name, value in metrics.items() if value is not None}
 
-    def _take_time(self) -> None:
-        mark = self._clock()
-        if self._activity is Activity.TRAINING:
-            self._state = replace(self._state, seconds=self._state.seconds + mark - self._mark)
-        self._mark = mark
+    @property
+    def loading_parts(self) -> Mapping[str, float]:
+        """Seconds of each part of what comes before the second step, in order."""
+        return self._timing.parts
+
+    @property
+    def _seconds(self) -> float:
+        """Time spent in steps since step 0."""
+        return self._resumed.seconds + self._timing.spent(Activity.TRAINING)
+
+    def _measure(self, log: TrainingLog) -> None:
+        """Take in how fast it was since the last log."""
+        window = self._timing.window(log.step - max(self._state.logged_step, self._resumed.step))
+        seconds = self._timing.spent(Activity.TRAINING)
+        tokens, self._logged_tokens = log.tokens - self._logged_tokens, log.tokens
+        steps = max(1, window.steps)
+        self._speed = _Speed(
+            tokens_per_second=round(log.tokens / seconds, 1) if seconds > 0 else None,
+            step_seconds=_rounded(window.seconds / steps),
+            data_wait_seconds=_rounded(window.data_wait_seconds / steps),
+            mfu=_rounded(self._arithmetic.utilization(tokens, window.seconds)) if self._arithmetic else None,
+        )
+        self._peak_memory_bytes = log.peak_memory_bytes
 
     def _eta_seconds(self) -> int | None:
         """Steps that remain times the mean wall time of this attempt's steps, evaluations and saves included."""
@@ -280,9 +341,14 @@ class Telemetry:
             return 0
         done = self._state.step - self._resumed.step
         remaining = self._max_steps - self._state.step
-        if self._first_step_began is None or done == 0:
+        if self._timing.stepping_seconds is None or done == 0:
             return None
-        return round(remaining * (self._mark - self._first_step_began) / done)
+        return round(remaining * self._timing.stepping_seconds / done)
+
+
+def _rounded(number: float | None) -> float | None:
+    """With as many digits as a person reads."""
+    return None if number is None else round(number, _DIGITS)
 
 
 def perplexity(loss: float | None) -> float | None:

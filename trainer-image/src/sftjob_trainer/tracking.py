@@ -1,14 +1,24 @@
-"""Where metrics go besides metrics.jsonl: event files for TensorBoard."""
+"""Where metrics go besides metrics.jsonl: TensorBoard, Weights & Biases, MLflow."""
 
 import re
 from collections.abc import Mapping
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sftjob_contract import layout
-from sftjob_contract.destinations import Tracking
+from sftjob_contract.config import RunConfig
 
 _UPPER: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Ending(Enum):
+    """How an attempt's training ended."""
+
+    FINISHED = auto()
+    INTERRUPTED = auto()
+    """It was asked to stop, and may go on later."""
+    FAILED = auto()
 
 
 class Tracker(Protocol):
@@ -17,8 +27,8 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Keep `values` of `step`."""
 
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, ending: Ending) -> None:
+        """Write what is not written yet, and how it ended."""
 
 
 class TensorBoard:
@@ -34,14 +44,28 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, _ending: Ending) -> None:
         """Write what is not written yet."""
         self._writer.close()
 
 
-def trackers(tracking: Tracking, volume: Path, *, first_step: int) -> tuple[Tracker, ...]:
+def trackers(config: RunConfig, volume: Path, *, first_step: int) -> tuple[Tracker, ...]:
     """The trackers that were asked for; `first_step` is the first that this attempt will log."""
-    return (TensorBoard(volume / layout.TENSORBOARD, first_step=first_step),) if tracking.tensorboard else ()
+    tracking = config.tracking
+    found: list[Tracker] = []
+    if tracking.tensorboard:
+        found.append(TensorBoard(volume / layout.TENSORBOARD, first_step=first_step))
+    if tracking.wandb is not None:
+        from sftjob_trainer.background import Background
+        from sftjob_trainer.wandb_tracker import open_wandb
+
+        found.append(Background("tracking.wandb", lambda: open_wandb(config, volume)))
+    if tracking.mlflow is not None:
+        from sftjob_trainer.background import Background
+        from sftjob_trainer.mlflow_tracker import open_mlflow
+
+        found.append(Background("tracking.mlflow", lambda: open_mlflow(config, volume)))
+    return tuple(found)
 
 
 def scalar_name(name: str) -> str:

@@ -1,41 +1,46 @@
 """The Train stage: fine-tune on the prepared data, from the newest good checkpoint to the final output."""
 
-import errno
 import logging
-import shutil
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import NoReturn
 
 from sftjob_contract import layout
 from sftjob_contract.codec import ContractError, from_json
 from sftjob_contract.config import RunConfig
 from sftjob_contract.destinations import Retain
+from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome, Output
 from sftjob_contract.progress import Activity, Checkpoint
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import outcome, outputs, retention
+from sftjob_trainer.arguments import with_checkpointing, with_micro_batch
+from sftjob_trainer.card import Made
 from sftjob_trainer.checkpoints import NOWHERE, CheckpointStore, ResumePoint
+from sftjob_trainer.delivery import deliver
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.hardware import process_started
+from sftjob_trainer.redaction import Redacted, secrets_in
 from sftjob_trainer.reporter import Endpoint, Reporter
+from sftjob_trainer.retrying import Patience
 from sftjob_trainer.run import Run
 from sftjob_trainer.sources import model_path
 from sftjob_trainer.start import Origin, continued, origin
 from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, SavedTelemetry, Telemetry
-from sftjob_trainer.world import ALONE, World, is_lost_peer, join, leave
+from sftjob_trainer.verdicts import verdicts
+from sftjob_trainer.watchdog import Silence, main_thread_frame, place_of, waits_for_peers, write_stacks
+from sftjob_trainer.world import ALONE, World, join, leave
 
 logger = logging.getLogger(__name__)
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_FULL_BELOW_BYTES: Final = 16 << 20
 
 
 def train(config: RunConfig, environment: Environment) -> Outcome:
@@ -50,13 +55,16 @@ def train(config: RunConfig, environment: Environment) -> Outcome:
             open_.enter_context(logged_to(environment.volume / layout.TRAIN_LOG))
         reporter = open_.enter_context(Reporter(_endpoint(environment) if world.leads else None))
         join(world, gpus=config.gpus > 0)
-        return _told(new_run(config, environment, reporter, world), environment)
+        if world.leads:
+            outputs.write_run_config(config, environment.volume)
+        decided, why = with_checkpointing(config, environment.gradient_checkpointing)
+        logger.info("%s", why)
+        adjusted = with_micro_batch(decided, environment.micro_batch)
+        return _told(new_run(adjusted, environment, reporter, world), environment)
 
 
 def _told(run: Run, environment: Environment) -> Outcome:
     """Train, and say how it went. Only the leader has something to do after that."""
-    if run.world.leads:
-        outputs.write_run_config(run.config, run.volume)
     if (ended := run.world.share(retention.ended_before(run.volume))) is not None:
         logger.info("this run ended before and only its output was kept; nothing to do")
         if run.world.leads:
@@ -92,10 +100,12 @@ def new_run(config: RunConfig, environment: Environment, reporter: Reporter, wor
             clock=time.monotonic,
             now=lambda: datetime.now(UTC),
             early_stopping=config.training.early_stopping,
+            started=process_started(),
         ),
         reporter=reporter,
         stop=StopRequest(world),
         world=world,
+        grace_seconds=environment.grace_seconds,
     )
 
 
@@ -119,7 +129,7 @@ def logged_to(path: Path) -> Iterator[None]:
     """Write the log into `path` as well, appended over attempts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(Redacted(secrets_in(os.environ), "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -130,26 +140,56 @@ def logged_to(path: Path) -> Iterator[None]:
 
 def _fit(run: Run, environment: Environment) -> None:
     """Take the steps that remain, together with the other processes."""
-    point = _resume(run)
-    run.report()
-    with _verdicts(run):
+    with run.watchdog.on_watch(lambda silence: _hung(run, environment, silence)), verdicts(run):
+        point = _resume(run)
+        run.report()
         if not run.telemetry.ended:
             from sftjob_trainer.fit import fit
 
             fit(run, _origin(run, environment, point), point)
-    leave(run.world)
+        leave(run.world)
+
+
+def _hung(run: Run, environment: Environment, silence: Silence) -> NoReturn:
+    """End the process from the watchdog's thread: with its last word and the stacks, whatever the main thread does."""
+    try:
+        frame = main_thread_frame()
+        step, size = run.telemetry.step, run.world.size
+        who = f"the process of rank {run.world.rank}" if size > 1 else "the process"
+        failure = Failure(
+            Reason.HUNG,
+            f"training hangs: nothing was heard of {who} for {silence.allowed_seconds:.0f} s after step {step} "
+            f"({silence.activity}), many times what was usual; it is at {place_of(frame)}; "
+            f"the stacks of all threads are in {layout.TRAIN_LOG} and in the Pod's log",
+            blames_peer=size > 1 and waits_for_peers(frame),
+        )
+        logger.error("%s", failure.message)
+        ended = replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
+        outcome.write_outcome(ended, environment.termination_log)
+        write_stacks(run.volume / layout.TRAIN_LOG)
+    finally:
+        os._exit(ExitCode.INTERNAL)
 
 
 def _publish(run: Run, environment: Environment) -> Output:
-    """Make the output of the final checkpoint."""
-    with _verdicts(run):
+    """Make the output of the final checkpoint, and take it where else it is wanted."""
+    with verdicts(run):
         run.doing(Activity.SAVING)
+        run.take_up_verified(wait=True)
         final = outputs.final_checkpoint(run.store.complete, run.config, run.volume)
-        output = outputs.publish(final, run.config, run.volume, run.telemetry.metrics(saved_telemetry(final)))
+        made = Made(
+            config=run.config,
+            stats=run.stats,
+            metrics=run.telemetry.metrics(saved_telemetry(final)),
+            libraries=outcome.library_versions(),
+        )
+        output = outputs.publish(final, made, run.volume)
         if run.config.output.merge_adapter:
             from sftjob_trainer.merge import merge
 
-            merge(model_path(run.config, environment, run.stats), run.config, run.volume)
+            merge(model_path(run.config, environment, run.stats), made, run.volume)
+        uploaded = deliver(run.config, environment, output.path, Patience(), run.report)
+        output = replace(output, uploaded=uploaded)
     run.doing(Activity.FINISHED)
     return output
 
@@ -181,72 +221,16 @@ def saved_telemetry(checkpoint: Path) -> SavedTelemetry:
 def _resume(run: Run) -> ResumePoint:
     """Find where to go on, and know what was known there. The leader looks for all."""
     point, run.store.complete = run.world.share(_opened(run) if run.world.leads else (NOWHERE, ()))
-    for skipped in point.skipped:
-        logger.warning("%s is passed over: %s", skipped.path, skipped.why)
+    run.pass_over(point.skipped)
     if point.directory is not None:
         logger.info("resuming from %s", point.directory.name)
         run.telemetry.resume(saved_telemetry(point.directory))
-    run.telemetry.skipped(point.skipped)
-    run.telemetry.checkpoints(run.store.complete, run.store.best_step)
+    run.tell_checkpoints()
     return point
 
 
 def _opened(run: Run) -> tuple[ResumePoint, tuple[Checkpoint, ...]]:
     return run.store.open(), run.store.complete
-
-
-@contextmanager
-def _verdicts(run: Run) -> Iterator[None]:
-    """Turn what libraries raise into a Failure where there is something to tell the user."""
-    try:
-        yield
-    except Failure:
-        raise
-    except Exception as error:
-        failure = verdict(error, run)
-        if failure is None:
-            raise
-        raise failure from error
-
-
-def verdict(error: Exception, run: Run) -> Failure | None:
-    """What `error` means for the user; None when it is a fault of ours."""
-    import torch
-
-    step = run.telemetry.step
-    training = run.config.training
-    if isinstance(error, torch.OutOfMemoryError):
-        return Failure(
-            Reason.GPU_OUT_OF_MEMORY,
-            f"the GPU ran out of memory after step {step}, with perDeviceBatchSize {training.per_device_batch_size} "
-            f"and maxLength {training.max_length}; lower one of them or set training.gradientCheckpointing",
-        )
-    if volume_is_full(error, run.volume, saving=run.telemetry.activity is Activity.SAVING):
-        saved = f"{run.store.complete[-1].path} is intact" if run.store.complete else "no checkpoint was complete yet"
-        return Failure(
-            Reason.CONFIG_INVALID,
-            f"the volume is full: saving after step {step} failed ({saved}); "
-            "give storage.size more room, or keep fewer checkpoints with checkpoints.keep",
-        )
-    if run.world.size > 1 and is_lost_peer(error):
-        return Failure(
-            Reason.INTERNAL_ERROR,
-            f"after step {step} another process of this run ended or could no longer be reached: {error}",
-        )
-    return None
-
-
-def volume_is_full(error: Exception, volume: Path, *, saving: bool) -> bool:
-    """Whether `error` comes from writing to a volume that has no room left.
-
-    Neither safetensors nor torch raises an OSError: the first gives its number as text, the second does not say what
-    went wrong, so that only the volume itself can tell.
-    """
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    if any(f"(os error {number})" in str(error) for number in _FULL):
-        return True
-    return saving and isinstance(error, RuntimeError) and shutil.disk_usage(volume).free < _FULL_BELOW_BYTES
 
 
 def _endpoint(environment: Environment) -> Endpoint | None:

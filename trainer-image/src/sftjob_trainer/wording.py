@@ -1,6 +1,6 @@
 """Pieces of the sentences that users read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _TYPES: Final = {
@@ -23,3 +23,11 @@ def either(options: Sequence[str]) -> str:
 def type_name(value: Any) -> str:
     """What kind of JSON value `value` is."""
     return _TYPES.get(type(value), type(value).__name__)
+
+
+def columns_there(values: Mapping[str, Any]) -> str:
+    """Which columns a row has, for a sentence about one that it has not."""
+    if not values:
+        return "the row is empty"
+    shown = [f'"{str(name)[:40]}"' for name in list(values)[:8]]
+    return f"there is {', '.join(shown + ['...'] * (len(values) > len(shown)))}"

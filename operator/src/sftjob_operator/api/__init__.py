@@ -5,7 +5,8 @@ from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_c
 from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
 from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
 from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
-from sftjob_operator.api.parse import InvalidJob, parse_job, replace, to_dict
+from sftjob_operator.api.parse import InvalidJob, parse_job, parse_status, replace, to_dict
+from sftjob_operator.api.preprocessing import PreprocessingSpec, RowFunctionSpec, RowTemplateSpec, ValidationSpec
 from sftjob_operator.api.results import (
     CheckpointsSpec,
     EvaluationSpec,
@@ -22,7 +23,9 @@ from sftjob_operator.api.sources import ConfigMapKeyRef, SecretKeyRef, SecretRef
 from sftjob_operator.api.status import (
     ATTEMPTS_LIMIT,
     CHECKPOINTS_LIMIT,
+    AdjustmentStatus,
     AttemptStatus,
+    ChangeStatus,
     CheckpointStatus,
     Condition,
     ConditionStatus,
@@ -37,14 +40,16 @@ from sftjob_operator.api.status import (
     SFTJobStatus,
 )
 from sftjob_operator.api.training import EarlyStoppingSpec, TrainingSpec
-from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, SFTJob, SFTJobSpec
+from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, Recipe, SFTJob, SFTJobSpec
 
 __all__ = [
     "ATTEMPTS_LIMIT",
     "CHECKPOINTS_LIMIT",
     "NAME_LIMIT",
     "AccessMode",
+    "AdjustmentStatus",
     "AttemptStatus",
+    "ChangeStatus",
     "ChatTemplateSpec",
     "CheckpointStatus",
     "CheckpointsSpec",
@@ -78,11 +83,15 @@ __all__ = [
     "Phase",
     "PlanStatus",
     "PrepareResourcesSpec",
+    "PreprocessingSpec",
     "ProgressStatus",
     "ProvenanceStatus",
     "QuantizationSpec",
+    "Recipe",
     "ResourcesSpec",
     "ResumeFromSpec",
+    "RowFunctionSpec",
+    "RowTemplateSpec",
     "SFTJob",
     "SFTJobSpec",
     "SFTJobStatus",
@@ -95,8 +104,10 @@ __all__ = [
     "TrackingSpec",
     "TrainingSpec",
     "UploadSpec",
+    "ValidationSpec",
     "WandbSpec",
     "parse_job",
+    "parse_status",
     "replace",
     "set_condition",
     "to_dict",

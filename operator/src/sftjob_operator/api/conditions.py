@@ -21,7 +21,7 @@ class ConditionType(StrEnum):
 
 
 class ConditionReason(StrEnum):
-    """Why a condition is as it is. Failures carry the reasons of `sftjob_contract.reasons` instead."""
+    """Why a condition is as it is. Failures, and Pods that can not start, carry those of `sftjob_contract.reasons`."""
 
     WAITING = "Waiting"
     """Its turn has not come."""
@@ -30,9 +30,7 @@ class ConditionReason(StrEnum):
     PREPARED = "Prepared"
     """The Prepare Pod ended well."""
     POD_PENDING = "PodPending"
-    """The train Pod exists; its container has not started (image pull, volume)."""
-    UNSCHEDULABLE = "Unschedulable"
-    """No node takes the train Pod; the message is the scheduler's."""
+    """The train Pod exists; its container has not started."""
     QUEUED = "Queued"
     """The train Pod waits for admission, such as by its Kueue queue."""
     TRAINING = "Training"
@@ -53,6 +51,8 @@ class ConditionReason(StrEnum):
     """The job failed; condition Succeeded says why."""
     RETRIES_EXHAUSTED = "RetriesExhausted"
     """The last attempt that failurePolicy.maxRetries allows failed too."""
+    INTERRUPTIONS_EXHAUSTED = "InterruptionsExhausted"
+    """The run was interrupted more often than failurePolicy.maxInterruptions allows."""
     INVALID_SPEC = "InvalidSpec"
     """The stored spec does not parse."""
     NAME_CONFLICT = "NameConflict"

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, Field, JsonValue
 
 from sftjob_contract.config import DataFormat, OnInvalidRow
+from sftjob_operator.api.preprocessing import PreprocessingSpec, ValidationSpec
 from sftjob_operator.api.sources import (
     DatasetSource,
     Revision,
@@ -23,7 +24,7 @@ _ON_HUB: Final = on_hub("self.source")
 
 
 def _of_one_source(unless: str = "") -> tuple[dict[str, JsonValue], ...]:
-    """Rules about the hub's names for parts of one source; `unless` (CEL, with its ||) there is none."""
+    """Rules of one source; `unless` (CEL, with its ||) there is none, those about the hub do not hold."""
     return (
         rule(
             f"!has(self.revision) || {unless}{_ON_HUB}",
@@ -32,6 +33,11 @@ def _of_one_source(unless: str = "") -> tuple[dict[str, JsonValue], ...]:
         rule(
             f"!(has(self.subset) || has(self.split)) || {unless}{_ON_HUB}",
             "subset and split are for a source on the hub only: remove them, or name the file in source",
+        ),
+        rule(
+            "!has(self.format) || !has(self.preprocessing) || !has(self.preprocessing.template) || self.format in "
+            "['auto', has(self.preprocessing.template.text) ? 'text' : 'prompt-completion']",
+            "preprocessing.template makes rows of format text, or prompt-completion: remove format",
         ),
     )
 
@@ -109,6 +115,10 @@ class DataSourceSpec(Model):
     """Shape of a row. Absent: dataset.format."""
     columns: Columns | None = None
     """Names of the columns. What is absent is as in dataset.columns."""
+    preprocessing: PreprocessingSpec | None = None
+    """What makes columns of each row. Absent: dataset.preprocessing."""
+    validation: ValidationSpec | None = None
+    """What each row must pass. Absent: dataset.validation."""
     max_samples: Rows | None = None
     """Use only the first rows, this many of them. Absent: all."""
     weight: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -190,6 +200,10 @@ class DatasetSpec(Model):
     template."""
     columns: Columns = Columns()
     """Names of the columns, where they differ from the usual ones."""
+    preprocessing: PreprocessingSpec | None = None
+    """What makes columns of each row, before format and columns are looked at."""
+    validation: ValidationSpec | None = None
+    """What each row must pass to be trained on, for data such as code."""
     max_samples: Rows | None = None
     """Use only the first rows, this many of them. Absent: all."""
     shuffle_seed: Annotated[int, Field(ge=0, le=4_294_967_295)] | None = None

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from sftjob_contract.config import ComputeDtype, LoraBias, QuantizationType
+from sftjob_contract.method import ComputeDtype, LoraBias, QuantizationType
 from sftjob_operator.api.sources import REVISION_ON_HUB, ModelSource, Revision
 from sftjob_operator.api.types import Extra, Model, rule, rules
 

@@ -54,8 +54,8 @@ class ModelSpec(Model):
     attention: Attention = Attention.AUTO
     """Implementation of attention. auto: the fastest that image and GPU have. transformers: attn_implementation."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Only for a model whose code you have read.
-    transformers: trust_remote_code."""
+    """Run Python code that comes with the model, or that dataset.preprocessing.function names. Only for code that you
+    have read. transformers: trust_remote_code."""
     chat_template: ChatTemplateSpec | None = None
     """How messages become text. Absent: the model's own template. TRL: chat_template_path."""
     add_eos_token: bool = True

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from sftjob_operator.api.status import SFTJobStatus
 from sftjob_operator.api.types import Model
 from sftjob_operator.api.v1alpha1 import SFTJob
 
@@ -29,6 +30,18 @@ def parse_job(body: Mapping[str, Any]) -> SFTJob:
     """
     try:
         return SFTJob.model_validate(dict(body))
+    except ValidationError as error:
+        raise InvalidJob(_sentence(error)) from error
+
+
+def parse_status(status: Mapping[str, Any]) -> SFTJobStatus:
+    """A stored status as a typed one. Unknown fields are ignored.
+
+    Raises:
+        InvalidJob: a field is missing, of the wrong type or out of bounds.
+    """
+    try:
+        return SFTJobStatus.model_validate(dict(status))
     except ValidationError as error:
         raise InvalidJob(_sentence(error)) from error
 

@@ -5,8 +5,9 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field
 
+from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api.sources import SecretKeyRef
-from sftjob_operator.api.types import LEAKY_NAME, LEAKY_VALUE, LabelValue, Model, ObjectName, rule, rules
+from sftjob_operator.api.types import LEAKY_NAME, LabelValue, Model, ObjectName, rule, rules
 
 _LABEL_KEY_PATTERN: Final = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 _LABEL_KEY: Final = rule(
@@ -108,10 +109,15 @@ class SchedulingSpec(Model):
 class FailurePolicySpec(Model):
     """What happens when a Pod dies or asks to be run again. Errors in spec or data are never retried."""
 
-    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Attempts after the first one. A stop that was asked for (eviction, drain) and saved a checkpoint is free."""
-    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Wait before the first retry; it doubles each time, up to 600 seconds."""
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 6
+    """Failed attempts after which another one follows. Interruptions, and attempts that ran out of GPU memory and go on
+    with a smaller micro-batch, do not count."""
+    max_interruptions: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Interruptions after which another attempt follows: preemption, eviction, a lost node, a deleted Pod. The next
+    attempt starts at once as long as the run gets further."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 1
+    """Wait before the first retry. It doubles each time, up to 600 seconds; after a 0 it goes on with 2. A random part
+    of it, up to a quarter, is left out."""
 
 
 class EnvVarSource(Model):

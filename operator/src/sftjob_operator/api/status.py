@@ -17,6 +17,9 @@ ATTEMPTS_LIMIT: Final = 48
 """Most attempts in a status; the newest stay."""
 CHECKPOINTS_LIMIT: Final = 128
 """Most checkpoints in a status; the newest stay. spec.checkpoints.keep and the best one stay below it."""
+ADJUSTMENTS_LIMIT: Final = 16
+"""Most adjustments in a status: checkpointing is switched on once, and a micro-batch of 4096, the largest there is, can
+be halved 12 times."""
 _ATOMIC: Final = {"x-kubernetes-list-type": "atomic"}
 
 
@@ -81,7 +84,8 @@ class ProgressStatus(Model):
     epoch: Measure | None = None
     """Passes over the data done."""
     percent: Annotated[int, Field(ge=0, le=100)]
-    """Share of the steps done, in percent; 100 once training has succeeded, if by early stopping at an earlier step."""
+    """Share of the steps done, in percent: at most 99 until the job has succeeded, then 100, even where it stopped
+    early."""
     loss: Measure | None = None
     """Mean training loss over the last logging window."""
     eval_loss: Measure | None = None
@@ -94,6 +98,17 @@ class ProgressStatus(Model):
     """Non-padding tokens trained on since step 0."""
     tokens_per_second: Measure | None = None
     """Speed of this attempt over all devices."""
+    tokens_per_second_per_device: Measure | None = None
+    """The same for one of them."""
+    mfu: Measure | None = None
+    """Share from 0 to 1 of the devices' peak that the model's own arithmetic uses (model FLOPs utilization), where that
+    peak is known."""
+    step_seconds: Measure | None = None
+    """Mean of an optimizer step over the last logging window."""
+    data_wait_seconds: Measure | None = None
+    """The part of it that was spent waiting for data."""
+    peak_memory_bytes: Count | None = None
+    """The most that one device held in this attempt, or the process with no GPU."""
     eta_seconds: Count | None = None
     """Seconds until the last step, at the present speed."""
     eta: Word | None = None
@@ -144,15 +159,51 @@ class AttemptStatus(Model):
     end_time: Time | None = None
     """When it ended; the wait before a retry counts from here."""
     from_step: Count | None = None
-    """Step of the checkpoint that it resumed from; 0 for none."""
+    """Step of the checkpoint that it resumed from; 0 for none. Absent: it did not tell."""
     reached_step: Count | None = None
     """Last step that it reported."""
+    loading_seconds: Measure | None = None
+    """From the start of the trainer to its first step, without the evaluation before it."""
+    evaluating_seconds: Measure | None = None
+    """All its evaluations."""
+    saving_seconds: Measure | None = None
+    """All its checkpoints."""
+    lost_steps: Count | None = None
+    """Steps that the attempt after it has to do again; 0 after a stop that saved a checkpoint. Absent: not known."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """Exit code of its container; with several nodes, of the one that failed first."""
     reason: Word | None = None
     """Why it ended or is being ended, in one CamelCase word."""
     message: Sentence | None = None
     """Why it ended, in a sentence."""
+
+
+class ChangeStatus(Model):
+    """A number that was changed."""
+
+    before: Annotated[Count, Field(alias="from")]
+    """What it was."""
+    to: Count
+    """What it is."""
+
+
+class AdjustmentStatus(Model):
+    """What was changed so that the run can go on. The global batch and the order of the data stay."""
+
+    attempt: Count
+    """Number of the train attempt that it begins with."""
+    reason: Word
+    """Why the attempt before ended."""
+    gradient_checkpointing: bool | None = None
+    """Always true: it was off, and is on from here. Absent: it stays as it is."""
+    per_device_batch_size: ChangeStatus | None = None
+    """Sequences per GPU and forward pass. Absent: as many as before."""
+    gradient_accumulation_steps: ChangeStatus | None = None
+    """Forward passes per optimizer step. Absent: as many as before."""
+    message: Sentence
+    """The same in a sentence."""
+    time: Time | None = None
+    """When the attempt before ended."""
 
 
 class MemoryPlanStatus(Model):
@@ -202,6 +253,8 @@ class PlanStatus(Model):
     memory: MemoryPlanStatus | None = None
     """Predicted peak memory of one GPU, by part, with rows of maxLength tokens. Absent: the model's shape is not
     known."""
+    gradient_checkpointing: bool | None = None
+    """Whether activations are recomputed: as the spec says, else unless the run is known to fit into memory without."""
     gpu_memory_bytes: Count | None = None
     """Memory of one GPU, where it is known."""
     misfit: Sentence | None = None
@@ -221,6 +274,8 @@ class OutputStatus(Model):
     """Model or adapter: pvc://CLAIM/PATH."""
     metrics: dict[str, Measure] = Field(default_factory=dict, max_length=32)
     """Final metrics, such as evalLoss and trainSeconds."""
+    uploaded: Annotated[tuple[Uri, ...], Field(max_length=2, json_schema_extra=_ATOMIC)] | None = None
+    """Where else it lies: the hub (hf://) and the object store (s3://, gs://) that spec.output names."""
 
 
 class ProvenanceStatus(Model):
@@ -274,6 +329,15 @@ class SFTJobStatus(Model):
     """The one with the lowest evaluation loss."""
     attempts: Annotated[tuple[AttemptStatus, ...], *newest(ATTEMPTS_LIMIT), Field(json_schema_extra=_ATOMIC)] = ()
     """Every Pod of the job, oldest first."""
+    adjustments: Annotated[
+        tuple[AdjustmentStatus, ...], *newest(ADJUSTMENTS_LIMIT), Field(json_schema_extra=_ATOMIC)
+    ] = ()
+    """What was changed so that the run can go on, oldest first; each on top of those before it."""
+    interruptions: Count | None = None
+    """How often the run was interrupted through no fault of its own; failurePolicy.maxInterruptions bounds it."""
+    stop_seconds: Measure | None = None
+    """How long a stop may take, as measured: one step and the longest checkpoint so far. The next Pod gets at least
+    twice as long between SIGTERM and SIGKILL."""
     plan: PlanStatus | None = None
     """What the run consists of."""
     output: OutputStatus | None = None

@@ -98,9 +98,10 @@ class TrainingSpec(Model):
     assistant_only_loss."""
     precision: Precision = Precision.AUTO
     """Arithmetic of a step; auto is bf16 where the GPU has it, else fp32. TRL: bf16, fp16."""
-    gradient_checkpointing: bool = True
-    """Recompute activations instead of storing them: less memory, about a fifth slower. TRL:
-    gradient_checkpointing, activation_checkpointing."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations instead of storing them: less memory, about a fifth slower. Absent: unless the
+    run is known to fit into memory without it; status.plan tells. TRL: gradient_checkpointing,
+    activation_checkpointing."""
     neftune_noise_alpha: Annotated[float, Field(gt=0, le=100)] | None = None
     """Noise on the embeddings while training (Jain et al. 2023). Absent: none. transformers: neftune_noise_alpha."""
     kernels: Kernels = Kernels.AUTO

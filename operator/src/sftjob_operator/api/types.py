@@ -5,6 +5,7 @@ Models use only what a structural schema can say: str, int, float, bool, enums, 
 with a rule.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
 
@@ -38,9 +39,16 @@ def rules(*entries: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {"x-kubernetes-validations": list(entries)}
 
 
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that are commands to a terminal, or turn the direction of writing; not tabs and line ends."""
+
+
 def _cut(limit: int) -> Callable[[Any], Any]:
     def cut(value: Any) -> Any:
-        return value[: limit - 3] + "..." if isinstance(value, str) and len(value) > limit else value
+        if not isinstance(value, str):
+            return value
+        text = _UNSEEN.sub("", value)
+        return text[: limit - 3] + "..." if len(text) > limit else text
 
     return cut
 
@@ -118,11 +126,6 @@ LEAKY_NAME: Final = (
     "(?i)(^|[_.-])(api_?key|access_?key(_?id)?|private_?key|token|secret|password|passwd|credentials?)($|[_.-])"
 )
 """What names of secrets look like: HF_TOKEN and DB_PASSWORD, but not TOKENIZERS_PARALLELISM."""
-LEAKY_VALUE: Final = (
-    "(^|[^A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}"
-    "|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@ ]*:[^/@ ]*@"
-)
-"""Values that well-known services issue as keys and tokens, private keys, and URLs with a password."""
 
 Extra = Annotated[
     dict[str, JsonValue],
@@ -144,11 +147,11 @@ Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-ti
 Name = Annotated[str, Field(max_length=253)]
 """Name of an observed object."""
 Word = Annotated[str, Field(max_length=256), BeforeValidator(_cut(256))]
-"""A short text of a status; longer ones are cut."""
+"""A short text of a status, without characters that are not seen; longer ones are cut."""
 Sentence = Annotated[str, Field(max_length=MESSAGE_LIMIT), BeforeValidator(_cut(MESSAGE_LIMIT))]
-"""Text for people in a status; longer ones are cut."""
+"""Text for people in a status, without characters that are not seen; longer ones are cut."""
 Uri = Annotated[str, Field(max_length=1400)]
-"""A place on a volume: pvc://CLAIM/PATH."""
+"""A place, on a volume as a rule: pvc://CLAIM/PATH."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A number of things; JSON readers keep integers exact up to 2**53."""
 Measure = Annotated[float, AfterValidator(_six_digits)]

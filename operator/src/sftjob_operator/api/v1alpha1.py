@@ -1,15 +1,18 @@
 """The SFTJob resource: one supervised fine-tuning run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import ConfigDict, Field
 
 from sftjob_contract.config import DataFormat
+from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api.cluster import ResourcesSpec, StorageSpec
 from sftjob_operator.api.dataset import DatasetSpec
 from sftjob_operator.api.method import MethodSpec
 from sftjob_operator.api.model import ModelSpec
+from sftjob_operator.api.preprocessing import FUNCTION_IN_CEL
 from sftjob_operator.api.results import CheckpointsSpec, EvaluationSpec, OutputSpec, TrackingSpec
 from sftjob_operator.api.scheduling import (
     EnvVar,
@@ -77,6 +80,36 @@ def _of_model_or_teacher(condition: Callable[[str], str]) -> str:
     return f"{condition('self.model.source')} || (has({teacher}) && {condition(f'{teacher}.teacher.source')})"
 
 
+_RECIPE: Final = ("model", "dataset", "method")
+_HAS_RECIPE: Final = " && ".join(f"has(self.{field})" for field in _RECIPE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What the operator's trainer can not do without."""
+
+    model: ModelSpec
+    dataset: DatasetSpec
+    method: MethodSpec
+
+
+def _needed(field: str) -> dict[str, Any]:
+    """A part of the recipe is there, unless something else trains."""
+    sentence = "write it, or write command for an image of your own that trains in its own way"
+    required = {"reason": "FieldValueRequired", "fieldPath": f".{field}"}
+    return {**rule(f"has(self.{field}) || has(self.command)", sentence), **required}
+
+
+def _of_recipe(condition: str, message: str) -> dict[str, Any]:
+    """A rule about the recipe, which holds where a part of it is missing: that has a sentence of its own."""
+    return rule(f"!({_HAS_RECIPE}) || ({condition})", message)
+
+
+def _has_function(of: str) -> str:
+    """CEL: rows of `of`, the data set or one of its sources, are made by a Python function."""
+    return f"has({of}.preprocessing) && has({of}.preprocessing.{FUNCTION_IN_CEL})"
+
+
 def _every_format(formats: tuple[DataFormat, ...]) -> str:
     """CEL: the rows of every source have one of `formats`."""
     allowed = [format_.value for format_ in formats]
@@ -93,32 +126,48 @@ class SFTJobSpec(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *_unchangeable("image", "imagePullPolicy", "imagePullSecrets", "env"),
+            *(_needed(field) for field in _RECIPE),
             rule(
+                f"!has(self.command) || !({' || '.join(f'has(self.{field})' for field in _RECIPE)})",
+                "command is for an image of your own, which trains in its own way: remove model, dataset and method, "
+                "or remove command",
+            ),
+            rule(
+                "!has(self.command) || has(self.image)",
+                "command needs image: write the image that the command is in",
+            ),
+            _of_recipe(
                 "!(has(self.evaluation.everySteps) || has(self.evaluation.perEpoch)) || " + _HELD_OUT,
                 "evaluation.everySteps and evaluation.perEpoch need held-out rows: set dataset.evaluation.fraction "
                 "above 0, or remove them",
             ),
-            rule(
+            _of_recipe(
                 "!(self.evaluation.savePredictions "
                 "|| (has(self.evaluation.metrics) && self.evaluation.metrics.size() > 0)) || " + _HELD_OUT,
                 "evaluation.metrics and evaluation.savePredictions need held-out rows: set "
                 "dataset.evaluation.fraction above 0, or remove them",
             ),
-            rule(
+            _of_recipe(
                 "!has(self.training.earlyStopping) || " + _HELD_OUT,
                 "training.earlyStopping needs held-out rows: set dataset.evaluation.fraction above 0, or remove it",
             ),
-            rule(
+            _of_recipe(
+                f"self.model.trustRemoteCode || !({_has_function('self.dataset')}) && !(has(self.dataset.sources) "
+                f"&& self.dataset.sources.exists(part, {_has_function('part')}))",
+                "dataset.preprocessing.function runs Python code: write model.trustRemoteCode: true once you have read "
+                "it, or preprocessing.template instead",
+            ),
+            _of_recipe(
                 f"!has(self.model.tokenSecretRef) || {_of_model_or_teacher(on_hub)}",
                 "model.tokenSecretRef is for a model or teacher on the hub only: remove it, or take the model from the "
                 "hub",
             ),
-            rule(
+            _of_recipe(
                 f"!has(self.model.secretRef) || {_of_model_or_teacher(remote)} || {_RESUMES_FROM_REMOTE}",
                 "model.secretRef is for an s3://, gs:// or https:// source of the model, its teacher or "
                 "checkpoints.resumeFrom only: remove it, or write model.tokenSecretRef for the hub",
             ),
-            rule(
+            _of_recipe(
                 "!has(self.model.tokenSecretRef) || !has(self.dataset.tokenSecretRef) "
                 "|| (self.model.tokenSecretRef.name == self.dataset.tokenSecretRef.name "
                 "&& self.model.tokenSecretRef.key == self.dataset.tokenSecretRef.key)",
@@ -131,13 +180,13 @@ class SFTJobSpec(Model):
                 "training.globalBatchSize must be a multiple of training.perDeviceBatchSize times resources.gpus times "
                 "resources.nodes: change it, or lower perDeviceBatchSize",
             ),
-            rule(
+            _of_recipe(
                 "self.resources.gpus > 0 || !(self.training.precision == 'fp16' || self.training.kernels == 'liger' "
                 "|| self.model.attention in ['flash_attention_2', 'flash_attention_3'])",
                 "training.precision: fp16, training.kernels: liger and flash attention in model.attention need GPUs: "
                 "write auto instead, or raise resources.gpus",
             ),
-            rule(
+            _of_recipe(
                 "self.training.precision != 'fp16' || !has(self.method.quantization)",
                 "training.precision: fp16 does not go with method.quantization, whose adapters are bf16: write bf16, "
                 "fp32 or auto",
@@ -152,16 +201,16 @@ class SFTJobSpec(Model):
                 "!has(self.scheduling.topologyKey) || self.resources.nodes > 1",
                 "scheduling.topologyKey is for several nodes: remove it, or raise resources.nodes",
             ),
-            rule(
+            _of_recipe(
                 "!self.output.mergeAdapter || has(self.method.lora)",
                 "output.mergeAdapter needs method.lora: full fine-tuning has no adapter",
             ),
-            rule(
+            _of_recipe(
                 f"!has(self.training.lossOn) || self.training.lossOn != 'completion' || {_every_format(_COMPLETIONS)}",
                 "training.lossOn: completion is for prompt-completion and alpaca rows: write all, or assistant for "
                 "messages and sharegpt",
             ),
-            rule(
+            _of_recipe(
                 f"!has(self.training.lossOn) || self.training.lossOn != 'assistant' || {_every_format(_CHATS)}",
                 "training.lossOn: assistant is for messages and sharegpt rows: write all, or completion for "
                 "prompt-completion and alpaca",
@@ -169,12 +218,12 @@ class SFTJobSpec(Model):
         )
     )
 
-    model: Annotated[ModelSpec, Field(json_schema_extra=_FIXED)]
-    """The model to start from."""
-    dataset: Annotated[DatasetSpec, Field(json_schema_extra=_FIXED)]
-    """The data to train on."""
-    method: Annotated[MethodSpec, Field(json_schema_extra=_FIXED)]
-    """How weights are adapted: full or lora."""
+    model: Annotated[ModelSpec, Field(json_schema_extra=_FIXED)] | None = None
+    """The model to start from. Needed, unless there is a command."""
+    dataset: Annotated[DatasetSpec, Field(json_schema_extra=_FIXED)] | None = None
+    """The data to train on. Needed, unless there is a command."""
+    method: Annotated[MethodSpec, Field(json_schema_extra=_FIXED)] | None = None
+    """How weights are adapted: full or lora. Needed, unless there is a command."""
     training: TrainingSpec = _fixed(TrainingSpec())
     """Hyperparameters."""
     evaluation: EvaluationSpec = _fixed(EvaluationSpec())
@@ -208,7 +257,31 @@ class SFTJobSpec(Model):
         ]
         | None
     ) = None
-    """Trainer image. Absent: the operator's own."""
+    """Image of the Pods: one with a trainer, or with the program of command. Absent: the operator's own."""
+    command: (
+        Annotated[
+            tuple[
+                Annotated[
+                    str,
+                    Field(
+                        max_length=4096,
+                        json_schema_extra=rules(
+                            rule(
+                                f"!self.matches(r'{LEAKY_VALUE}')",
+                                "looks like a secret, and everyone who may read the job can read it: put it into a "
+                                "Secret and write env with valueFrom.secretKeyRef",
+                            )
+                        ),
+                    ),
+                ],
+                ...,
+            ],
+            Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic", **_FIXED}),
+        ]
+        | None
+    ) = None
+    """Program of image, with its arguments, that trains in place of the operator's trainer, with data and a model of
+    its own choice. $(NAME) stands for a variable's value. Absent: the operator's trainer."""
     image_pull_policy: ImagePullPolicy | None = None
     """When the image is pulled. Absent: Always for the tag latest, else IfNotPresent."""
     image_pull_secrets: (
@@ -240,6 +313,13 @@ class SFTJobSpec(Model):
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """Seconds after the end at which Pods are deleted, and the volume too unless storage.retain; the SFTJob stays.
     Absent: they stay until the SFTJob is deleted. May be changed."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What the operator's trainer trains; None if an image of the user's own trains with `command`."""
+        if self.model is None or self.dataset is None or self.method is None:
+            return None
+        return Recipe(model=self.model, dataset=self.dataset, method=self.method)
 
 
 class SFTJob(Model):

@@ -5,7 +5,7 @@ more memory than the whole operator, and every object here is rendered and read 
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,8 @@ from sftjob_operator.effects.cluster import (
     UnavailableError,
 )
 
+Traces = Sequence[aiohttp.TraceConfig]
+
 REQUEST_TIMEOUT_SECONDS: Final = 30
 PAGE_SIZE: Final = 250
 """Objects per page of a list, so that no answer is large."""
@@ -40,6 +42,7 @@ _PATHS: Final = {
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Service": ("/api/v1", "services"),
     "Event": ("/api/v1", "events"),
+    "Secret": ("/api/v1", "secrets"),
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
 }
 _TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 -- a path
@@ -61,20 +64,27 @@ class Credentials:
 class KubeCluster:
     """The API server that KUBECONFIG names, or the one that this Pod runs in."""
 
-    def __init__(self, configuration: Configuration, kubeconfig: Path | None, namespaces: tuple[str, ...]) -> None:
+    def __init__(
+        self, configuration: Configuration, kubeconfig: Path | None, namespaces: tuple[str, ...], traces: Traces
+    ) -> None:
         self._configuration = configuration
         self._kubeconfig = kubeconfig
         self._namespaces = namespaces
+        self._traces = traces
         self._client = _client(configuration)
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None, namespaces: tuple[str, ...] = ()) -> "KubeCluster":
+    async def connect(
+        cls, kubeconfig: Path | None, namespaces: tuple[str, ...] = (), traces: Traces = ()
+    ) -> "KubeCluster":
         """Read the credentials; no request is made. `namespaces` bounds `list`, empty means all of them.
+
+        `traces` are told of every request.
 
         Raises:
             ClusterError: there is no usable configuration.
         """
-        return cls(await _configuration(kubeconfig), kubeconfig, namespaces)
+        return cls(await _configuration(kubeconfig, traces), kubeconfig, namespaces, traces)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -102,6 +112,15 @@ class KubeCluster:
     async def get(self, kind: str, namespace: str, name: str) -> Object:
         """See Cluster."""
         return await self._request("GET", _path(kind, namespace, name))
+
+    async def replace(self, body: Object) -> Object:
+        """Write a whole object that was read, and return it as stored.
+
+        Raises:
+            ConflictError: it was changed since it was read.
+        """
+        metadata = body["metadata"]
+        return await self._request("PUT", _path(body["kind"], metadata["namespace"], metadata["name"]), body)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """See Cluster."""
@@ -164,7 +183,7 @@ class KubeCluster:
             raise UnavailableError(f"{method} {path}: {type(error).__name__}: {error}") from error
 
     async def _reload(self) -> None:
-        fresh = await _configuration(self._kubeconfig)
+        fresh = await _configuration(self._kubeconfig, self._traces)
         used = self._configuration
         if (fresh.host, fresh.ssl_ca_cert, fresh.cert_file) != (used.host, used.ssl_ca_cert, used.cert_file):
             stale, self._client = self._client, _client(fresh)
@@ -178,10 +197,10 @@ def _client(configuration: Configuration) -> ApiClient:
     return ApiClient(configuration=configuration)
 
 
-async def _configuration(kubeconfig: Path | None) -> Configuration:
+async def _configuration(kubeconfig: Path | None, traces: Traces) -> Configuration:
     # The environment's proxies and ~/.netrc are left alone: looking them up takes two threads' turns per request, and
     # a netrc entry would collide with the bearer token. A kubeconfig's proxy-url is honoured.
-    configuration = Configuration(client_session_kwargs={"trust_env": False})
+    configuration = Configuration(client_session_kwargs={"trust_env": False, "trace_configs": list(traces)})
     try:
         if kubeconfig is not None:
             await load_kube_config(

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sftjob_contract.config import Lora, Optimizer, Quantization, RunConfig
+from sftjob_contract.config import Optimizer, RunConfig
+from sftjob_contract.method import Lora, Quantization
 from sftjob_contract.model_shape import ModelShape
 from sftjob_operator.api import LoraSpec, QuantizationSpec
 from sftjob_operator.plan.memory import gpu_memory
@@ -72,7 +73,7 @@ def _after(
 
 def _checkpointing(config: RunConfig, total: Callable[[RunConfig], int], limit_bytes: int) -> _Change | None:
     del total, limit_bytes
-    if config.training.gradient_checkpointing:
+    if config.training.gradient_checkpointing is not False:
         return None
     training = replace(config.training, gradient_checkpointing=True)
     return _Change(replace(config, training=training), "training.gradientCheckpointing: true")

@@ -122,14 +122,15 @@ def _cast_bytes(config: RunConfig, shape: ModelShape) -> int:
 def _activation_bytes(config: RunConfig, shape: ModelShape, tokens: int, row_tokens: int) -> int:
     """What the backward pass needs of the forward pass.
 
-    With checkpointing (Chen et al. 2016): the input of every layer, and all of the one layer that is computed again.
+    With checkpointing (Chen et al. 2016), and where it is left open: the input of every layer, and all of the one layer
+    that is computed again.
     """
     scores = 0
     if config.model.attention is Attention.EAGER:  # softmax in fp32, and its cast: Korthikanti's term in a*s*s*b
         scores = shape.layers * shape.attention_heads * row_tokens * (_FP32 + compute_bytes(config))
     all_layers = tokens * (_layer_elements_bytes(config, shape) + scores)
     last_norm = tokens * shape.hidden_size * (_FP32 + weight_bytes(config))
-    if not config.training.gradient_checkpointing:
+    if config.training.gradient_checkpointing is False:
         return all_layers + last_norm
     inputs = tokens * shape.hidden_size * weight_bytes(config) * (shape.layers - 1)
     return inputs + math.ceil(all_layers / shape.layers) + last_norm

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sftjob_contract.config import Lora, LoraBias, Method
+from sftjob_contract.method import Lora, LoraBias, Method
 from sftjob_contract.model_shape import LinearShape, ModelShape
 
 ALL_LINEAR: Final = "all-linear"

@@ -25,15 +25,14 @@ def host_memory_bytes(config: RunConfig, shape: ModelShape, row_tokens: int) -> 
     """Peak memory of a Train Pod's container, without /dev/shm and without files that the kernel can drop again.
 
     Each process loads the model into host memory before it goes to its GPU, but for a quantized one, which is read
-    tensor by tensor. Later, safetensors copies everything that it saves (`safetensors.torch.save_file`), and a merge
-    loads the base once more. The prepared data is mapped and not counted.
+    tensor by tensor. Later, safetensors copies everything that it saves (`safetensors.torch.save_file`). The prepared
+    data is mapped and not counted, nor is what a merge works on.
     """
     if not config.gpus:
         return CPU_PROCESS_BYTES + gpu_memory(config, shape, row_tokens).total
     loaded = 0 if config.method.quantization is not None else shape.parameters * weight_bytes(config) * config.gpus
-    at_the_end = max(_saved_bytes(config, shape), _merged_bytes(config, shape))
     paged = _states(config, shape).pageable * config.gpus
-    return config.gpus * GPU_PROCESS_BYTES + max(loaded, paged + at_the_end)
+    return config.gpus * GPU_PROCESS_BYTES + max(loaded, paged + _saved_bytes(config, shape))
 
 
 def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
@@ -51,7 +50,7 @@ def disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats, *, ca
     held_out = stats.tokens * stats.evaluation_rows // max(1, stats.train_rows)  # of average length
     prepared = _TOKEN_BYTES * (stats.tokens + held_out)
     most = min(config.checkpoints.keep + 2, _saves(config, stats))
-    output = _saved_bytes(config, shape) + _merged_bytes(config, shape)
+    output = _saved_bytes(config, shape) + 2 * _merged_bytes(config, shape)  # the merge works on the disk
     return downloaded + prepared + most * checkpoint_bytes(config, shape) + output
 
 

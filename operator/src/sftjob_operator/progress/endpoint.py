@@ -1,27 +1,43 @@
 """`POST progress_path(NAMESPACE, NAME)`: one trainer's whole state, believed only from the Pod that runs it.
 
+`POST trainer_status_path(NAMESPACE, NAME)`: the same from an image of the user's own, in Kubeflow's form.
+
 401 the token is none of ours, 403 its Pod is not the one that trains this job, 413 too large, 408 too slow,
-400 not a report, 503 ask again, 204 taken.
+400 not a report, 429 too many, 503 ask again, 204 taken; 200 for what came in Kubeflow's form, whose senders know no
+other success.
 """
 
 import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from sftjob_contract.codec import from_json
-from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path
+from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
 from sftjob_contract.progress import PROGRESS_VERSION, Progress
 from sftjob_operator.progress.identity import PodIdentity, TokenReviewer
+from sftjob_operator.progress.kubeflow import kubeflow_progress
+from sftjob_operator.progress.limits import SILENT_SECONDS, Connections, RateLimit
 
 BODY_TIMEOUT_SECONDS: Final = 10
 RETRY_AFTER_SECONDS: Final = 5
+REPORTS_AT_ONCE: Final = 20
+REPORTS_PER_SECOND: Final = 2.0
+"""Of one Pod, which sends one every two seconds."""
+COMPLAINTS_AT_ONCE: Final = 20
+COMPLAINTS_PER_SECOND: Final = 0.1
+"""Refusals of one address that are worth a line in the log."""
+_REMEMBERED: Final = 4096
+_SHUTDOWN_SECONDS: Final = 1.0
 _BEARER: Final = "Bearer "
 _LONGEST_TOKEN: Final = 16 * 1024
+_OBJECT_NAME: Final = "[a-z0-9.-]{1,253}"
+"""No other path reaches the log."""
 
 Key = tuple[str, str]
 Accepts = Callable[[Key, PodIdentity], int | None]
@@ -32,6 +48,9 @@ Receive = Callable[[Key, Progress], None]
 Raises:
     ValueError: it is not one that can be stored; the text says why.
 """
+Known = Callable[[Key], Progress | None]
+"""The newest report that was taken in for a job, if there is one."""
+_Read = Callable[[Key, bytes, int], Progress]
 
 log = logging.getLogger(__name__)
 
@@ -39,37 +58,75 @@ log = logging.getLogger(__name__)
 class ProgressEndpoint:
     """The endpoint's routes; `serve` serves them."""
 
-    def __init__(self, reviewer: TokenReviewer, accepts: Accepts, receive: Receive) -> None:
+    def __init__(
+        self,
+        reviewer: TokenReviewer,
+        accepts: Accepts,
+        receive: Receive,
+        known: Known,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reviewer = reviewer
         self._accepts = accepts
         self._receive = receive
+        self._known = known
+        self._reports = RateLimit(
+            burst=REPORTS_AT_ONCE, per_second=REPORTS_PER_SECOND, most=_REMEMBERED, monotonic=monotonic
+        )
+        self._complaints = RateLimit(
+            burst=COMPLAINTS_AT_ONCE, per_second=COMPLAINTS_PER_SECOND, most=_REMEMBERED, monotonic=monotonic
+        )
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
         """Serve on a socket that listens already, until `close`."""
         app = web.Application(client_max_size=PROGRESS_BODY_LIMIT_BYTES)
-        app.router.add_post(progress_path("{namespace}", "{name}"), self._post)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        names = f"{{namespace:{_OBJECT_NAME}}}", f"{{name:{_OBJECT_NAME}}}"
+        app.router.add_post(progress_path(*names), self._post)
+        app.router.add_post(trainer_status_path(*names), self._post_trainer_status)
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, listener, ssl_context=tls).start()
+        if self._runner.server is None:
+            raise RuntimeError("aiohttp made no server")
+        self._server = await asyncio.get_running_loop().create_server(
+            Connections(self._runner.server), sock=listener, ssl=tls, ssl_handshake_timeout=SILENT_SECONDS
+        )
 
     async def close(self) -> None:
         """Stop listening and end open connections."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _post(self, request: web.Request) -> web.Response:
+        await self._take(request, lambda _, body, attempt: _report(body, attempt))
+        return web.Response(status=204)
+
+    async def _post_trainer_status(self, request: web.Request) -> web.Response:
+        await self._take(request, lambda key, body, attempt: kubeflow_progress(body, attempt, self._known(key)))
+        return web.Response(status=200)
+
+    async def _take(self, request: web.Request, read: _Read) -> None:
         key = (request.match_info["namespace"], request.match_info["name"])
         try:
             attempt = await self._authorize(request, key)
-            self._receive(key, _report(await _body(request), attempt))
+            body = await _body(request)
+            self._receive(key, read(key, body, attempt))
         except web.HTTPException as refusal:
-            log.info("progress report refused with %s: %s", refusal.status, refusal.text, extra={"job": "/".join(key)})
+            self._complain(request, key, refusal)
             raise
         except ValueError as error:
-            log.info("progress report refused with 400: %s", error, extra={"job": "/".join(key)})
-            raise web.HTTPBadRequest(text=f"not a usable report: {error}") from error
-        return web.Response(status=204)
+            unusable = web.HTTPBadRequest(text=f"not a usable report: {error}")
+            self._complain(request, key, unusable)
+            raise unusable from error
+
+    def _complain(self, request: web.Request, key: Key, refusal: web.HTTPException) -> None:
+        """Log a refusal, unless this address has filled the log enough."""
+        if self._complaints.allows(request.remote):
+            self._complaints.take(request.remote)
+            log.info("progress report refused with %s: %s", refusal.status, refusal.text, extra={"job": "/".join(key)})
 
     async def _authorize(self, request: web.Request, key: Key) -> int:
         """The attempt that the bearer runs for job `key`, or an HTTPException."""
@@ -81,14 +138,20 @@ class ProgressEndpoint:
             pod = await self._reviewer.pod_of(token)
         except Exception as error:
             log.warning("TokenReview failed: %s", error, extra={"job": "/".join(key)})
-            text = "the token can not be checked now"
-            raise web.HTTPServiceUnavailable(text=text, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}) from error
+            raise web.HTTPServiceUnavailable(text="the token can not be checked now", headers=_later()) from error
         if pod is None:
             raise _unauthorized("the token is not valid for this endpoint")
+        if not self._reports.allows(pod):
+            raise web.HTTPTooManyRequests(text="this Pod reports too often", headers=_later())
+        self._reports.take(pod)
         attempt = self._accepts(key, pod)
         if attempt is None:
             raise web.HTTPForbidden(text="the token's Pod is not the one that trains this job now")
         return attempt
+
+
+def _later() -> dict[str, str]:
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
 def _unauthorized(text: str) -> web.HTTPUnauthorized:

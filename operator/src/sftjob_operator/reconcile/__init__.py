@@ -15,6 +15,7 @@ from sftjob_operator.api import (
 from sftjob_operator.reconcile.checks import CHECKS
 from sftjob_operator.reconcile.cleanup import clean_up
 from sftjob_operator.reconcile.events import events_between
+from sftjob_operator.reconcile.goodput import TimeUse, goodput
 from sftjob_operator.reconcile.groups import pod_names
 from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished
 from sftjob_operator.reconcile.observed import (
@@ -35,7 +36,7 @@ from sftjob_operator.reconcile.pods import belongs_to, owner_uid, pod_job, pod_v
 from sftjob_operator.reconcile.reports import check_progress
 from sftjob_operator.reconcile.situation import Said, situation
 from sftjob_operator.reconcile.status import condition, status_of
-from sftjob_operator.reconcile.times import rfc3339
+from sftjob_operator.reconcile.times import parse_time, rfc3339
 
 __all__ = [
     "Action",
@@ -49,13 +50,16 @@ __all__ = [
     "Refusal",
     "Report",
     "Settings",
+    "TimeUse",
     "awaits_cleanup",
     "belongs_to",
     "check_progress",
     "decide",
+    "goodput",
     "is_finished",
     "merge_patch",
     "owner_uid",
+    "parse_time",
     "pod_job",
     "pod_names",
     "pod_view",

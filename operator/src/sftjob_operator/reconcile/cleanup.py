@@ -13,14 +13,15 @@ from sftjob_operator.render import config_map_name, service_name, volume_claim_n
 def clean_up(observed: Observed, now: datetime) -> Decision:
     """Delete the children of a finished job spec.ttlSecondsAfterFinished after its end, once; the job itself stays."""
     job = observed.job
-    ttl, ended = job.spec.ttl_seconds_after_finished, job.status.completion_time
-    if ttl is None or ended is None or job.status.cleanup_time is not None:
-        return Decision(status=job.status)
+    seen = replace(job.status, observed_generation=job.metadata.generation)
+    ttl, ended = job.spec.ttl_seconds_after_finished, seen.completion_time
+    if ttl is None or ended is None or seen.cleanup_time is not None:
+        return Decision(status=seen)
     left = (parse_time(ended) + timedelta(seconds=ttl) - now).total_seconds()
     if left > 0:
-        return Decision(status=job.status, recheck_seconds=left)
-    conditions = tuple(_told(condition, job, ttl) for condition in job.status.conditions)
-    status = replace(job.status, conditions=conditions, cleanup_time=rfc3339(now))
+        return Decision(status=seen, recheck_seconds=left)
+    conditions = tuple(_told(condition, job, ttl) for condition in seen.conditions)
+    status = replace(seen, conditions=conditions, cleanup_time=rfc3339(now))
     return Decision(status=status, actions=tuple(_children(observed)))
 
 

@@ -42,10 +42,16 @@ def is_finished(body: Mapping[str, Any]) -> bool:
 
 
 def awaits_cleanup(body: Mapping[str, Any]) -> bool:
-    """Whether something is still to be done about a finished job as stored: its time to live is not over yet."""
+    """Whether something is still to be done about a finished job as stored.
+
+    Its time to live is not over yet, or its spec was changed after the end and the status does not tell that it was
+    seen, without which tools that compare generations would wait for ever.
+    """
+    status = body.get("status") or {}
     ttl = (body.get("spec") or {}).get("ttlSecondsAfterFinished")
-    done = (body.get("status") or {}).get("cleanupTime")
-    return is_finished(body) and ttl is not None and done is None
+    waits = ttl is not None and status.get("cleanupTime") is None
+    unseen = status.get("observedGeneration") not in (None, body["metadata"].get("generation"))
+    return is_finished(body) and (waits or unseen)
 
 
 def has_ended(job: SFTJob) -> bool:

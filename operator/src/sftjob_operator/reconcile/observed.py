@@ -27,10 +27,12 @@ class PodPhase(StrEnum):
 class PodView:
     """What the operator needs to know of one of its Pods.
 
-    Times are RFC 3339. `exit_code`, `outcome`, `started` and `finished` are of the trainer's container; `reason` and
-    `message` are the kubelet's words on why it waits or ended, `unschedulable` is the scheduler's. `rank` tells the
-    Pods of one attempt apart. `gated`: something else, such as a queue, holds it back from the scheduler. `deleting`:
-    its end was asked for, by whomever.
+    Times are RFC 3339. `exit_code`, `outcome`, `started` and `finished` are of the trainer's container; `last_lines` is
+    the end of its log where it left no outcome. `reason` and `message` are the kubelet's words on why it waits or
+    ended, `unschedulable` is the scheduler's, `disruption` and `disruption_message` are those of whoever takes the Pod
+    away. `rank` tells the Pods of one attempt apart. `gated`: something else, such as a queue, holds it back from the
+    scheduler. `deleting`: its end was asked for, by whomever. `acknowledged`: when its node began with it.
+    `grace_seconds`: time between SIGTERM and SIGKILL.
     """
 
     name: str
@@ -43,13 +45,18 @@ class PodView:
     deleting: bool = False
     gated: bool = False
     node: str | None = None
+    grace_seconds: int | None = None
+    acknowledged: str | None = None
     started: str | None = None
     finished: str | None = None
     exit_code: int | None = None
     reason: str | None = None
     message: str | None = None
     unschedulable: str | None = None
+    disruption: str | None = None
+    disruption_message: str | None = None
     outcome: Outcome | None = None
+    last_lines: str | None = None
     image_id: str | None = None
     config_hash: str | None = None
 

@@ -1,5 +1,7 @@
-"""The plan of a job for its status, and the sentence for a run that can not fit."""
+"""The plan of a job for its status: what it needs, what follows from that, and the sentence if it can not fit."""
 
+from collections.abc import Iterable
+from dataclasses import replace as changed
 from typing import Final
 
 from sftjob_contract.config import RunConfig
@@ -18,13 +20,14 @@ from sftjob_operator.plan import (
     trainable_parameters,
     typical_row,
 )
-from sftjob_operator.reconcile.sentences import prepared_stats
-from sftjob_operator.reconcile.situation import Situation
+from sftjob_operator.plan.gpus import quantity
+from sftjob_operator.reconcile.observed import PodView
 from sftjob_operator.render.config import run_config
 
 MARGIN: Final = 1.25
-"""How far a prediction must be above the GPU's memory for a run to be refused: to refuse a run that would have fitted
-is worse than to let one run out of memory."""
+"""How far a prediction must be above the memory there is for a run to be refused, and below it for gradient
+checkpointing to be left out: to refuse a run that would have fitted is worse than to let one run out of memory, and
+that is worse than to let one be a little slower."""
 _GIB: Final = 1 << 30
 
 
@@ -39,9 +42,10 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
         sequences=stats.sequences,
         tokens=stats.tokens,
         trained_tokens=stats.trained_tokens,
-        gpu_memory_bytes=_known_gpu_memory(job),
+        gradient_checkpointing=_recomputes(job, stats),
+        gpu_memory_bytes=known_gpu_memory(job),
     )
-    shape, config = stats.model_shape, run_config(job)
+    shape, config = stats.model_shape, _with_checkpointing(run_config(job), enabled=_recomputes(job, stats))
     if shape is None:
         return counted
     counted = replace(counted, parameters=shape.parameters)
@@ -59,10 +63,20 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
     )
 
 
-def plan_at(at: Situation) -> PlanStatus | None:
-    """The plan by what Prepare told; once its Pod is gone, the one in the status."""
-    stats = prepared_stats(at)
-    return at.job.status.plan if stats is None else plan_status(at.job, stats)
+def plan_of(job: SFTJob, stats: PreparedStats | None) -> PlanStatus | None:
+    """The plan by what Prepare told; once its Pod is gone, the one in the status.
+
+    For an image of the user's own there is none, whatever its Pods claim to have prepared.
+    """
+    if job.spec.recipe is None:
+        return None
+    return job.status.plan if stats is None else plan_status(job, stats)
+
+
+def prepared_stats(pods: Iterable[PodView]) -> PreparedStats | None:
+    """Statistics from the newest Pod that told some."""
+    told = [pod.outcome.prepared for pod in pods if pod.outcome is not None and pod.outcome.prepared is not None]
+    return told[-1] if told else None
 
 
 def misfit(plan: PlanStatus | None) -> str | None:
@@ -70,11 +84,43 @@ def misfit(plan: PlanStatus | None) -> str | None:
     return None if plan is None else plan.misfit
 
 
-def _known_gpu_memory(job: SFTJob) -> int | None:
+def known_gpu_memory(job: SFTJob) -> int | None:
+    """Memory in bytes of one of the job's GPUs; None with no GPU, or where the spec does not tell it."""
     resources = job.spec.resources
     if not resources.gpus:
         return None
     return known_gpu_memory_bytes(resources.gpu_memory, resources.gpu_resource_name, job.spec.scheduling.gpu_products)
+
+
+def _recomputes(job: SFTJob, stats: PreparedStats) -> bool:
+    """Whether gradient checkpointing is on: as the spec says, else unless the run is known to fit without it.
+
+    Nothing is known with options, or a teacher, that the arithmetic does not see.
+    """
+    config, shape, available = run_config(job), stats.model_shape, _known_memory(job)
+    lora, training = config.method.lora, config.training
+    if training.gradient_checkpointing is not None:
+        return training.gradient_checkpointing
+    unseen = config.method.distillation is not None or training.extra or (lora is not None and lora.extra)
+    if shape is None or available is None or unseen:
+        return True
+    storing = _with_checkpointing(config, enabled=False)
+    needed = gpu_memory(storing, shape, longest_row(config)).total
+    if not config.gpus:
+        needed = host_memory_bytes(storing, shape, longest_row(config))
+    return needed * MARGIN > available
+
+
+def _with_checkpointing(config: RunConfig, *, enabled: bool) -> RunConfig:
+    return changed(config, training=changed(config.training, gradient_checkpointing=enabled))
+
+
+def _known_memory(job: SFTJob) -> int | None:
+    """Memory in bytes of what a process trains on: a GPU, or with none its container."""
+    resources = job.spec.resources
+    if resources.gpus:
+        return known_gpu_memory(job)
+    return None if resources.memory is None else quantity(resources.memory)
 
 
 def _memory_status(memory: Memory) -> MemoryPlanStatus:
@@ -92,7 +138,7 @@ def _memory_status(memory: Memory) -> MemoryPlanStatus:
 
 def _misfit(job: SFTJob, config: RunConfig, stats: PreparedStats, shape: ModelShape) -> str | None:
     """Judged by rows as long as there are for certain; not at all with options that the arithmetic can not know."""
-    known = _known_gpu_memory(job)
+    known = known_gpu_memory(job)
     if known is None or config.training.extra:
         return None
     row_tokens = typical_row(config, stats)

@@ -1,7 +1,8 @@
 """A Pod as the API server describes it, reduced to what decisions need."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from sftjob_contract.codec import from_json
 from sftjob_contract.names import (
@@ -16,10 +17,14 @@ from sftjob_contract.names import (
     Stage,
 )
 from sftjob_contract.outcome import Outcome
+from sftjob_contract.secrets import without_secrets
 from sftjob_operator.reconcile.observed import PodPhase, PodView
 from sftjob_operator.reconcile.reports import check_outcome
 
 Body = Mapping[str, Any]
+LAST_LINES: Final = 5
+LAST_CHARACTERS: Final = 400
+"""How much of a log's end is told in a status."""
 
 
 def pod_job(body: Body) -> tuple[str, str] | None:
@@ -50,6 +55,8 @@ def pod_view(body: Body) -> PodView:
     state = container.get("state") or {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
     stage = Stage(metadata["labels"][LABEL_STAGE])
+    disruption = _disruption(status)
+    outcome = _outcome(ended, stage)
     return PodView(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -61,13 +68,18 @@ def pod_view(body: Body) -> PodView:
         deleting="deletionTimestamp" in metadata,
         gated=_not_scheduled(status, "SchedulingGated") is not None,
         node=(body.get("spec") or {}).get("nodeName"),
+        grace_seconds=(body.get("spec") or {}).get("terminationGracePeriodSeconds"),
+        acknowledged=status.get("startTime"),
         started=ended.get("startedAt") or (state.get("running") or {}).get("startedAt"),
         finished=ended.get("finishedAt"),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason") or waiting.get("reason"),
-        message=status.get("message") or waiting.get("message"),
+        message=_without_secrets(status.get("message") or waiting.get("message")),
         unschedulable=_not_scheduled(status, "Unschedulable"),
-        outcome=_outcome(ended, stage),
+        disruption=disruption.get("reason"),
+        disruption_message=disruption.get("message"),
+        outcome=outcome,
+        last_lines=_last_lines(ended.get("message")) if outcome is None else None,
         image_id=container.get("imageID") or None,
         config_hash=(metadata.get("annotations") or {}).get(ANNOTATION_CONFIG_HASH),
     )
@@ -90,6 +102,19 @@ def _not_scheduled(status: Body, reason: str) -> str | None:
     return None
 
 
+def _disruption(status: Body) -> Body:
+    """Condition DisruptionTarget if it holds: Kubernetes takes the Pod away, and says why."""
+    conditions = status.get("conditions") or ()
+    return next((c for c in conditions if (c.get("type"), c.get("status")) == ("DisruptionTarget", "True")), {})
+
+
+def _last_lines(text: str | None) -> str | None:
+    """The end of what the kubelet took from the log, on one line and without what looks like a secret."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    told = without_secrets(" | ".join(lines[-LAST_LINES:]))
+    return told[-LAST_CHARACTERS:] or None
+
+
 def _outcome(ended: Body, stage: Stage) -> Outcome | None:
     """The container's last word, if it left one that is readable and agrees with how it ended."""
     if not (text := ended.get("message")):
@@ -99,7 +124,13 @@ def _outcome(ended: Body, stage: Stage) -> Outcome | None:
         check_outcome(outcome)
     except ValueError:
         return None
-    return outcome if outcome.stage == stage and outcome.exit_code == ended.get("exitCode") else None
+    if outcome.stage != stage or outcome.exit_code != ended.get("exitCode"):
+        return None
+    return replace(outcome, message=_without_secrets(outcome.message))
+
+
+def _without_secrets(text: str | None) -> str | None:
+    return None if text is None else without_secrets(text)
 
 
 def _named(items: Iterable[Body], name: str) -> Body:

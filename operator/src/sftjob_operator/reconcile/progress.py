@@ -1,6 +1,7 @@
 """A trainer's report as the parts of a status."""
 
 from datetime import datetime
+from typing import Final
 
 from sftjob_contract.layout import CHECKPOINTS, checkpoint_name
 from sftjob_contract.progress import HISTORY_POINTS, HistoryPoint, Progress
@@ -15,10 +16,16 @@ from sftjob_operator.api import (
 from sftjob_operator.reconcile.times import duration, rfc3339
 from sftjob_operator.render import volume_uri
 
+_MOST_BEFORE_SUCCESS: Final = 99
+"""Percent of a run that has done its last step: saving and exporting can still fail."""
+
 
 def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, received: datetime | None) -> SFTJobStatus:
-    """`status` with everything that a report tells. `received` is None for one out of a termination message."""
-    checkpoints = tuple(
+    """`status` with everything that a report tells. `received` is None for one out of a termination message.
+
+    A checkpoint that is listed, since it was verified when it was taken, stays so while it is verified again.
+    """
+    told = tuple(
         CheckpointStatus(
             step=checkpoint.step,
             uri=volume_uri(job, checkpoint.path),
@@ -26,13 +33,16 @@ def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, receive
             time=checkpoint.time,
             eval_loss=checkpoint.eval_loss,
         )
-        for checkpoint in sorted(progress.checkpoints, key=lambda checkpoint: checkpoint.step)
+        for checkpoint in progress.checkpoints
     )
+    again = set(progress.unverified_checkpoints) - {checkpoint.step for checkpoint in told}
+    listed = (checkpoint for checkpoint in status.checkpoints if checkpoint.step in again)
+    checkpoints = tuple(sorted((*listed, *told), key=lambda checkpoint: checkpoint.step))
     best = progress.best_step
     heard = status.progress.last_report_time if status.progress is not None else None
     return replace(
         status,
-        progress=_progress(progress, rfc3339(received) if received is not None else heard),
+        progress=_progress(progress, rfc3339(received) if received is not None else heard, _devices(job)),
         history=_history(status.history, progress.history),
         checkpoints=checkpoints,
         latest_checkpoint=checkpoints[-1].uri if checkpoints else None,
@@ -46,23 +56,43 @@ def stopped(progress: ProgressStatus, *, finished: bool) -> ProgressStatus:
     One that is done is complete, even where early stopping left out the last steps.
     """
     over = replace(progress, eta_seconds=None, eta=None)
-    return replace(over, percent=100) if finished else replace(over, activity=None, tokens_per_second=None)
+    if finished:
+        return replace(over, percent=100)
+    return replace(
+        over,
+        activity=None,
+        tokens_per_second=None,
+        tokens_per_second_per_device=None,
+        mfu=None,
+        step_seconds=None,
+        data_wait_seconds=None,
+    )
 
 
-def _progress(progress: Progress, heard: str | None) -> ProgressStatus:
-    eta = progress.eta_seconds
+def _devices(job: SFTJob) -> int:
+    resources = job.spec.resources
+    return max(1, resources.gpus) * resources.nodes
+
+
+def _progress(progress: Progress, heard: str | None, devices: int) -> ProgressStatus:
+    eta, speed = progress.eta_seconds, progress.tokens_per_second
     return ProgressStatus(
         activity=progress.activity,
         step=progress.step,
         max_steps=progress.max_steps,
         epoch=progress.epoch,
-        percent=100 * progress.step // progress.max_steps if progress.max_steps else 0,
+        percent=min(_MOST_BEFORE_SUCCESS, 100 * progress.step // progress.max_steps) if progress.max_steps else 0,
         loss=progress.loss,
         eval_loss=progress.eval_loss,
         learning_rate=progress.learning_rate,
         grad_norm=progress.grad_norm,
         tokens=progress.tokens,
-        tokens_per_second=progress.tokens_per_second,
+        tokens_per_second=speed,
+        tokens_per_second_per_device=None if speed is None else speed / devices,
+        mfu=progress.mfu,
+        step_seconds=progress.step_seconds,
+        data_wait_seconds=progress.data_wait_seconds,
+        peak_memory_bytes=progress.peak_memory_bytes,
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
         last_report_time=heard,

@@ -18,6 +18,9 @@ def reporting(at: Situation, phase: Phase) -> tuple[Said, float | None]:
         said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message="Nothing is training.")
         return said, None
     heard = last_heard(at, view)
+    if heard is None and at.job.spec.command is not None:
+        message = "The command runs and has not reported; nothing asks it to, but a transformers Trainer does so."
+        return Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message=message), None
     since = heard or view.started or rfc3339(at.now)
     left = at.settings.silence_seconds - seconds_since(since, at.now)
     if left <= 0:

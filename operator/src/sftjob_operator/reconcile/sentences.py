@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from sftjob_contract.names import Stage
-from sftjob_contract.stats import PreparedStats
-from sftjob_operator.api import AttemptStatus, SFTJob
+from sftjob_contract.reasons import Reason
+from sftjob_operator.api import AttemptStatus, SFTJob, replace
+from sftjob_operator.reconcile.endings import PULL_FAILURES
 from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.reconcile.situation import Situation
 from sftjob_operator.reconcile.training import with_training
-from sftjob_operator.render import volume_uri
+from sftjob_operator.render import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination, volume_uri
 
 _STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
 """Waiting reasons of every healthy start, not worth a status write."""
@@ -26,13 +28,14 @@ def closed(sentence: str | None) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def pod_waits(pod: PodView) -> str:
-    """Why a Pod has not started."""
+def pod_waits(pod: PodView, otherwise: str) -> tuple[str, str]:
+    """Why a Pod has not started: a reason, which is `otherwise` if nothing is wrong, and whole sentences."""
     if pod.unschedulable:
-        return f"No node takes Pod {pod.name}: {pod.unschedulable}"
+        return _with_hint(Reason.UNSCHEDULABLE, f"No node takes Pod {pod.name}: {pod.unschedulable}")
     if pod.reason and pod.reason not in _STARTING:
-        return f"Pod {pod.name} waits with {pod.reason}: {pod.message or 'no message given'}"
-    return f"Pod {pod.name} was created; its container has not started."
+        message = f"Pod {pod.name} waits with {pod.reason}: {pod.message or 'no message given'}"
+        return _with_hint(Reason.IMAGE_PULL_FAILED, message) if pod.reason in PULL_FAILURES else (otherwise, message)
+    return otherwise, f"Pod {pod.name} was created; its container has not started."
 
 
 def pod_is_gated(job: SFTJob, pod: PodView) -> str:
@@ -58,6 +61,8 @@ def standing(at: Situation) -> str:
     if status.progress is None:
         return "No step of training has been reported."
     step = f"Training stands at step {status.progress.step:,} of {status.progress.max_steps:,}"
+    if at.job.spec.command is not None:
+        return f"{step}; what it saved is known to the command alone."
     if status.latest_checkpoint is None:
         return f"{step}; there is no checkpoint yet."
     return f"{step}; the newest checkpoint is {status.latest_checkpoint}."
@@ -70,16 +75,33 @@ def pod_runs(at: Situation, pod: PodView) -> str:
     attempt = next((a for a in at.attempts if (a.stage, a.number) == (pod.stage, pod.attempt)), None)
     notes = [f"It resumed from step {attempt.from_step}."] if attempt is not None and attempt.from_step else []
     notes += [closed(attempt.message)] if attempt is not None and attempt.message else []
+    notes += [short] if (short := grace_is_short(at, pod)) is not None else []
     return " ".join([f"Attempt {pod.attempt} runs in Pod {pod.name}.", *notes, log_hint(at.job, pod.name)])
+
+
+def grace_is_short(at: Situation, pod: PodView) -> str | None:
+    """That a running Pod would be killed before it has saved, by how long saving was measured to take; else None."""
+    takes, grace = with_training(at).stop_seconds, pod.grace_seconds
+    if takes is None or grace is None or takes <= grace or not saves_on_termination(at.job, pod.stage):
+        return None
+    enough = grace_seconds(replace(at.job, status=with_training(at)), pod.stage)
+    short = f"A stop takes about {takes:.0f} s with its checkpoint, and Pod {pod.name} has {grace} s for it"
+    if enough < takes:
+        return (
+            f"{short}; no Pod gets more than {MOST_SAVING_SECONDS} s: in a new job, put the volume on faster storage, "
+            "or lower checkpoints.everySteps."
+        )
+    return (
+        f"{short}: a stop now loses the steps since the last checkpoint. The next Pod gets {enough} s; to have that "
+        "now, set spec.suspend to true and back right after a checkpoint."
+    )
 
 
 def prepared_sentence(at: Situation) -> str:
     """What Prepare made of the data."""
-    stats = prepared_stats(at)
-    plan = at.job.status.plan
-    if stats is not None:
-        return _counts(stats.rows, stats.evaluation_rows, stats.tokens, stats.max_steps)
-    if plan is not None:
+    if at.job.spec.command is not None:
+        return "Nothing is to be prepared: spec.command sees to model and data itself."
+    if (plan := at.plan) is not None:
         return _counts(plan.rows, plan.evaluation_rows, plan.tokens, plan.steps)
     return "Model and data are prepared."
 
@@ -88,6 +110,9 @@ def completed(at: Situation, last: AttemptStatus) -> str:
     """What a finished run left behind."""
     pod = at.pod_of(last)
     outcome = pod.outcome if pod is not None else None
+    if at.job.spec.command is not None:
+        volume = volume_uri(at.job, "").rstrip("/")
+        return f"The command has ended with exit code 0; what it saved in the job's volume lies at {volume}."
     if outcome is None or outcome.output is None:
         uri = volume_uri(at.job, "output")
         return f"Training is complete; the output lies below {uri}. The Pod left no final metrics."
@@ -96,13 +121,12 @@ def completed(at: Situation, last: AttemptStatus) -> str:
     change = (
         f" Evaluation loss went from {before:.4g} to {after:.4g}." if before is not None and after is not None else ""
     )
-    return f"Training is complete; the output lies at {volume_uri(at.job, outcome.output.path)}.{change}"
+    places = " and ".join((volume_uri(at.job, outcome.output.path), *outcome.output.uploaded))
+    return f"Training is complete; the output lies at {places}.{change}"
 
 
-def prepared_stats(at: Situation) -> PreparedStats | None:
-    """Statistics from the newest Pod that told some."""
-    told = [pod.outcome.prepared for pod in at.pods if pod.outcome is not None and pod.outcome.prepared is not None]
-    return told[-1] if told else None
+def _with_hint(reason: Reason, message: str) -> tuple[str, str]:
+    return reason, f"{closed(message)} {POLICIES[reason].hint}"
 
 
 def _counts(rows: int, held_out: int, tokens: int, steps: int) -> str:

@@ -4,22 +4,42 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sftjob_contract.names import Stage
-from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase, SFTJob
-from sftjob_operator.reconcile.attempts import last_attempt, succeeded, update_attempts
+from sftjob_contract.stats import PreparedStats
+from sftjob_operator.api import (
+    AdjustmentStatus,
+    AttemptStatus,
+    ConditionReason,
+    ConditionStatus,
+    ConditionType,
+    Phase,
+    PlanStatus,
+    SFTJob,
+)
+from sftjob_operator.reconcile.adjustments import update_adjustments
+from sftjob_operator.reconcile.attempts import interruptions, last_attempt, succeeded, update_attempts
+from sftjob_operator.reconcile.endings import ending, heartbeat
 from sftjob_operator.reconcile.groups import Group, groups
 from sftjob_operator.reconcile.lifetime import stop_reason
 from sftjob_operator.reconcile.observed import Action, Observed, PodView, Refusal, Report, Settings
+from sftjob_operator.reconcile.planning import plan_of, prepared_stats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """The job, its own Pods, and the ledger of attempts brought up to date."""
+    """The job, its own Pods, and the ledger of attempts brought up to date, which may be longer than a status holds.
+
+    `stats` are what Prepare counted, as long as its Pod is there; `plan` is what followed from them.
+    """
 
     job: SFTJob
     settings: Settings
     now: datetime
     groups: tuple[Group, ...]
+    stats: PreparedStats | None
+    plan: PlanStatus | None
     attempts: tuple[AttemptStatus, ...]
+    adjustments: tuple[AdjustmentStatus, ...]
+    interruptions: int
     report: Report | None
     refusal: Refusal | None
 
@@ -48,7 +68,12 @@ class Situation:
 
     @property
     def prepared(self) -> bool:
-        """Model and data are on the volume; told by the Pod, by the status, or by a train attempt, which needs them."""
+        """Model and data are on the volume; told by the Pod, by the status, or by a train attempt, which needs them.
+
+        An image of the user's own sees to them itself.
+        """
+        if self.job.spec.command is not None:
+            return True
         told = any(
             condition.type == ConditionType.PREPARED and condition.status == ConditionStatus.TRUE
             for condition in self.job.status.conditions
@@ -60,13 +85,26 @@ def situation(observed: Observed, settings: Settings, now: datetime) -> Situatio
     """Sort out what is this job's: Pods of an earlier job of the same name are left out."""
     job = observed.job
     found = groups(job, (pod for pod in observed.pods if pod.owner_uid == job.metadata.uid))
-    attempts = update_attempts(job.status.attempts, found, observed.report, stop_reason(job, now), now)
+    beats = heartbeat(job, observed.report)
+    endings = {
+        key: why
+        for key, group in found.items()
+        if (why := ending(group, beats, settings.silence_seconds, now)) is not None
+    }
+    recorded = job.status.attempts
+    attempts = update_attempts(recorded, found, observed.report, endings, stop_reason(job, now), now)
+    stats = prepared_stats(pod for group in found.values() for pod in group.members)
+    plan = plan_of(job, stats)
     return Situation(
         job=job,
         settings=settings,
         now=now,
         groups=tuple(found.values()),
+        stats=stats,
+        plan=plan,
         attempts=attempts,
+        adjustments=update_adjustments(job, plan, attempts),
+        interruptions=(job.status.interruptions or 0) + interruptions(attempts) - interruptions(recorded),
         report=observed.report,
         refusal=observed.refusal,
     )

@@ -9,11 +9,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from sftjob_contract.names import ENV_HUB_TOKEN, ENV_WANDB_API_KEY
-from sftjob_operator.api import SFTJob
-from sftjob_operator.api.types import LEAKY_NAME, LEAKY_VALUE
+from sftjob_contract.secrets import LEAKY_VALUE
+from sftjob_operator.api import (
+    CheckpointsSpec,
+    EvaluationSpec,
+    OutputSpec,
+    PrepareResourcesSpec,
+    SFTJob,
+    TrackingSpec,
+    TrainingSpec,
+)
+from sftjob_operator.api.types import LEAKY_NAME
 from sftjob_operator.api.upstream import fields_of_options
 from sftjob_operator.plan.gpus import quantity
-from sftjob_operator.render import OWN_VARIABLES
+from sftjob_operator.render import own_variables
 
 EXTRA_LIMIT_BYTES: Final = 16 * 1024
 """Largest `extra` as JSON: the whole run config must fit into a ConfigMap, and the spec into etcd several times."""
@@ -57,8 +66,9 @@ def spec_problem(job: SFTJob) -> str | None:
 
 def _problems(job: SFTJob) -> Iterator[str]:
     spec = job.spec
+    yield from _command_problems(job)
     yield from _extra_problems("spec.training.extra", spec.training.extra)
-    if spec.method.lora is not None:
+    if spec.method is not None and spec.method.lora is not None:
         yield from _extra_problems("spec.method.lora.extra", spec.method.lora.extra)
     yield from _variable_problems(job)
     yield from _amount_problems(job)
@@ -68,6 +78,25 @@ def _problems(job: SFTJob) -> Iterator[str]:
             f"spec.checkpoints.resumeFrom.sftJob is this SFTJob itself, {resume.sft_job}: name another one, or remove "
             "resumeFrom, since a job goes on from its own checkpoints by itself."
         )
+
+
+def _command_problems(job: SFTJob) -> Iterator[str]:
+    """CEL can not tell a section that was given from its defaults, which the API server writes into every job."""
+    spec = job.spec
+    if spec.command is None:
+        if spec.recipe is None:
+            yield "spec has no command and lacks model, dataset or method: write these three, or image and command."
+        return
+    given: Mapping[str, bool] = {
+        "training": spec.training != TrainingSpec(),
+        "evaluation": spec.evaluation != EvaluationSpec(),
+        "checkpoints": spec.checkpoints != CheckpointsSpec(),
+        "output": spec.output != OutputSpec(),
+        "tracking": spec.tracking != TrackingSpec(),
+        "resources.prepare": spec.resources.prepare != PrepareResourcesSpec(),
+    }
+    for path in (path for path, is_given in given.items() if is_given):
+        yield f"spec.{path} is for the operator's own trainer, and spec.command runs another program: remove it."
 
 
 def _extra_problems(path: str, extra: Mapping[str, Any]) -> Iterator[str]:
@@ -124,8 +153,9 @@ def _leaks(value: Any, path: str, *, named: bool) -> Iterator[str]:
 
 
 def _variable_problems(job: SFTJob) -> Iterator[str]:
+    taken = own_variables(job)
     for variable in job.spec.env or ():
-        if variable.name in OWN_VARIABLES:
+        if variable.name in taken:
             instead = _OWN_PLACES.get(variable.name, "remove it")
             yield f"spec.env has {variable.name}, which the operator sets itself: {instead}."
 

@@ -15,10 +15,10 @@ from sftjob_operator.api import (
     replace,
     set_condition,
 )
+from sftjob_operator.reconcile.attempts import bounded
+from sftjob_operator.reconcile.endings import heartbeat, seconds_to_ending
 from sftjob_operator.reconcile.lifetime import seconds_to_deadline
-from sftjob_operator.reconcile.planning import plan_at
 from sftjob_operator.reconcile.reporting import reporting
-from sftjob_operator.reconcile.sentences import prepared_stats
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import rfc3339
 from sftjob_operator.reconcile.training import with_training
@@ -26,6 +26,7 @@ from sftjob_operator.render import method_name, volume_uri
 
 _MOST_ITEMS = 32
 """Most metrics and libraries that a status holds."""
+_MOST_COPIES = 2
 _LONGEST_IMAGE = 1024
 
 
@@ -43,14 +44,18 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
         start_time=status.start_time or now,
         completion_time=_completion_time(at, finding),
         conditions=_conditions(at, finding, said),
-        attempts=attempts,
-        plan=plan_at(at),
+        attempts=bounded(attempts),
+        adjustments=at.adjustments,
+        interruptions=at.interruptions or None,
+        plan=at.plan,
         output=_output(at) if finding.phase == Phase.SUCCEEDED else status.output,
         provenance=_provenance(at),
     )
     left = seconds_to_deadline(at.job, at.now) if finding.succeeded.status == ConditionStatus.UNKNOWN else None
     deadline = left if left is not None and left > 0 else None
-    due = [seconds for seconds in (finding.recheck_seconds, silence, deadline) if seconds is not None]
+    beats = heartbeat(at.job, at.report)
+    endings = [seconds_to_ending(group, beats, at.settings.silence_seconds, at.now) for group in at.groups]
+    due = [seconds for seconds in (finding.recheck_seconds, silence, deadline, *endings) if seconds is not None]
     return status, min(due, default=None)
 
 
@@ -94,14 +99,14 @@ def _output(at: Situation) -> OutputStatus | None:
     if outcome is None or outcome.output is None:
         return None
     metrics = dict(sorted(outcome.output.metrics.items())[:_MOST_ITEMS])
-    return OutputStatus(uri=volume_uri(at.job, outcome.output.path), metrics=metrics)
+    uploaded = outcome.output.uploaded[:_MOST_COPIES] or None
+    return OutputStatus(uri=volume_uri(at.job, outcome.output.path), metrics=metrics, uploaded=uploaded)
 
 
 def _provenance(at: Situation) -> ProvenanceStatus | None:
     """What is known so far; what a Pod that is gone had told stays."""
     known = at.job.status.provenance or ProvenanceStatus()
-    stats = prepared_stats(at)
-    if stats is not None:
+    if (stats := at.stats) is not None:
         known = replace(known, model_revision=stats.model_revision, dataset_fingerprint=stats.dataset_fingerprint)
     for view in at.pods:
         if view.image_id is not None:

@@ -1,7 +1,8 @@
 """What the newest train attempt has told, as the parts of a status."""
 
 from sftjob_contract.names import Stage
-from sftjob_operator.api import SFTJobStatus, replace
+from sftjob_contract.progress import Progress
+from sftjob_operator.api import AttemptStatus, SFTJobStatus, replace
 from sftjob_operator.reconcile.attempts import progress_of, succeeded
 from sftjob_operator.reconcile.progress import stopped, with_progress
 from sftjob_operator.reconcile.situation import Situation
@@ -10,13 +11,33 @@ from sftjob_operator.reconcile.situation import Situation
 def with_training(at: Situation) -> SFTJobStatus:
     """The job's status with progress, curve and checkpoints of the newest train attempt that told some."""
     status = at.job.status
-    last = at.last(Stage.TRAIN)
-    if last is None:
-        return status
-    pod = at.pod_of(last)
-    if (progress := progress_of(last, pod, at.report)) is not None:
-        told_live = at.report is not None and progress is at.report.progress
-        status = with_progress(status, at.job, progress, at.report.received if told_live and at.report else None)
-    if status.progress is not None and last.end_time is not None:
-        status = replace(status, progress=stopped(status.progress, finished=succeeded(last)))
+    for attempt in _untold(at):
+        if (progress := progress_of(attempt, at.pod_of(attempt), at.report)) is not None:
+            told_live = at.report is not None and progress is at.report.progress
+            status = with_progress(status, at.job, progress, at.report.received if told_live and at.report else None)
+            status = replace(status, stop_seconds=_longest(status.stop_seconds, _stop_seconds(progress)))
+        if status.progress is not None and attempt.end_time is not None:
+            status = replace(status, progress=stopped(status.progress, finished=succeeded(attempt)))
     return status
+
+
+def _untold(at: Situation) -> list[AttemptStatus]:
+    """Train attempts whose last word the status may lack: the newest, and any that ended since the last write."""
+    recorded = {(entry.stage, entry.number) for entry in at.job.status.attempts if entry.end_time is not None}
+    last = at.last(Stage.TRAIN)
+    return [
+        entry
+        for entry in at.attempts
+        if entry.stage == Stage.TRAIN and (entry is last or (entry.stage, entry.number) not in recorded)
+    ]
+
+
+def _stop_seconds(progress: Progress) -> float | None:
+    """A stop waits for the end of a step, then for a checkpoint."""
+    if progress.longest_save_seconds is None:
+        return None
+    return progress.longest_save_seconds + (progress.step_seconds or 0)
+
+
+def _longest(known: float | None, told: float | None) -> float | None:
+    return max((seconds for seconds in (known, told) if seconds is not None), default=None)

@@ -11,23 +11,28 @@ from sftjob_operator.render.common import (
 )
 from sftjob_operator.render.config import config_hash, method_name, run_config
 from sftjob_operator.render.config_map import config_map
-from sftjob_operator.render.environment import OWN_VARIABLES
+from sftjob_operator.render.environment import OWN_VARIABLES, own_variables
+from sftjob_operator.render.grace import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination
 from sftjob_operator.render.pod import pod, pods
 from sftjob_operator.render.scheduling import gpu_product_label
 from sftjob_operator.render.service import service
 
 __all__ = [
+    "MOST_SAVING_SECONDS",
     "OWN_VARIABLES",
     "RenderSettings",
     "config_hash",
     "config_map",
     "config_map_name",
     "gpu_product_label",
+    "grace_seconds",
     "method_name",
+    "own_variables",
     "pod",
     "pod_name",
     "pods",
     "run_config",
+    "saves_on_termination",
     "service",
     "service_name",
     "volume_claim",

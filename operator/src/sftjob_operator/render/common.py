@@ -102,15 +102,20 @@ def pod_name(job: SFTJob, stage: Stage, attempt: int, rank: int = 0) -> str:
     return f"{name}-{rank}" if stage is Stage.TRAIN and job.spec.resources.nodes > 1 else name
 
 
+def _config_hash(job: SFTJob) -> dict[str, str]:
+    return {} if job.spec.recipe is None else {ANNOTATION_CONFIG_HASH: config_hash(run_config(job))}
+
+
 def metadata(
     job: SFTJob, name: str, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Metadata of a child: found by its labels, deleted with the job, and marked with the config that it came from."""
+    notes = {**_config_hash(job), **(annotations or {})}
     return {
         "name": name,
         "namespace": job.metadata.namespace,
         "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGED_BY, **(labels or {})},
-        "annotations": {ANNOTATION_CONFIG_HASH: config_hash(run_config(job)), **(annotations or {})},
+        **({"annotations": notes} if notes else {}),
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,
@@ -118,7 +123,6 @@ def metadata(
                 "name": job.metadata.name,
                 "uid": job.metadata.uid,
                 "controller": True,
-                "blockOwnerDeletion": True,
             }
         ],
     }

@@ -1,29 +1,32 @@
 """The run config of a job, with every default that depends on other fields resolved."""
 
 import dataclasses
-import hashlib
 from functools import lru_cache
 from typing import Final
 
 from sftjob_contract import config as run
-from sftjob_contract.codec import to_json
+from sftjob_contract.codec import sha256_of
 from sftjob_contract.destinations import HubRepository, Mlflow, Output, Tracking, Wandb
 from sftjob_contract.layout import CHECKPOINTS, HUB_SCHEME, ClaimPath, checkpoint_name
-from sftjob_contract.names import MOUNT_CHAT_TEMPLATE
+from sftjob_contract.method import Distillation, Lora, Method, Quantization, Teacher
 from sftjob_operator.api import (
     ChatTemplateSpec,
     Columns,
+    ConfigMapKeyRef,
     DatasetSpec,
     DataSourceSpec,
     DistillationSpec,
     LoraSpec,
     MethodName,
     MethodSpec,
+    ModelSpec,
+    PreprocessingSpec,
     ResumeFromSpec,
     SFTJob,
     SFTJobSpec,
     TrackingSpec,
     TrainingSpec,
+    ValidationSpec,
 )
 
 # The defaults that the descriptions in api tell; the CRD can not hold them, since they depend on other fields.
@@ -32,21 +35,29 @@ DEFAULT_GRADIENT_ACCUMULATION_STEPS: Final = 4
 DEFAULT_PER_EPOCH: Final = 1
 DEFAULT_WEIGHT: Final = 1.0
 DEFAULT_MAX_INVALID_ROWS: Final = 100
+DEFAULT_FUNCTION: Final = "preprocess"
+DEFAULT_VALIDATION_TIMEOUT_SECONDS: Final = 10
 DEFAULT_WARMUP_RATIO: Final = 0.03
 DEFAULT_LEARNING_RATE_LORA: Final = 2e-4
 DEFAULT_LEARNING_RATE_FULL: Final = 2e-5
 
 
 def run_config(job: SFTJob) -> run.RunConfig:
-    """Everything the trainer needs to know about `job`."""
-    spec = job.spec
+    """Everything the trainer needs to know about `job`.
+
+    Raises:
+        ValueError: an image of the user's own trains, which is told nothing.
+    """
+    spec, recipe = job.spec, job.spec.recipe
+    if recipe is None:
+        raise ValueError(f"SFTJob {job.metadata.name} has no run config: spec.command trains")
     return run.RunConfig(
         version=run.RUN_CONFIG_VERSION,
         job=run.JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
-        model=_model(spec),
-        dataset=_dataset(spec),
-        method=_method(spec.method),
-        training=_training(spec),
+        model=_model(recipe.model),
+        dataset=_dataset(recipe.dataset, spec.training),
+        method=_method(recipe.method),
+        training=_training(spec, recipe.method),
         evaluation=_evaluation(spec),
         checkpoints=_checkpoints(spec),
         output=_output(spec),
@@ -86,6 +97,11 @@ def data_sources(spec: DatasetSpec) -> tuple[DataSourceSpec, ...]:
     )
 
 
+def file_path(reference: ConfigMapKeyRef) -> str:
+    """Where a file of the user's own lies, relative to the mount of all of them."""
+    return f"{reference.name}/{reference.key}"
+
+
 def canonical(source: str) -> str:
     """`source`, with the scheme that a bare ORG/NAME leaves out."""
     return source if "://" in source or source.startswith("/") else f"{HUB_SCHEME}{source}"
@@ -94,18 +110,20 @@ def canonical(source: str) -> str:
 @lru_cache(maxsize=256)  # each child of a job asks for the same one
 def config_hash(config: run.RunConfig) -> str:
     """SHA-256 of the config's JSON, in hexadecimal."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()
+    return sha256_of(config)
 
 
-def method_name(job: SFTJob) -> MethodName:
-    """The method in one word, for status and columns."""
-    if job.spec.method.lora is None:
+def method_name(job: SFTJob) -> MethodName | None:
+    """The method in one word, for status and columns; None if an image of the user's own trains."""
+    method = job.spec.method
+    if method is None:
+        return None
+    if method.lora is None:
         return MethodName.FULL
-    return MethodName.LORA if job.spec.method.quantization is None else MethodName.QLORA
+    return MethodName.LORA if method.quantization is None else MethodName.QLORA
 
 
-def _model(spec: SFTJobSpec) -> run.Model:
-    model = spec.model
+def _model(model: ModelSpec) -> run.Model:
     return run.Model(
         source=canonical(model.source),
         revision=model.revision,
@@ -120,17 +138,16 @@ def _model(spec: SFTJobSpec) -> run.Model:
 
 def _chat_template(spec: ChatTemplateSpec) -> run.ChatTemplate:
     reference = spec.config_map_key_ref
-    file = None if reference is None else f"{MOUNT_CHAT_TEMPLATE}/{reference.key}"
+    file = None if reference is None else file_path(reference)
     return run.ChatTemplate(name=spec.name, jinja=spec.jinja, file=file)
 
 
-def _dataset(spec: SFTJobSpec) -> run.Dataset:
-    data = spec.dataset
+def _dataset(data: DatasetSpec, training: TrainingSpec) -> run.Dataset:
     held_out = data.evaluation
     limit = DEFAULT_MAX_INVALID_ROWS if data.max_invalid_rows is None else data.max_invalid_rows
     return run.Dataset(
         sources=tuple(_data_source(part, data) for part in data_sources(data)),
-        shuffle_seed=spec.training.seed if data.shuffle_seed is None else data.shuffle_seed,
+        shuffle_seed=training.seed if data.shuffle_seed is None else data.shuffle_seed,
         deduplicate=data.deduplicate,
         min_tokens=data.min_tokens,
         max_tokens=data.max_tokens,
@@ -152,6 +169,8 @@ def _data_source(part: DataSourceSpec, data: DatasetSpec) -> run.DataSource:
         split=part.split,
         format=part.format or data.format,
         columns=_columns(part.columns, data.columns),
+        preprocessing=_preprocessing(part.preprocessing or data.preprocessing),
+        validation=_validation(part.validation or data.validation),
         max_samples=part.max_samples,
         weight=DEFAULT_WEIGHT if part.weight is None else part.weight,
     )
@@ -163,13 +182,43 @@ def _columns(part: Columns | None, data: Columns) -> run.Columns:
     return run.Columns(**{name: getattr(part, name, None) or getattr(data, name) or name for name in names})
 
 
-def _method(spec: MethodSpec) -> run.Method:
+def _preprocessing(spec: PreprocessingSpec | None) -> run.Preprocessing | None:
+    if spec is None:
+        return None
+    template, function = spec.template, spec.function
+    return run.Preprocessing(
+        template=None
+        if template is None
+        else run.RowTemplate(text=template.text, prompt=template.prompt, completion=template.completion),
+        function=None
+        if function is None
+        else run.RowFunction(
+            file=file_path(function.config_map_key_ref),
+            name=function.name or DEFAULT_FUNCTION,
+        ),
+    )
+
+
+def _validation(spec: ValidationSpec | None) -> run.Validation | None:
+    if spec is None:
+        return None
+    timeout = spec.timeout_seconds
+    return run.Validation(
+        column=spec.column,
+        regex=spec.regex,
+        syntax=spec.syntax,
+        command=spec.command or (),
+        timeout_seconds=DEFAULT_VALIDATION_TIMEOUT_SECONDS if timeout is None else timeout,
+    )
+
+
+def _method(spec: MethodSpec) -> Method:
     quantization = spec.quantization
-    return run.Method(
+    return Method(
         lora=None if spec.lora is None else _lora(spec.lora),
         quantization=None
         if quantization is None
-        else run.Quantization(
+        else Quantization(
             bits=quantization.bits,
             type=quantization.type,
             double_quantization=quantization.double_quantization,
@@ -179,8 +228,8 @@ def _method(spec: MethodSpec) -> run.Method:
     )
 
 
-def _lora(spec: LoraSpec) -> run.Lora:
-    return run.Lora(
+def _lora(spec: LoraSpec) -> Lora:
+    return Lora(
         rank=spec.rank,
         alpha=spec.alpha,
         dropout=spec.dropout,
@@ -193,12 +242,12 @@ def _lora(spec: LoraSpec) -> run.Lora:
     )
 
 
-def _distillation(spec: DistillationSpec) -> run.Distillation:
-    teacher = run.Teacher(source=canonical(spec.teacher.source), revision=spec.teacher.revision)
-    return run.Distillation(teacher=teacher, temperature=spec.temperature, alpha=spec.alpha)
+def _distillation(spec: DistillationSpec) -> Distillation:
+    teacher = Teacher(source=canonical(spec.teacher.source), revision=spec.teacher.revision)
+    return Distillation(teacher=teacher, temperature=spec.temperature, alpha=spec.alpha)
 
 
-def _training(spec: SFTJobSpec) -> run.Training:
+def _training(spec: SFTJobSpec, method: MethodSpec) -> run.Training:
     given = spec.training
     stopping = given.early_stopping
     return run.Training(
@@ -206,7 +255,7 @@ def _training(spec: SFTJobSpec) -> run.Training:
         max_steps=given.max_steps,
         per_device_batch_size=given.per_device_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps(spec),
-        learning_rate=_learning_rate(spec),
+        learning_rate=_learning_rate(given, method),
         scheduler=given.scheduler,
         warmup_ratio=_warmup_ratio(given),
         warmup_steps=given.warmup_steps,
@@ -231,10 +280,10 @@ def _training(spec: SFTJobSpec) -> run.Training:
     )
 
 
-def _learning_rate(spec: SFTJobSpec) -> float:
-    if spec.training.learning_rate is not None:
-        return spec.training.learning_rate
-    return DEFAULT_LEARNING_RATE_FULL if spec.method.lora is None else DEFAULT_LEARNING_RATE_LORA
+def _learning_rate(given: TrainingSpec, method: MethodSpec) -> float:
+    if given.learning_rate is not None:
+        return given.learning_rate
+    return DEFAULT_LEARNING_RATE_FULL if method.lora is None else DEFAULT_LEARNING_RATE_LORA
 
 
 def _warmup_ratio(given: TrainingSpec) -> float | None:

@@ -1,4 +1,4 @@
-"""The ConfigMap: run config and, where progress is reported, the CA of the endpoint. Nothing secret."""
+"""The ConfigMap: what the trainer is to do and, where progress is reported, the CA of the endpoint. Nothing secret."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from sftjob_operator.render.config import run_config
 
 def config_map(job: SFTJob, settings: RenderSettings) -> dict[str, Any]:
     """The files that appear below MOUNT_CONFIG in every Pod of the job."""
-    data = {CONFIG_KEY: to_json(run_config(job))}
+    data = {} if job.spec.recipe is None else {CONFIG_KEY: to_json(run_config(job))}
     if settings.progress_ca is not None:
         data[CA_KEY] = settings.progress_ca
     return {

@@ -1,5 +1,9 @@
-"""Environment of a job's container. Every path that the trainer needs comes from here, so it hard-codes none."""
+"""Environment of a job's container. Every path that the trainer needs comes from here, so it hard-codes none.
 
+An image of the user's own is told the same places, but nothing of a run config, and reports as Kubeflow's trainers do.
+"""
+
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sftjob_contract.layout import CACHE
@@ -9,7 +13,14 @@ from sftjob_contract.names import (
     ENV_ATTEMPT,
     ENV_CACHE,
     ENV_CLAIMS,
+    ENV_FILES,
+    ENV_GRACE_SECONDS,
+    ENV_GRADIENT_CHECKPOINTING,
     ENV_HUB_TOKEN,
+    ENV_KUBEFLOW_CA,
+    ENV_KUBEFLOW_TOKEN,
+    ENV_KUBEFLOW_URL,
+    ENV_MICRO_BATCH,
     ENV_NODE_RANK,
     ENV_NODES,
     ENV_PROGRESS_CA,
@@ -17,12 +28,14 @@ from sftjob_contract.names import (
     ENV_PROGRESS_URL,
     ENV_RENDEZVOUS,
     ENV_RUN_CONFIG,
+    ENV_SECRET_VARIABLES,
     ENV_TERMINATION_LOG,
     ENV_VOLUME,
     ENV_WANDB_API_KEY,
     MOUNT_CACHE,
     MOUNT_CLAIMS,
     MOUNT_CONFIG,
+    MOUNT_FILES,
     MOUNT_TMP,
     MOUNT_TOKEN,
     RENDEZVOUS_PORT,
@@ -30,10 +43,13 @@ from sftjob_contract.names import (
     TOKEN_KEY,
     Stage,
     progress_path,
+    trainer_status_path,
 )
-from sftjob_operator.api import SecretKeyRef, SecretRef, SFTJob, to_dict
+from sftjob_operator.api import AdjustmentStatus, SecretKeyRef, SecretRef, SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, pod_name, service_name, volume_root
+from sftjob_operator.render.grace import grace_seconds
 from sftjob_operator.render.resources import stage_resources
+from sftjob_operator.render.volumes import user_files
 
 ENV_THREADS: Final = "OMP_NUM_THREADS"
 """Threads of each process. The one variable here that a user may set, which then wins."""
@@ -65,10 +81,15 @@ def _places(volume: str, cache: str) -> dict[str, str]:
 OWN_VARIABLES: Final = frozenset(
     {
         ENV_RUN_CONFIG,
+        ENV_SECRET_VARIABLES,
         ENV_VOLUME,
         ENV_CACHE,
         ENV_CLAIMS,
+        ENV_FILES,
         ENV_ATTEMPT,
+        ENV_GRACE_SECONDS,
+        ENV_GRADIENT_CHECKPOINTING,
+        ENV_MICRO_BATCH,
         ENV_TERMINATION_LOG,
         ENV_NODES,
         ENV_NODE_RANK,
@@ -76,6 +97,9 @@ OWN_VARIABLES: Final = frozenset(
         ENV_PROGRESS_URL,
         ENV_PROGRESS_CA,
         ENV_PROGRESS_TOKEN,
+        ENV_KUBEFLOW_URL,
+        ENV_KUBEFLOW_CA,
+        ENV_KUBEFLOW_TOKEN,
         ENV_HUB_TOKEN,
         ENV_WANDB_API_KEY,
         *_places("", ""),
@@ -85,6 +109,13 @@ OWN_VARIABLES: Final = frozenset(
     }
 )
 """Variables that the operator sets, in some Pods or in all, and that spec.env can not."""
+_OF_TRAINER: Final = frozenset({ENV_HUB_TOKEN, ENV_WANDB_API_KEY, *_OFFLINE})
+"""Those of them that an image of the user's own knows as well, and that no field but spec.env could give it."""
+
+
+def own_variables(job: SFTJob) -> frozenset[str]:
+    """Variables that the operator sets in Pods of this job, so that spec.env can not."""
+    return OWN_VARIABLES if job.spec.command is None else OWN_VARIABLES - _OF_TRAINER
 
 
 def environment(pod: PodContext) -> list[dict[str, Any]]:
@@ -92,23 +123,24 @@ def environment(pod: PodContext) -> list[dict[str, Any]]:
     volume = volume_root(pod.job)
     cache = MOUNT_CACHE if pod.job.spec.storage.shared_cache_claim is not None else f"{volume}/{CACHE}"
     plain = {
-        ENV_RUN_CONFIG: f"{MOUNT_CONFIG}/{CONFIG_KEY}",
+        **(_of_recipe(pod) if pod.job.spec.command is None else {}),
         ENV_VOLUME: volume,
         ENV_CACHE: cache,
-        ENV_CLAIMS: MOUNT_CLAIMS,
         ENV_ATTEMPT: str(pod.attempt),
         ENV_TERMINATION_LOG: TERMINATION_LOG,
         **_places(volume, cache),
         **_QUIET,
-        **(_OFFLINE if pod.stage is Stage.TRAIN else {}),
+        **(_recovery(pod) if pod.stage is Stage.TRAIN else {}),
         **({} if stage_resources(pod.job.spec.resources, pod.stage).gpus else _NO_GPU),
         **(_rendezvous(pod) if pod.one_of_several else {}),
         **(_reporting(pod) if pod.reports else {}),
     }
-    users = [to_dict(variable) for variable in pod.job.spec.env or () if variable.name not in OWN_VARIABLES]
+    taken = own_variables(pod.job)
+    users = [to_dict(variable) for variable in pod.job.spec.env or () if variable.name not in taken]
     own = [{"name": name, "value": value} for name, value in plain.items()]
     threads = [] if any(entry["name"] == ENV_THREADS for entry in users) else _threads(pod)
-    return [*users, *own, *threads, *_secrets(pod)]
+    hidden = _names_of_secrets(users) if pod.job.spec.command is None else []
+    return [*users, *own, *threads, *_secrets(pod), *hidden]
 
 
 def environment_from(pod: PodContext) -> list[dict[str, Any]]:
@@ -116,12 +148,32 @@ def environment_from(pod: PodContext) -> list[dict[str, Any]]:
     spec = pod.job.spec
     references: list[SecretRef | None] = []
     if pod.stage is Stage.PREPARE:
-        references = [spec.model.secret_ref, spec.dataset.secret_ref]
+        references = [part.secret_ref for part in (spec.model, spec.dataset) if part is not None]
     elif pod.leads_training:
         upload, mlflow = spec.output.upload, spec.tracking.mlflow
         references = [None if upload is None else upload.secret_ref, None if mlflow is None else mlflow.secret_ref]
     names = dict.fromkeys(reference.name for reference in references if reference is not None)
     return [{"secretRef": {"name": name}} for name in names]
+
+
+def _recovery(pod: PodContext) -> dict[str, str]:
+    """What a Train Pod needs to know to stop in time, and to go on after it ran out of memory."""
+    adjusted = [a for a in pod.job.status.adjustments if a.attempt <= pod.attempt]
+    sizes = [a.per_device_batch_size.to for a in adjusted if a.per_device_batch_size is not None]
+    recomputes = _recomputes(pod.job, adjusted)
+    return {
+        ENV_GRACE_SECONDS: str(grace_seconds(pod.job, pod.stage)),
+        **({} if recomputes is None else {ENV_GRADIENT_CHECKPOINTING: str(recomputes).lower()}),
+        **({ENV_MICRO_BATCH: str(sizes[-1])} if sizes else {}),
+    }
+
+
+def _recomputes(job: SFTJob, adjusted: Iterable[AdjustmentStatus]) -> bool | None:
+    """What the plan and recoveries say of gradient checkpointing; None: the run config does, or there is no plan."""
+    planned = None if job.status.plan is None else job.status.plan.gradient_checkpointing
+    if job.spec.training.gradient_checkpointing is not None or planned is None:
+        return None
+    return planned or any(a.gradient_checkpointing for a in adjusted)
 
 
 def _rendezvous(pod: PodContext) -> dict[str, str]:
@@ -133,15 +185,24 @@ def _rendezvous(pod: PodContext) -> dict[str, str]:
     }
 
 
-def _reporting(pod: PodContext) -> dict[str, str]:
-    url = pod.settings.progress_url or ""
-    variables = {
-        ENV_PROGRESS_URL: url.rstrip("/") + progress_path(pod.job.metadata.namespace, pod.job.metadata.name),
-        ENV_PROGRESS_TOKEN: f"{MOUNT_TOKEN}/{TOKEN_KEY}",
+def _of_recipe(pod: PodContext) -> dict[str, str]:
+    """What only the operator's trainer reads. What it trains with was fetched before."""
+    return {
+        ENV_RUN_CONFIG: f"{MOUNT_CONFIG}/{CONFIG_KEY}",
+        ENV_CLAIMS: MOUNT_CLAIMS,
+        **({ENV_FILES: MOUNT_FILES} if user_files(pod) else {}),
+        **(_OFFLINE if pod.stage is Stage.TRAIN else {}),
     }
-    if pod.settings.progress_ca is not None:
-        variables[ENV_PROGRESS_CA] = f"{MOUNT_CONFIG}/{CA_KEY}"
-    return variables
+
+
+def _reporting(pod: PodContext) -> dict[str, str]:
+    job = pod.job
+    path, url, token, ca = progress_path, ENV_PROGRESS_URL, ENV_PROGRESS_TOKEN, ENV_PROGRESS_CA
+    if job.spec.command is not None:
+        path, url, token, ca = trainer_status_path, ENV_KUBEFLOW_URL, ENV_KUBEFLOW_TOKEN, ENV_KUBEFLOW_CA
+    base = (pod.settings.progress_url or "").rstrip("/")
+    variables = {url: base + path(job.metadata.namespace, job.metadata.name), token: f"{MOUNT_TOKEN}/{TOKEN_KEY}"}
+    return variables if pod.settings.progress_ca is None else {**variables, ca: f"{MOUNT_CONFIG}/{CA_KEY}"}
 
 
 def _threads(pod: PodContext) -> list[dict[str, Any]]:
@@ -165,7 +226,14 @@ def _secrets(pod: PodContext) -> list[dict[str, Any]]:
 
 
 def _reading_token(job: SFTJob) -> SecretKeyRef | None:
-    return job.spec.model.token_secret_ref or job.spec.dataset.token_secret_ref
+    parts = (part for part in (job.spec.model, job.spec.dataset) if part is not None)
+    return next((part.token_secret_ref for part in parts if part.token_secret_ref is not None), None)
+
+
+def _names_of_secrets(users: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Which of the user's variables hold secrets, whatever they are called."""
+    names = [entry["name"] for entry in users if "secretKeyRef" in entry.get("valueFrom", {})]
+    return [{"name": ENV_SECRET_VARIABLES, "value": ",".join(names)}] if names else []
 
 
 def _secret(variable: str, reference: SecretKeyRef | None) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The Pods: Prepare on CPU, Train on GPUs; both meet the restricted Pod Security Standard."""
 
-import math
 from typing import Any, Final
 
 from sftjob_contract.names import (
@@ -15,22 +14,13 @@ from sftjob_contract.names import (
 from sftjob_operator.api import SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, RenderSettings, metadata, pod_name
 from sftjob_operator.render.environment import environment, environment_from
+from sftjob_operator.render.grace import grace_seconds
 from sftjob_operator.render.resources import container_resources
 from sftjob_operator.render.scheduling import queue_annotations, queue_labels, scheduling
 from sftjob_operator.render.volumes import mounts, volumes
 
 USER_ID: Final = 65532
 """The unprivileged user of the trainer image; also the group that owns the volume."""
-STOPPING_SECONDS: Final = 30
-"""Time between SIGTERM and SIGKILL where nothing is to be saved: Kubernetes' own default."""
-LEAST_SAVING_SECONDS: Final = 120
-MOST_SAVING_SECONDS: Final = 3600
-"""Bounds of that time where a checkpoint is to be saved; beyond the upper one a node drain would look stuck."""
-STEP_SECONDS: Final = 60
-"""Reserve for the step at hand: SIGTERM is answered at its end."""
-SAVING_BYTES_PER_SECOND: Final = 50e6
-"""How fast a checkpoint becomes complete. No measurement but an assumption on the safe side: it is written once and
-read once for its digests, and a general purpose cloud disk does about 125 MB/s (AWS gp3 without extra throughput)."""
 
 
 def pods(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings) -> tuple[dict[str, Any], ...]:
@@ -48,7 +38,7 @@ def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings, rank:
         "metadata": metadata(job, pod_name(job, stage, attempt, rank), _labels(this), queue_annotations(this)),
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": _grace_seconds(job, stage),
+            "terminationGracePeriodSeconds": grace_seconds(job, stage),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": {
@@ -79,7 +69,7 @@ def _container(this: PodContext) -> dict[str, Any]:
         "name": CONTAINER,
         "image": spec.image or this.settings.trainer_image,
         **({} if spec.image_pull_policy is None else {"imagePullPolicy": str(spec.image_pull_policy)}),
-        "command": [*TRAINER_COMMAND, str(this.stage)],
+        "command": list(spec.command or (*TRAINER_COMMAND, str(this.stage))),
         **({"envFrom": variables_from} if variables_from else {}),
         "env": environment(this),
         "resources": container_resources(spec.resources, this.stage),
@@ -89,7 +79,7 @@ def _container(this: PodContext) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
         },
         "terminationMessagePath": TERMINATION_LOG,
-        "terminationMessagePolicy": "File",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts(this),
     }
 
@@ -97,12 +87,3 @@ def _container(this: PodContext) -> dict[str, Any]:
 def _pull_secrets(job: SFTJob) -> dict[str, Any]:
     secrets = [to_dict(secret) for secret in job.spec.image_pull_secrets or ()]
     return {"imagePullSecrets": secrets} if secrets else {}
-
-
-def _grace_seconds(job: SFTJob, stage: Stage) -> int:
-    """Time between SIGTERM and SIGKILL: enough to end the step and save a checkpoint of the size that was planned."""
-    if stage is Stage.PREPARE or not job.spec.checkpoints.on_termination:
-        return STOPPING_SECONDS
-    planned = None if job.status.plan is None else job.status.plan.checkpoint_bytes
-    needed = 0 if planned is None else STEP_SECONDS + math.ceil(planned / SAVING_BYTES_PER_SECOND)
-    return min(MOST_SAVING_SECONDS, max(LEAST_SAVING_SECONDS, needed))

@@ -7,9 +7,9 @@ from typing import Any, Final
 from sftjob_contract.layout import PVC_SCHEME, ClaimPath
 from sftjob_contract.names import (
     MOUNT_CACHE,
-    MOUNT_CHAT_TEMPLATE,
     MOUNT_CLAIMS,
     MOUNT_CONFIG,
+    MOUNT_FILES,
     MOUNT_SHM,
     MOUNT_TMP,
     MOUNT_TOKEN,
@@ -21,14 +21,14 @@ from sftjob_contract.names import (
 )
 from sftjob_operator.api import ConfigMapKeyRef
 from sftjob_operator.render.common import PodContext, config_map_name, volume_claim_name
-from sftjob_operator.render.config import run_config
+from sftjob_operator.render.config import data_sources, file_path, run_config
 from sftjob_operator.render.resources import stage_resources
 
 _CONFIG: Final = "config"
 _TOKEN: Final = "token"  # noqa: S105 -- name of a volume
 _TMP: Final = "tmp"
 _SHM: Final = "shm"
-_CHAT_TEMPLATE: Final = "chat-template"
+_FILES: Final = "files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,8 @@ def volumes(pod: PodContext) -> list[dict[str, Any]]:
         {"name": _TMP, "emptyDir": {} if scratch is None else {"sizeLimit": scratch}},
         {"name": _SHM, "emptyDir": {"medium": "Memory", "sizeLimit": pod.job.spec.resources.shared_memory}},
     ]
-    if (template := _chat_template(pod)) is not None:
-        items = [{"key": template.key, "path": template.key}]
-        entries.append({"name": _CHAT_TEMPLATE, "configMap": {"name": template.name, "items": items}})
+    if files := user_files(pod):
+        entries.append({"name": _FILES, "projected": {"sources": [_projected(key) for key in files]}})
     if pod.reports:
         token = {"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_EXPIRATION_SECONDS, "path": TOKEN_KEY}
         entries.append({"name": _TOKEN, "projected": {"sources": [{"serviceAccountToken": token}]}})
@@ -71,8 +70,8 @@ def mounts(pod: PodContext) -> list[dict[str, Any]]:
         _mount(_TMP, MOUNT_TMP),
         _mount(_SHM, MOUNT_SHM),
     ]
-    if _chat_template(pod) is not None:
-        entries.append(_mount(_CHAT_TEMPLATE, MOUNT_CHAT_TEMPLATE, read_only=True))
+    if user_files(pod):
+        entries.append(_mount(_FILES, MOUNT_FILES, read_only=True))
     if pod.reports:
         entries.append(_mount(_TOKEN, MOUNT_TOKEN, read_only=True))
     return entries
@@ -94,7 +93,7 @@ def _claim_mounts(pod: PodContext) -> Iterator[_ClaimMount]:
     storage = pod.job.spec.storage
     yield _ClaimMount(claim=volume_claim_name(pod.job), volume="volume", path=MOUNT_VOLUME, read_only=False)
     if storage.shared_cache_claim is not None:
-        offline = pod.stage is Stage.TRAIN
+        offline = pod.stage is Stage.TRAIN and pod.job.spec.command is None
         yield _ClaimMount(claim=storage.shared_cache_claim, volume="cache", path=MOUNT_CACHE, read_only=offline)
     for number, claim in enumerate(_source_claims(pod)):
         yield _ClaimMount(claim=claim, volume=f"claim-{number}", path=f"{MOUNT_CLAIMS}/{claim}", read_only=True)
@@ -106,6 +105,8 @@ def _source_claims(pod: PodContext) -> list[str]:
     The job's own volume has its place already. On a claim that was there before it is only a directory, so that
     other sources on the same claim need the whole of it.
     """
+    if pod.job.spec.recipe is None:
+        return []
     config = run_config(pod.job)
     distillation = config.method.distillation
     sources = [config.model.source, "" if distillation is None else distillation.teacher.source]
@@ -118,7 +119,18 @@ def _source_claims(pod: PodContext) -> list[str]:
     return [claim for claim in named if claim != own]
 
 
-def _chat_template(pod: PodContext) -> ConfigMapKeyRef | None:
-    """Only Prepare renders messages."""
-    template = pod.job.spec.model.chat_template
-    return None if template is None or pod.stage is not Stage.PREPARE else template.config_map_key_ref
+def user_files(pod: PodContext) -> list[ConfigMapKeyRef]:
+    """The files of the user's own, each once: chat template and preprocessing functions, which only Prepare reads."""
+    model, data = pod.job.spec.model, pod.job.spec.dataset
+    if model is None or data is None or pod.stage is not Stage.PREPARE:
+        return []
+    given = [part.preprocessing or data.preprocessing for part in data_sources(data)]
+    functions = [each.function for each in given if each is not None and each.function is not None]
+    template = None if model.chat_template is None else model.chat_template.config_map_key_ref
+    named = [template, *(function.config_map_key_ref for function in functions)]
+    return [reference for reference in dict.fromkeys(named) if reference is not None]
+
+
+def _projected(reference: ConfigMapKeyRef) -> dict[str, Any]:
+    items = [{"key": reference.key, "path": file_path(reference)}]
+    return {"configMap": {"name": reference.name, "items": items}}

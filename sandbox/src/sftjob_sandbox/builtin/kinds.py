@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from typing import Any, Final
 
 from sftjob_sandbox import names
-from sftjob_sandbox.builtin import defaults, others
+from sftjob_sandbox.builtin import access, defaults, network, others
 from sftjob_sandbox.builtin.claims import validate_claim, validate_claim_status
 from sftjob_sandbox.builtin.config import validate_config_map, validate_secret
 from sftjob_sandbox.builtin.decode import DecodeError, Place, decoder
@@ -42,6 +42,7 @@ class _Rules:
 
 
 _TEMPLATE: Final = {"metadata": {"creationTimestamp": None}, "spec": {"containers": None}}
+_NO_ROLE: Final = {"apiGroup": "", "kind": "", "name": ""}
 _KINDS: Final[Mapping[tuple[str, str, str], _Rules]] = {
     ("", "v1", "Pod"): _Rules(
         "io.k8s.api.core.v1.Pod",
@@ -104,6 +105,37 @@ _KINDS: Final[Mapping[tuple[str, str, str], _Rules]] = {
         default=defaults.default_deployment,
         validate=others.validate_deployment,
         zero={"spec": {"selector": None, "strategy": {}, "template": _TEMPLATE}, "status": {}},
+    ),
+    ("networking.k8s.io", "v1", "NetworkPolicy"): _Rules(
+        "io.k8s.api.networking.v1.NetworkPolicy",
+        default=network.default_network_policy,
+        validate=network.validate_network_policy,
+        zero={"spec": {"podSelector": {}}},
+    ),
+    (access.GROUP, "v1", "Role"): _Rules(
+        "io.k8s.api.rbac.v1.Role", name_rule=names.path_segment, validate=access.validate_role, zero={"rules": None}
+    ),
+    (access.GROUP, "v1", "ClusterRole"): _Rules(
+        "io.k8s.api.rbac.v1.ClusterRole",
+        namespaced=False,
+        name_rule=names.path_segment,
+        validate=access.validate_cluster_role,
+        zero={"rules": None},
+    ),
+    (access.GROUP, "v1", "RoleBinding"): _Rules(
+        "io.k8s.api.rbac.v1.RoleBinding",
+        name_rule=names.path_segment,
+        default=access.default_binding,
+        validate=access.validate_role_binding,
+        zero={"roleRef": _NO_ROLE},
+    ),
+    (access.GROUP, "v1", "ClusterRoleBinding"): _Rules(
+        "io.k8s.api.rbac.v1.ClusterRoleBinding",
+        namespaced=False,
+        name_rule=names.path_segment,
+        default=access.default_binding,
+        validate=access.validate_cluster_role_binding,
+        zero={"roleRef": _NO_ROLE},
     ),
     ("coordination.k8s.io", "v1", "Lease"): _Rules(
         "io.k8s.api.coordination.v1.Lease", validate=others.validate_lease, zero={"spec": {}}

@@ -5,7 +5,7 @@ from typing import Final
 
 from sftjob_operator.reconcile.checks.prepare import prepare_failed, prepare_live, prepare_starts, prepare_waits
 from sftjob_operator.reconcile.checks.refusals import refused, refused_for_good, spec_is_invalid
-from sftjob_operator.reconcile.checks.stopping import overdue, suspended
+from sftjob_operator.reconcile.checks.stopping import given_an_end, overdue, suspended
 from sftjob_operator.reconcile.checks.train import (
     does_not_fit,
     train_breaks,
@@ -23,6 +23,7 @@ CHECKS: Final[tuple[Callable[[Situation], Finding | None], ...]] = (
     trained,
     overdue,
     suspended,
+    given_an_end,
     refused_for_good,
     refused,
     train_breaks,

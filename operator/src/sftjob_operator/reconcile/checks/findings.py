@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from datetime import timedelta
 
-from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, Phase
-from sftjob_operator.reconcile.attempts import backoff_seconds, failures, is_permanent, may_retry, succeeded
+from sftjob_operator.reconcile.advice import advice
+from sftjob_operator.reconcile.attempts import failures, is_interruption, succeeded
 from sftjob_operator.reconcile.groups import pod_names
 from sftjob_operator.reconcile.observed import Delete, PodPhase, PodView
+from sftjob_operator.reconcile.policy import STOPPED
+from sftjob_operator.reconcile.retries import backoff_seconds, exhausted, may_retry
 from sftjob_operator.reconcile.sentences import closed, log_hint, pods_stop, prepared_sentence
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import parse_time, rfc3339
@@ -18,14 +20,17 @@ from sftjob_operator.reconcile.times import parse_time, rfc3339
 def given_up(at: Situation, stage: Stage) -> Finding | None:
     """The last attempt of a stage can not or may not be followed by another."""
     last = at.last(stage)
-    if last is None or last.end_time is None or succeeded(last) or may_retry(at.attempts, last, at.job):
+    if last is None or last.end_time is None or succeeded(last) or may_retry(at, last):
         return None
-    tried = failures(at.attempts, last.stage)
-    message = f"{closed(last.message)} {log_hint(at.job, last.pod)}"
-    if is_permanent(last) or tried == 1:
-        return failed(at, last.reason or Reason.INTERNAL_ERROR, message)
-    told = f"All {tried} attempts of stage {last.stage} failed, the last one with {last.reason}: {message}"
-    return failed(at, ConditionReason.RETRIES_EXHAUSTED, told)
+    told = f"{closed(last.message)} {advice(at, last)}"
+    spent = exhausted(at, last)
+    if spent == ConditionReason.INTERRUPTIONS_EXHAUSTED:
+        most = "failurePolicy.maxInterruptions"
+        told = f"The run was interrupted {at.interruptions} times ({most}), the last time with {last.reason}: {told}"
+    elif spent is not None:
+        tried = failures(at.attempts, stage)
+        told = f"All {tried} attempts of stage {stage} failed, the last one with {last.reason}: {told}"
+    return failed(at, spent or last.reason or Reason.INTERNAL_ERROR, f"{told} {log_hint(at.job, last.pod)}")
 
 
 def failed(at: Situation, reason: str, message: str) -> Finding:
@@ -59,6 +64,14 @@ def stopping(at: Situation, why: str) -> Finding:
     )
 
 
+def ends(at: Situation, stage: Stage, number: int) -> str:
+    """That an attempt is ending, and why as far as that is known."""
+    entry = next((a for a in at.attempts if (a.stage, a.number) == (stage, number) and a.reason is not None), None)
+    if entry is None or entry.reason in STOPPED:
+        return f"Attempt {number} ends."
+    return f"Attempt {number} ends with {entry.reason}: {closed(entry.message)}"
+
+
 def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
     """Ask those of `pods` to end that have not been."""
     return tuple(Delete(kind="Pod", name=pod.name, uid=pod.uid) for pod in pods if not pod.deleting)
@@ -68,15 +81,16 @@ def wait_seconds(at: Situation, last: AttemptStatus) -> float:
     """Seconds until the attempt after `last` may start; 0 if it may, or if `last` went well."""
     if last.end_time is None or succeeded(last):
         return 0
-    due = parse_time(last.end_time) + timedelta(seconds=backoff_seconds(at.attempts, last, at.job))
+    due = parse_time(last.end_time) + timedelta(seconds=backoff_seconds(at, last))
     return max(0.0, (due - at.now).total_seconds())
 
 
 def backing_off(at: Situation, last: AttemptStatus, wait: float) -> Said:
     """The next attempt waits."""
     due = rfc3339(at.now + timedelta(seconds=wait))
-    free = " This does not count as a failure." if last.exit_code == ExitCode.RETRY else ""
-    resumes = " and resumes from the newest complete checkpoint" if last.stage == Stage.TRAIN else ""
+    free = " This does not count as a failure." if is_interruption(last) else ""
+    ours = last.stage == Stage.TRAIN and at.job.spec.command is None
+    resumes = " and resumes from the newest complete checkpoint" if ours else ""
     message = (
         f"Attempt {last.number} ended with {last.reason}: {closed(last.message)}{free} "
         f"Attempt {last.number + 1} starts at {due}{resumes}. {log_hint(at.job, last.pod)}"
@@ -85,7 +99,7 @@ def backing_off(at: Situation, last: AttemptStatus, wait: float) -> Said:
 
 
 def prepared(at: Situation) -> Said:
-    """Condition Prepared of a job whose model and data are on the volume."""
+    """Condition Prepared of a job whose model and data are on the volume, or are none of the operator's business."""
     return Said(status=ConditionStatus.TRUE, reason=ConditionReason.PREPARED, message=prepared_sentence(at))
 
 

@@ -4,6 +4,7 @@ from sftjob_contract.names import Stage
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase
 from sftjob_operator.reconcile.checks.findings import (
     backing_off,
+    ends,
     given_up,
     new_attempt,
     next_number,
@@ -23,13 +24,14 @@ def prepare_live(at: Situation) -> Finding | None:
         return None
     (view,) = group.live
     if view.deleting:
-        return stopping(at, f"Attempt {view.attempt} ends.")
+        return stopping(at, ends(at, view.stage, view.attempt))
     running = view.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN)
-    message = pod_runs(at, view) if running else pod_waits(view)
+    preparing = ConditionReason.PREPARING
+    reason, message = (preparing, pod_runs(at, view)) if running else pod_waits(view, preparing)
     first = Phase.PENDING if view.attempt == 1 else Phase.RESTARTING
     return Finding(
         phase=Phase.PREPARING if running else first,
-        prepared=Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.PREPARING, message=message),
+        prepared=Said(status=ConditionStatus.UNKNOWN, reason=reason, message=message),
         running=not_yet_training(),
     )
 

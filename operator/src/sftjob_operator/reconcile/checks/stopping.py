@@ -5,8 +5,17 @@ import json
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, SFTJob
-from sftjob_operator.reconcile.checks.findings import failed, given_up, not_yet_prepared, prepared, stopping
+from sftjob_operator.reconcile.checks.findings import (
+    ends,
+    failed,
+    given_up,
+    not_yet_prepared,
+    prepared,
+    stopping,
+)
+from sftjob_operator.reconcile.endings import ENDED_BY_US
 from sftjob_operator.reconcile.lifetime import is_overdue
+from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.reconcile.sentences import standing
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 
@@ -30,8 +39,18 @@ def suspended(at: Situation) -> Finding | None:
     return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or _rests(at)
 
 
+def given_an_end(at: Situation) -> Finding | None:
+    """The operator ends an attempt itself, since it would neither run nor end."""
+    for entry in at.attempts:
+        group = at.live(entry.stage)
+        if group is not None and group.attempt == entry.number and entry.reason in ENDED_BY_US:
+            return stopping(at, ends(at, entry.stage, entry.number))
+    return None
+
+
 def _exceeded(at: Situation, why: str) -> tuple[str, str]:
-    return Reason.DEADLINE_EXCEEDED, f"{why} Time in which a job is suspended or queued counts. {standing(at)}"
+    hint = "" if at.job.spec.recipe is None else f" {POLICIES[Reason.DEADLINE_EXCEEDED].hint}"
+    return Reason.DEADLINE_EXCEEDED, f"{why} Time in which a job is suspended or queued counts. {standing(at)}{hint}"
 
 
 def _rests(at: Situation) -> Finding:

@@ -1,5 +1,8 @@
 """Checks on the Train stage: the Pods of one attempt at a time, until one attempt ends well."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, replace
@@ -7,6 +10,7 @@ from sftjob_operator.reconcile.attempts import succeeded
 from sftjob_operator.reconcile.checks.findings import (
     backing_off,
     deletions,
+    ends,
     failed,
     given_up,
     new_attempt,
@@ -17,10 +21,11 @@ from sftjob_operator.reconcile.checks.findings import (
 )
 from sftjob_operator.reconcile.groups import Group
 from sftjob_operator.reconcile.observed import Create, PodPhase, PodView
-from sftjob_operator.reconcile.planning import misfit, plan_at
+from sftjob_operator.reconcile.planning import misfit
 from sftjob_operator.reconcile.sentences import completed, pod_is_gated, pod_runs, pod_waits
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
-from sftjob_operator.render import pods, service
+from sftjob_operator.reconcile.training import with_training
+from sftjob_operator.render import config_map, pods, service, volume_claim
 
 
 def trained(at: Situation) -> Finding | None:
@@ -64,7 +69,7 @@ def train_live(at: Situation) -> Finding | None:
     if group is None:
         return None
     if all(pod.deleting for pod in group.live):
-        return stopping(at, f"Attempt {group.attempt} ends.")
+        return stopping(at, ends(at, group.stage, group.attempt))
     waiting = [pod for pod in group.live if pod.phase == PodPhase.PENDING]
     if waiting:
         return _train_pends(at, group, min(waiting, key=lambda pod: (not pod.gated, not pod.unschedulable, pod.rank)))
@@ -91,7 +96,7 @@ def train_waits(at: Situation) -> Finding | None:
 
 def does_not_fit(at: Situation) -> Finding | None:
     """What Prepare counted says that the GPUs are too small: none is held to find out."""
-    if not at.prepared or at.last(Stage.TRAIN) is not None or (why := misfit(plan_at(at))) is None:
+    if not at.prepared or at.last(Stage.TRAIN) is not None or (why := misfit(at.plan)) is None:
         return None
     return failed(at, Reason.CONFIG_INVALID, why)
 
@@ -112,35 +117,42 @@ def _loss(at: Situation, group: Group) -> str | None:
 
 
 def _train_pends(at: Situation, group: Group, pod: PodView) -> Finding:
-    if pod.gated:
-        reason, message = ConditionReason.QUEUED, pod_is_gated(at.job, pod)
-    else:
-        reason = ConditionReason.UNSCHEDULABLE if pod.unschedulable else ConditionReason.POD_PENDING
-        message = pod_waits(pod)
-    queued = pod.gated or pod.unschedulable is not None
+    queued = (str(ConditionReason.QUEUED), pod_is_gated(at.job, pod))
+    reason, message = queued if pod.gated else pod_waits(pod, ConditionReason.POD_PENDING)
+    placed = not pod.gated and pod.unschedulable is None
     return Finding(
-        phase=Phase.QUEUED if queued else _before_running(group.attempt),
+        phase=Phase.QUEUED if not placed else _before_running(at, group.attempt),
         prepared=prepared(at),
         running=Said(status=ConditionStatus.FALSE, reason=reason, message=message),
     )
 
 
 def _creates(at: Situation, number: int, names: tuple[str, ...] = ()) -> Finding:
-    """Create the Pods of an attempt, or only those of `names`, and what they find each other by."""
-    planned = replace(at.job, status=replace(at.job.status, plan=plan_at(at)))  # decides how long a save may take
-    bodies = pods(planned, Stage.TRAIN, number, at.settings.render)
+    """Create the Pods of an attempt, or only those of `names`, and what they find each other by.
+
+    How long they may take to stop, and their micro-batch, follow from what is known of the run by now.
+    """
+    known = replace(with_training(at), plan=at.plan, adjustments=at.adjustments)
+    bodies = pods(replace(at.job, status=known), Stage.TRAIN, number, at.settings.render)
     wanted = [body for body in bodies if not names or body["metadata"]["name"] in names]
-    rendezvous = service(at.job)
+    children = [service(at.job)] if at.job.spec.command is None else [*_unprepared(at), service(at.job)]
     attempt = new_attempt(at, Stage.TRAIN, number)
     message = f"Pod {attempt.pod} was created; its container has not started."
     return Finding(
-        phase=_before_running(number),
+        phase=_before_running(at, number),
         prepared=prepared(at),
         running=Said(status=ConditionStatus.FALSE, reason=ConditionReason.POD_PENDING, message=message),
-        actions=tuple(Create(body=body) for body in ([rendezvous] if rendezvous is not None else []) + wanted),
+        actions=tuple(Create(body=body) for body in (*children, *wanted) if body is not None),
         started=None if names else attempt,
     )
 
 
-def _before_running(attempt: int) -> Phase:
-    return Phase.PREPARING if attempt == 1 else Phase.RESTARTING
+def _unprepared(at: Situation) -> tuple[Mapping[str, Any] | None, ...]:
+    """What Prepare would have created, and an image of the user's own mounts as well."""
+    return volume_claim(at.job), config_map(at.job, at.settings.render)
+
+
+def _before_running(at: Situation, attempt: int) -> Phase:
+    if attempt > 1:
+        return Phase.RESTARTING
+    return Phase.PREPARING if at.job.spec.command is None else Phase.PENDING

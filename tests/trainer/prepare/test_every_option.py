@@ -1,7 +1,6 @@
-"""No option is ever ignored: each is read by a module of the trainer, or refused by name before a GPU is held."""
+"""No option is ever ignored: each is read by a module of the trainer."""
 
 import ast
-import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
@@ -17,18 +16,11 @@ from transformers.training_args import OptimizerNames
 
 import sftjob_trainer
 from sftjob_contract import config as run
-from sftjob_contract.codec import encode
-from sftjob_contract.destinations import HubRepository, Mlflow, Wandb
-from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.reasons import Reason
-from sftjob_trainer.configuration import problems, read_config
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.unsupported import unsupported
+from sftjob_contract.method import ComputeDtype, Quantization, QuantizationType
+from sftjob_trainer.configuration import problems
 from support.tiny import lora, run_config
 
-QLORA = run.Quantization(
-    bits=4, type=run.QuantizationType.NF4, double_quantization=True, compute_dtype=run.ComputeDtype.BFLOAT16
-)
+QLORA = Quantization(bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.BFLOAT16)
 GOOD = run_config(model="/model", dataset="/data.jsonl", method=lora(quantization=QLORA))
 
 READ = {
@@ -46,7 +38,7 @@ READ = {
     "dataset.sources.revision": "sources",
     "dataset.sources.subset": "sources",
     "dataset.sources.split": "sources",
-    "dataset.sources.format": "sequences",
+    "dataset.sources.format": "preprocessing",
     "dataset.sources.columns.text": "shapes",
     "dataset.sources.columns.prompt": "shapes",
     "dataset.sources.columns.completion": "shapes",
@@ -56,7 +48,17 @@ READ = {
     "dataset.sources.columns.output": "shapes",
     "dataset.sources.columns.conversations": "shapes",
     "dataset.sources.columns.system": "shapes",
-    "dataset.sources.max_samples": "sequences",
+    "dataset.sources.preprocessing.template.text": "preprocessing",
+    "dataset.sources.preprocessing.template.prompt": "preprocessing",
+    "dataset.sources.preprocessing.template.completion": "preprocessing",
+    "dataset.sources.preprocessing.function.file": "preprocessing",
+    "dataset.sources.preprocessing.function.name": "preprocessing",
+    "dataset.sources.validation.column": "validation",
+    "dataset.sources.validation.regex": "validation",
+    "dataset.sources.validation.syntax": "validation",
+    "dataset.sources.validation.command": "validation",
+    "dataset.sources.validation.timeout_seconds": "validation",
+    "dataset.sources.max_samples": "tokenizing",
     "dataset.sources.weight": "data",
     "dataset.shuffle_seed": "data",
     "dataset.deduplicate": "filters",
@@ -123,7 +125,17 @@ READ = {
     "checkpoints.resume_from": "start",
     "output.merge_adapter": "train",
     "output.retain": "train",
+    "output.hub.repository": "hub_push",
+    "output.hub.private": "hub_push",
+    "output.upload_uri": "delivery",
     "tracking.tensorboard": "tracking",
+    "tracking.wandb.project": "wandb_tracker",
+    "tracking.wandb.entity": "wandb_tracker",
+    "tracking.wandb.name": "wandb_tracker",
+    "tracking.wandb.base_url": "wandb_tracker",
+    "tracking.wandb.offline": "wandb_tracker",
+    "tracking.mlflow.experiment": "mlflow_tracker",
+    "tracking.mlflow.tracking_uri": "mlflow_tracker",
     "gpus": "model",
     "nodes": "configuration",
 }
@@ -131,31 +143,6 @@ READ = {
 
 IDENTITY = {"version", "job"}
 """What says whose run it is, and is no option."""
-
-COPY_IT = "is not supported by this trainer: copy the checkpoint to a claim and write pvc://CLAIM/PATH"
-ASKED_FOR: list[tuple[str, Any, str]] = [
-    ("checkpoints.resume_from", "s3://b/checkpoints", f"checkpoints.resumeFrom: s3://b/checkpoints {COPY_IT}"),
-    ("checkpoints.resume_from", "gs://b/checkpoints", f"checkpoints.resumeFrom: gs://b/checkpoints {COPY_IT}"),
-    (
-        "output.hub",
-        HubRepository(repository="a/b", private=True),
-        "output.hub is not supported by this trainer: remove it",
-    ),
-    ("output.upload_uri", "s3://bucket/out", "output.upload is not supported by this trainer: remove it"),
-    (
-        "tracking.wandb",
-        Wandb(project="p", entity=None, name="n", base_url=None, offline=True),
-        "tracking.wandb is not supported by this trainer: remove it",
-    ),
-    (
-        "tracking.mlflow",
-        Mlflow(experiment="e", tracking_uri=None),
-        "tracking.mlflow is not supported by this trainer: remove it",
-    ),
-]
-"""Values that this trainer does not have, and the sentence that tells each."""
-
-REFUSED = {path for path, _, _ in ASKED_FOR}
 
 LIBRARYS_OWN: dict[str, set[str]] = {
     "model.attention": {"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()},
@@ -190,14 +177,14 @@ def types_in(hint: Any) -> Iterator[type]:
 
 
 def options(class_: type, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and type hint of every option; an object that is refused as a whole is one."""
+    """Dotted path and type hint of every option."""
     hints = get_type_hints(class_)
     for field in fields(class_):
         at = f"{path}{field.name}"
         if at in IDENTITY:
             continue
         nested = [part for part in types_in(hints[field.name]) if is_dataclass(part)]
-        if nested and at not in REFUSED:
+        if nested:
             yield from options(nested[0], f"{at}.")
         else:
             yield at, hints[field.name]
@@ -245,26 +232,13 @@ def test_a_config_of_what_the_trainer_has_is_taken() -> None:
     assert list(problems(GOOD)) == []
 
 
-def test_every_option_is_read_or_refused() -> None:
-    assert set(OPTIONS) - set(READ) - REFUSED == set()
-    assert (set(READ) | REFUSED) - set(OPTIONS) == set()
+def test_every_option_is_read() -> None:
+    assert set(OPTIONS) == set(READ)
 
 
 @pytest.mark.parametrize(("path", "module"), READ.items())
 def test_the_named_module_reads_the_option(path: str, module: str) -> None:
     assert path.rpartition(".")[2] in attributes_read_in(module)
-
-
-@pytest.mark.parametrize(("path", "value", "sentence"), ASKED_FOR, ids=[f"{path}" for path, _, _ in ASKED_FOR])
-def test_an_option_that_is_not_there_is_refused_by_name_and_what_to_write_is_told(
-    path: str, value: Any, sentence: str
-) -> None:
-    assert list(unsupported(with_value(GOOD, path, value))) == [sentence]
-
-
-@pytest.mark.parametrize("start", ["/volume/checkpoints", "pvc://other/checkpoints/step-8"])
-def test_a_start_on_a_volume_is_taken(start: str) -> None:
-    assert list(unsupported(with_value(GOOD, "checkpoints.resume_from", start))) == []
 
 
 @pytest.mark.parametrize(("path", "choice"), CHOICES, ids=[f"{path}-{choice}" for path, choice in CHOICES])
@@ -274,25 +248,3 @@ def test_the_trainer_knows_each_choice_of_an_option(path: str, choice: StrEnum) 
         or choice.value in LIBRARYS_OWN.get(path, set())
         or choice.value == OTHERWISE.get(path)
     )
-
-
-def test_several_options_that_are_not_there_are_told_together(tmp_path: Path) -> None:
-    several = with_value(GOOD, "output.upload_uri", "gs://bucket/out")
-    several = with_value(several, "tracking.mlflow", Mlflow(experiment="e", tracking_uri=None))
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(encode(several)))
-    with pytest.raises(Failure) as raised:
-        read_config(path)
-    assert raised.value.message == (
-        "run config: output.upload is not supported by this trainer: remove it; "
-        "tracking.mlflow is not supported by this trainer: remove it"
-    )
-
-
-def test_the_run_ends_before_anything_is_fetched(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(encode(with_value(GOOD, "output.upload_uri", "s3://bucket/out"))))
-    with pytest.raises(Failure, match=r"output\.upload is not supported by this trainer: remove it$") as raised:
-        read_config(path)
-    assert raised.value.reason is Reason.CONFIG_INVALID
-    assert raised.value.exit_code is ExitCode.INVALID

@@ -1,0 +1,141 @@
+"""Kubeflow's trainer status, as an unmodified transformers Trainer sends it, read as a report of ours.
+
+Two of its fields are not believed. estimatedRemainingSeconds divides the time of this process by all steps of the run,
+also those that an earlier process had done; here it follows from the time between reports. progressPercentage is 100
+at the end of training however early that was; here the steps tell.
+
+https://github.com/huggingface/transformers/pull/44487 (transformers.integrations.KubeflowCallback)
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from sftjob_contract.codec import from_json
+from sftjob_contract.progress import HISTORY_POINTS, PROGRESS_VERSION, Activity, HistoryPoint, Progress
+
+NEWEST_SHARE: Final = 0.3
+"""Weight of the newest step time in the exponential mean: about the last ten reports count, so that an evaluation or a
+checkpoint between two of them is forgotten again."""
+_ENDED_PERCENT: Final = 100
+"""Sent at the end of training only: before it, at most 99."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Metric:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Status:
+    last_updated_time: str
+    progress_percentage: int | None = None
+    metrics: tuple[_Metric, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Body:
+    trainer_status: _Status
+
+
+def kubeflow_progress(body: bytes, attempt: int, known: Progress | None) -> Progress:
+    """The state of `attempt` after a POST with `body`; `known` is the newest one of the job, if there is one.
+
+    The first POST of a process tells how many steps there will be and none that it begins with, the last one neither.
+
+    Raises:
+        ValueError: not such a body, or the number of steps was never told; the text says what is wrong.
+    """
+    status = from_json(_Body, body, ignore_unknown=True).trainer_status
+    measured = _measured(status.metrics)
+    time = _moment(status.last_updated_time)
+    before = known if known is not None and known.attempt == attempt else None
+    max_steps = _whole(measured, "total_steps", None if before is None else before.max_steps)
+    if max_steps is None:
+        raise ValueError("trainerStatus.metrics lacks total_steps, and no report before this one told it")
+    ended = status.progress_percentage == _ENDED_PERCENT
+    step = _whole(measured, "current_step", before.step if before is not None and ended else None)
+    step_seconds = _step_seconds(before, step, time)
+    left = None if step is None or step_seconds is None or ended else max(0, max_steps - step) * step_seconds
+    return Progress(
+        version=PROGRESS_VERSION,
+        attempt=attempt,
+        activity=_activity(step, ended=ended),
+        time=time.isoformat(),
+        step=step or 0,
+        max_steps=max_steps,
+        resumed_from_step=None,
+        tokens=_whole(measured, "num_tokens", _whole(measured, "num_input_tokens_seen", None)),
+        epoch=measured.get("current_epoch", measured.get("epoch")),
+        loss=measured.get("loss"),
+        eval_loss=measured.get("eval_loss"),
+        learning_rate=measured.get("learning_rate"),
+        grad_norm=measured.get("grad_norm"),
+        eta_seconds=None if left is None else round(left),
+        step_seconds=step_seconds,
+        history=_history(before, step, measured.get("loss"), measured.get("eval_loss")),
+    )
+
+
+def _activity(step: int | None, *, ended: bool) -> Activity:
+    if ended:
+        return Activity.FINISHED
+    return Activity.LOADING if step is None else Activity.TRAINING
+
+
+def _measured(metrics: tuple[_Metric, ...]) -> Mapping[str, float]:
+    """Metrics that are finite numbers, which is what a status can hold."""
+    numbers: dict[str, float] = {}
+    for metric in metrics:
+        try:
+            number = float(metric.value)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            numbers[metric.name] = number
+    return numbers
+
+
+def _whole(measured: Mapping[str, float], name: str, otherwise: int | None) -> int | None:
+    return int(measured[name]) if name in measured else otherwise
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"trainerStatus.lastUpdatedTime must be an RFC 3339 time, not {text[:60]!r}") from error
+    if moment.tzinfo is None:
+        raise ValueError(f"trainerStatus.lastUpdatedTime must have an offset from UTC, not {text[:60]!r}")
+    return moment.astimezone(UTC)
+
+
+def _step_seconds(before: Progress | None, step: int | None, time: datetime) -> float | None:
+    """Exponential mean of the seconds that a step takes, from two reports that both tell their step."""
+    if before is None or step is None:
+        return None
+    known, steps = before.step_seconds, step - before.step
+    seconds = (time - _moment(before.time)).total_seconds()
+    if before.activity is not Activity.TRAINING or steps <= 0 or seconds <= 0:
+        return known
+    newest = seconds / steps
+    return newest if known is None else known + NEWEST_SHARE * (newest - known)
+
+
+def _history(
+    before: Progress | None, step: int | None, loss: float | None, eval_loss: float | None
+) -> tuple[HistoryPoint, ...]:
+    """The curve with a point for what is new in a report; a full one loses the point whose neighbours are closest."""
+    points = () if before is None else before.history
+    new_loss = loss if before is None or loss != before.loss else None
+    new_eval_loss = eval_loss if before is None or eval_loss != before.eval_loss else None
+    if step is None or (new_loss is None and new_eval_loss is None) or (points and step <= points[-1].step):
+        return points
+    points = (*points, HistoryPoint(step=step, loss=new_loss, eval_loss=new_eval_loss))
+    if len(points) <= HISTORY_POINTS:
+        return points
+    dense = min(range(1, len(points) - 1), key=lambda i: points[i + 1].step - points[i - 1].step)
+    return (*points[:dense], *points[dense + 1 :])

@@ -1,0 +1,92 @@
+"""When the operator itself has to end an attempt that would neither run nor end: and only then."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sftjob_contract.names import Stage
+from sftjob_contract.progress import Activity
+from sftjob_contract.reasons import Reason
+from sftjob_operator.api import SFTJob
+from sftjob_operator.reconcile.groups import Group
+from sftjob_operator.reconcile.observed import PodPhase, PodView, Report
+from sftjob_operator.reconcile.times import duration, parse_time
+from sftjob_operator.reconcile.verdicts import Verdict
+
+START_PATIENCE_SECONDS: Final = 900
+"""How long a node may fail to pull an image or to make a container: a registry comes back, a Secret is added late."""
+HUNG_SILENCES: Final = 40
+LEAST_HUNG_SECONDS: Final = 3600
+"""A trainer is hung when it is silent for so many times what is odd, and this long at least. It has a watchdog of its
+own, which knows how long its steps take; this is for the case that the watchdog hangs too."""
+PULL_FAILURES: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+    | {"RegistryUnavailable"}
+)
+"""Waiting reasons of a container whose image is not there.
+
+https://github.com/kubernetes/kubernetes/blob/v1.32.0/pkg/kubelet/images/types.go
+"""
+_HOPELESS: Final = frozenset({"InvalidImageName"})
+_CREATE_FAILURES: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+"""Waiting reasons of a container that can not be made: a Secret or ConfigMap that it names is missing."""
+ENDED_BY_US: Final = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CONFIG_INVALID, Reason.HUNG})
+"""Reasons for which an attempt is ended here."""
+
+
+def heartbeat(job: SFTJob, report: Report | None) -> Report | None:
+    """The report that others must follow: one of an image of the user's own may rightly be the last for hours."""
+    return report if job.spec.command is None else None
+
+
+def ending(group: Group, report: Report | None, silence_seconds: float, now: datetime) -> Verdict | None:
+    """Why a live attempt has to be ended now; None if it may go on."""
+    prospects = _prospects(group, report, silence_seconds)
+    return next((why for due, why in prospects if due <= now), None)
+
+
+def seconds_to_ending(group: Group, report: Report | None, silence_seconds: float, now: datetime) -> float | None:
+    """In how many seconds that may change by the clock alone."""
+    dues = (due for due, _ in _prospects(group, report, silence_seconds))
+    return min(((due - now).total_seconds() for due in dues if due > now), default=None)
+
+
+def _prospects(group: Group, report: Report | None, silence_seconds: float) -> Iterator[tuple[datetime, Verdict]]:
+    """What an attempt is ended for if nothing changes, and when."""
+    for pod in group.live:
+        if pod.phase == PodPhase.PENDING and not pod.deleting:
+            yield from _never_starts(pod)
+    head = group.head
+    if group.stage == Stage.TRAIN and head is not None and head.phase == PodPhase.RUNNING and not head.deleting:
+        yield from _hangs(head, report, silence_seconds)
+
+
+def _never_starts(pod: PodView) -> Iterator[tuple[datetime, Verdict]]:
+    if pod.reason not in PULL_FAILURES | _CREATE_FAILURES:
+        return
+    reason = Reason.IMAGE_PULL_FAILED if pod.reason in PULL_FAILURES else Reason.CONFIG_INVALID
+    words = f"{pod.reason}: {pod.message or 'no message given'}"
+    if pod.reason in _HOPELESS:
+        yield (
+            datetime.min.replace(tzinfo=UTC),
+            Verdict(reason=reason, message=f"Pod {pod.name} can not start ({words})."),
+        )
+    elif pod.acknowledged is not None:
+        message = f"Pod {pod.name} could not start within {duration(START_PATIENCE_SECONDS)} ({words})."
+        due = parse_time(pod.acknowledged) + timedelta(seconds=START_PATIENCE_SECONDS)
+        yield due, Verdict(reason=reason, message=message)
+
+
+def _hangs(head: PodView, report: Report | None, silence_seconds: float) -> Iterator[tuple[datetime, Verdict]]:
+    """Only reports that this process received can stop coming: one that was down, or is not reached, knows nothing.
+
+    How long a start takes is not known, so that it is left to the trainer.
+    """
+    if report is None or report.progress.attempt != head.attempt or report.progress.activity == Activity.LOADING:
+        return
+    patience = max(LEAST_HUNG_SECONDS, round(HUNG_SILENCES * silence_seconds))
+    message = (
+        f"Nothing was heard of the trainer for {duration(patience)}; its last word was {report.progress.activity} at "
+        f"step {report.progress.step:,}."
+    )
+    yield report.received + timedelta(seconds=patience), Verdict(reason=Reason.HUNG, message=message)

@@ -1,0 +1,90 @@
+"""What can be said of the images without building them."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import images
+import pytest
+
+DOCKERFILES = [f"{folder}/Dockerfile" for folder in images.FOLDERS.values()]
+LOCKS = ["build", "operator", "trainer", "torch-cuda"]
+PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+
+
+def read(path: str) -> str:
+    return (images.ROOT / path).read_text(encoding="utf-8")
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Version by name."""
+    return {name.lower().replace("_", "-"): version for name, version in PIN.findall(read(f"requirements/{lock}.txt"))}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_hadolint_finds_nothing(dockerfile: str) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, dockerfile], cwd=images.ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_nothing_runs_in_the_final_stage_and_it_ends_as_a_numeric_user(dockerfile: str) -> None:
+    final = read(dockerfile).split("\nFROM ")[-1].splitlines()
+    instructions = [line.split()[0] for line in final[1:] if re.match(r"[A-Z]+ ", line)]
+    assert "RUN" not in instructions
+    assert [line for line in final if line.startswith("USER ")] == ["USER 65532:65532"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_package_of_a_lock_has_a_hash(lock: str) -> None:
+    packages = re.split(r"\n(?=\S)", read(f"requirements/{lock}.txt").strip())
+    assert [package for package in packages if "--hash=sha256:" not in package] == ["# Written by make lock."]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_an_image_has_the_versions_that_are_tested(lock: str) -> None:
+    tested = pins("constraints")
+    assert {name: version for name, version in pins(lock).items() if version != tested.get(name, version)} == {}
+
+
+@pytest.mark.parametrize("image", images.FOLDERS)
+def test_the_locks_hold_all_that_the_package_asks_for(image: str) -> None:
+    project = tomllib.loads(read(f"{images.FOLDERS[image]}/pyproject.toml"))["project"]
+    asked = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in project["dependencies"]}
+    locked = {name for lock in images.LOCKS[image] for name in pins(lock)}
+    assert asked - locked == {"sftjob-contract"}, "run `make lock`"
+
+
+def test_pytorch_is_in_a_lock_of_its_own() -> None:
+    assert "torch" in pins("torch-cuda")
+    assert not [name for name in pins("trainer") if name in pins("torch-cuda")]
+    assert not [name for name in pins("trainer") if name.startswith("nvidia-")]
+
+
+@pytest.mark.parametrize("builder", images.BUILDERS)
+def test_arguments_reach_the_builder(builder: str) -> None:
+    options = images.Options(
+        base="base:1", torch_index_url="https://example.com/cpu", registry="registry.example.com/x/"
+    )
+    command = images.command(builder, "trainer", options, ("abc", "7"))
+    assert command[:2] == [builder, "build"]
+    assert {"SOURCE_DATE_EPOCH=7", "REVISION=abc", "BASE=base:1", "TORCH_INDEX_URL=https://example.com/cpu"} < {
+        *command
+    }
+    assert f"registry.example.com/x/sftjob-trainer:{images.version()}" in command
+    assert ("--timestamp" in command) == (builder != "docker")
+
+
+def test_packages_that_lie_ready_make_a_build_without_an_index() -> None:
+    command = images.command("buildah", "operator", images.Options(wheels=Path("/w")), ("abc", "7"))
+    assert {"wheels=/w", "PIP_NO_INDEX=1"} < {*command}
+
+
+def test_the_context_is_only_what_an_image_is_made_of() -> None:
+    copied = re.findall(r"^COPY (?!--)(.+?)(?: \\\n +)?(?: /\S+)$", "\n".join(map(read, DOCKERFILES)), re.MULTILINE)
+    sources = {source.split("/")[0] for line in copied for source in line.replace("\\", "").split()}
+    let_in = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
+    assert sources == let_in

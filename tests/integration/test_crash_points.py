@@ -1,0 +1,84 @@
+"""The real operator is killed before and after every write of a job's life; the job ends as an undisturbed one does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import Cluster
+from support.builders import a_job
+from support.crash_points import without_times
+from support.hostile_api import Asked
+from support.hostile_stack import HostileFakeStack
+from support.jobs import phase, reach
+from support.kubectl import Kubectl
+from support.rbac import Grant
+from support.rights import not_granted
+
+pytestmark = pytest.mark.slow
+PACE = 0.02
+MANY = 10_000
+CHILDREN = ("persistentvolumeclaims/demo", "configmaps/demo-config", "pods/demo-prepare-1", "pods/demo-train-1")
+
+
+class Shots:
+    """Shoots the operator once before and once after every write. Status writes are numbered by how many were done."""
+
+    def __init__(self, stack: HostileFakeStack) -> None:
+        self.before: list[str] = []
+        self.after: list[str] = []
+        self._stack = stack
+        self._status_writes = 0
+
+    def before_write(self, asked: Asked, name: str) -> bool:
+        return self._shoot(self.before, self._what(asked, name))
+
+    def after_write(self, asked: Asked, name: str) -> bool:
+        what = self._what(asked, name)
+        self._status_writes += asked.verb == "patch"
+        return self._shoot(self.after, what)
+
+    def _what(self, asked: Asked, name: str) -> str:
+        return f"status {self._status_writes}" if asked.verb == "patch" else f"{asked.verb} {asked.resource}/{name}"
+
+    def _shoot(self, shot: list[str], what: str) -> bool:
+        if what in shot:
+            return False
+        shot.append(what)
+        return self._stack.shoot_operator()
+
+
+def apply(kubectl: Kubectl, where: str) -> None:
+    kubectl("create", "namespace", where)
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job("demo", where).manifest()))
+
+
+def left(kubectl: Kubectl, where: str) -> dict[str, Any]:
+    """The job's status and what belongs to it."""
+    status = kubectl.json("get", "sft", "demo", "-n", where)["status"]
+    del status["provenance"]["configHash"]  # the config names the namespace
+    children = kubectl("get", "configmaps,persistentvolumeclaims,pods,services", "-n", where, "-o", "name").split()
+    return {"status": without_times(status), "children": sorted(children)}
+
+
+def test_whenever_the_operator_process_is_killed_the_end_is_the_same(tmp_path: Path, granted: set[Grant]) -> None:
+    with HostileFakeStack(tmp_path, MANY, PACE) as stack:
+        kubectl = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache")
+        apply(kubectl, "calm")
+        reach(Cluster(stack.kubeconfig, "calm"), "demo", phase("Succeeded"))
+
+        shots = Shots(stack)
+        stack.api.before_write, stack.api.after_write = shots.before_write, shots.after_write
+        apply(kubectl, "shot")
+        stack.keep_operator(
+            until=lambda: kubectl("get", "sft", "demo", "-n", "shot", "-o", "jsonpath={.status.phase}") == "Succeeded"
+        )
+
+        children = {f"create {child}" for child in CHILDREN}
+        assert set(shots.before) >= {*children, "status 0"}
+        assert set(shots.after) >= {*children, "status 0"}
+        shot, calm = left(kubectl, "shot"), left(kubectl, "calm")
+        assert shot["children"] == calm["children"]
+        assert shot["status"] == calm["status"]
+        assert not_granted(stack.api.asked, granted) == set()

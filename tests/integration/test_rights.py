@@ -1,0 +1,118 @@
+"""The real operator asks the API server for what the chart's role grants: nothing else, and nothing less."""
+
+import http.client
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import Cluster
+from sftjob_contract.names import CA_KEY, PLURAL, progress_path
+from support.builders import a_job
+from support.helm import Helm
+from support.hostile_api import Asked, Fault
+from support.hostile_stack import HostileFakeStack
+from support.jobs import reach
+from support.kubectl import Kubectl
+from support.rbac import grants
+from support.rights import not_asked, not_granted
+
+pytestmark = pytest.mark.slow
+PACE = 0.02
+MANY = 10_000
+TEAMS = ("team-a", "team-b")
+RELEASE = {"name": "sftjob-operator", "namespace": "sftjob-system"}
+SECRET = "sftjob-operator-progress-tls"
+
+
+class InstalledStack(HostileFakeStack):
+    """An operator with the settings that the chart gives it, watching `namespaces`, or all if there are none."""
+
+    def __init__(self, data: Path, namespaces: tuple[str, ...]) -> None:
+        super().__init__(data, MANY, PACE)
+        self._namespaces = namespaces
+
+    def start_sandbox(self) -> None:
+        """See Stack. What is there before the operator: namespaces, and the Secret that it keeps its certificate in."""
+        super().start_sandbox()
+        kubectl = Kubectl(self.kubeconfig, self.data / "kubectl-cache")
+        for namespace in (*TEAMS, RELEASE["namespace"]):
+            kubectl("create", "namespace", namespace)
+        kubectl("create", "secret", "generic", SECRET, "-n", RELEASE["namespace"])
+
+    def operator_settings(self) -> dict[str, str]:
+        """See Stack."""
+        settings = {
+            key: value for key, value in super().operator_settings().items() if key != "SFTJOB_PROGRESS_TLS_DIR"
+        }
+        where = {"SFTJOB_PROGRESS_TLS_SECRET": f"{RELEASE['namespace']}/{SECRET}"}
+        return {**settings, **where, "SFTJOB_NAMESPACES": ",".join(self._namespaces)}
+
+
+class Once:
+    """A plan: once in each namespace a status write conflicts, and the answer to a Pod's creation is lost.
+
+    Until the operator has looked for that Pod by its name, no list and no watch tells it of Pods.
+    """
+
+    def __init__(self) -> None:
+        self._blind = set(TEAMS)
+        self._befallen: set[Asked] = set()
+
+    def __call__(self, asked: Asked) -> Fault | None:
+        """See Plan."""
+        what = (asked.verb, asked.resource)
+        if what == ("get", "pods"):
+            self._blind.discard(asked.namespace)
+        while_blind = {("watch", "pods"): Fault.WATCH_SILENT, ("list", "pods"): Fault.UNAVAILABLE}
+        if self._blind and what in while_blind:
+            return while_blind[what]
+        once = {("create", "pods"): Fault.ANSWER_LOST, ("patch", PLURAL): Fault.CONFLICT}
+        if what not in once or asked in self._befallen:
+            return None
+        self._befallen.add(asked)
+        return once[what]
+
+
+def begin(kubectl: Kubectl, namespace: str) -> None:
+    """Apply a job that has every kind of child, and whose time to live is over soon after its end."""
+    job = a_job("demo", namespace).resources(gpus=1, nodes=2).storage(access_modes=["ReadWriteMany"])
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(job.set("ttlSecondsAfterFinished", 1).manifest()))
+
+
+def report(stack: InstalledStack, authority: str) -> int:
+    """Status of a report from nobody, whose token has to be reviewed."""
+    settings = stack.operator_settings()
+    host, _, port = settings["SFTJOB_PROGRESS_ADDRESS"].rpartition(":")
+    context = ssl.create_default_context(cadata=authority)
+    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=30)
+    connection.request("POST", progress_path("team-a", "demo"), b"{}", {"Authorization": "Bearer made-up"})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+@pytest.mark.parametrize("namespaces", [(), TEAMS], ids=["all namespaces", "two namespaces"])
+def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
+    tmp_path: Path, helm: Helm, namespaces: tuple[str, ...]
+) -> None:
+    values: dict[str, Any] = {"namespaces": list(namespaces)}
+    granted = grants(helm.objects(values, **RELEASE), RELEASE["name"], RELEASE["namespace"])
+    with InstalledStack(tmp_path, namespaces) as stack:
+        kubectl = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache")
+        stack.api.plan = Once()
+        stack.api.cut()
+        for namespace in TEAMS:
+            begin(kubectl, namespace)
+        for namespace in TEAMS:
+            status = reach(Cluster(stack.kubeconfig, namespace), "demo", lambda status: "cleanupTime" in status)
+            assert status["phase"] == "Succeeded"
+        kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job("stays", "team-a").manifest()))
+        reach(Cluster(stack.kubeconfig, "team-a"), "stays", lambda status: "phase" in status)
+        authority = kubectl.json("get", "configmap", "stays-config", "-n", "team-a")["data"][CA_KEY]
+        assert report(stack, authority) == 401
+        asked = set(stack.api.asked)
+    assert not_granted(asked, granted) == set()
+    assert not_asked(asked, granted) == set()

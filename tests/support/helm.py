@@ -1,0 +1,86 @@
+"""The real Helm, through its SDK for Python, in a process of its own: its Go runtime must not be forked."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Values = Mapping[str, Any]
+CHART = Path(__file__).parents[2] / "charts" / "sftjob-operator"
+NOTES = "NOTES.txt"
+
+
+class HelmRefusalError(Exception):
+    """Helm's own sentence."""
+
+
+@dataclass(frozen=True)
+class Helm:
+    """Helm's commands on the chart."""
+
+    pool: ProcessPoolExecutor
+
+    def lint(self, values: Values) -> list[str]:
+        """What it complains of, remarks left out."""
+        return self.pool.submit(_lint, dict(values)).result()
+
+    def render(self, values: Values, name: str = "sftjob-operator", namespace: str = "sftjob-system") -> dict[str, str]:
+        """Text of every template, by its file's name."""
+        return self.pool.submit(_render, dict(values), name, namespace).result()
+
+    def objects(self, values: Values, **release: str) -> list[dict[str, Any]]:
+        """Every rendered object, in the order of the templates' names."""
+        files = sorted(self.render(values, **release).items())
+        return [found for name, text in files if name != NOTES for found in yaml.safe_load_all(text) if found]
+
+    def release(self, kubeconfig: Path, namespace: str, action: str, **arguments: Any) -> Any:
+        """`helm install`, `upgrade`, `rollback`, `history` or `uninstall` on a cluster."""
+        return self.pool.submit(_release, kubeconfig, namespace, action, arguments).result()
+
+
+@contextmanager
+def running_helm(home: Path) -> Iterator[Helm]:
+    """Helm, away from the user's home."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=(str(home),)) as pool:
+        yield Helm(pool)
+
+
+def _start(home: str) -> None:
+    os.environ.update(HOME=home, KUBECACHEDIR=f"{home}/kube-cache")
+    os.environ.pop("KUBECONFIG", None)
+
+
+def _lint(values: dict[str, Any]) -> list[str]:
+    import helm_python
+
+    report = helm_python.lint(CHART, values, strict=True)
+    remark = 1
+    return [*report["errors"], *(found["error"] for found in report["messages"] if found["severity"] > remark)]
+
+
+def _render(values: dict[str, Any], name: str, namespace: str) -> dict[str, str]:
+    import helm_python
+
+    try:
+        with helm_python.Chart.load(CHART) as chart:
+            files: dict[str, str] = chart.render(values, name=name, namespace=namespace)
+    except helm_python.HelmError as error:
+        raise HelmRefusalError(str(error)) from None
+    return {path.rpartition("/")[2]: text for path, text in files.items()}
+
+
+def _release(kubeconfig: Path, namespace: str, action: str, arguments: dict[str, Any]) -> Any:
+    import helm_python
+
+    try:
+        with helm_python.Config(kubeconfig_path=kubeconfig, namespace=namespace) as config:
+            return getattr(config, action)(**arguments)
+    except helm_python.HelmError as error:
+        raise HelmRefusalError(str(error)) from None

@@ -1,0 +1,86 @@
+"""Tokenized rows of a source in shards, each whole or absent, so that a stage that was broken off can go on."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sftjob_contract.codec import ContractError, from_json, to_json
+from sftjob_contract.config import DataFormat
+from sftjob_trainer.durable import write_atomically
+from sftjob_trainer.filters import Counts, digest
+from sftjob_trainer.sequences import schema
+from sftjob_trainer.tokenization import Encoded
+
+_DIGEST: Final = "digest"
+
+
+@dataclass(kw_only=True)
+class Reached:
+    """How far a source is when a shard is complete. All is counted from its first row, `left_out` from the run's.
+
+    `rows` were read, `usable` of them were examples of `format`. `first_kept` and `first_untrained` are places of rows.
+    `at_end`: there is no row after them.
+    """
+
+    rows: int = 0
+    usable: int = 0
+    truncated: int = 0
+    untrained: int = 0
+    format: DataFormat | None = None
+    first_kept: str | None = None
+    first_untrained: str | None = None
+    at_end: bool = False
+    left_out: Counts = field(default_factory=Counts)
+
+
+def read_reached(shard: Path) -> Reached | None:
+    """What a complete shard told; None if it is not complete."""
+    try:
+        return from_json(Reached, _sidecar(shard).read_bytes(), ignore_unknown=False)
+    except (OSError, ContractError):
+        return None
+
+
+def write_reached(shard: Path, reached: Reached) -> None:
+    """Say that a shard is complete, once its rows are on the disk."""
+    with shard.open("rb") as stream:
+        os.fsync(stream.fileno())
+    write_atomically(_sidecar(shard), to_json(reached))
+
+
+def write_rows(shard: Path, batches: Iterable[list[Encoded]], limit: int | None) -> None:
+    """Write rows, cut at `limit` tokens, each with a digest of all its tokens."""
+    import pyarrow as pa
+
+    fields = schema().append(pa.field(_DIGEST, pa.binary()))
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, fields) as writer:
+        for rows in batches:
+            columns = [
+                [row.input_ids[:limit] for row in rows],
+                [row.labels[:limit] for row in rows],
+                [digest(row.input_ids) for row in rows],
+            ]
+            if rows:
+                writer.write_batch(pa.record_batch(columns, schema=fields))
+
+
+def read_rows_of(shard: Path) -> Any:
+    """The rows of a shard as a `pyarrow.Table`, mapped into memory."""
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(shard))).read_all().select(schema().names)
+
+
+def read_digests(shard: Path) -> list[bytes]:
+    """The digests of the rows of a shard."""
+    import pyarrow as pa
+
+    digests: list[bytes] = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()[_DIGEST].to_pylist()
+    return digests
+
+
+def _sidecar(shard: Path) -> Path:
+    return shard.with_suffix(".json")
