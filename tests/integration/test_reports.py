@@ -44,7 +44,7 @@ class Endpoint:
 def endpoint(lab: Lab) -> Endpoint:
     """The endpoint of the job `reports`, which trains at this moment; a second job does so too."""
     for name in ("reports", "neighbour"):
-        lab.apply(a_small_job(name).training(max_steps=STEPS).env(**faulty(slow(0.04))))
+        lab.apply(a_small_job(name).training(max_steps=STEPS).env(**faulty(slow(0.12))))
     for name in ("reports", "neighbour"):
         reach(lab.cluster, name, beyond(0))
     pod = lab.kubectl.json("get", "pod", "reports-train-1")
