@@ -1,5 +1,7 @@
-"""Tiny models, made once per test process."""
+"""Tiny models, made once per test process, and nothing left behind in it."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_without_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `prepare` reads of a model. Read only."""
     return write_model_without_weights(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def wandb_is_seen_again() -> Iterator[None]:
+    """What a trainer hides from itself as long as its process lives is hidden for one test only."""
+    yield
+    if sys.modules.get("wandb", "") is None:
+        del sys.modules["wandb"]

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import pkgutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def _befall(fault: Fault) -> None:
         os.kill(os.getppid() if fault["to"] == "parent" else os.getpid(), fault["number"])
     while fault["kind"] == "hang":
         if fault["holding_gil"]:
+            # A signal would end the sleep, and let another thread run.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             ctypes.PyDLL(None).sleep(1000)
         else:
             time.sleep(1000)

@@ -35,13 +35,11 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def as_in_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the trainer's process sets before it imports anything; here transformers may have been told to see none."""
+    """What the trainer's process sets before it imports anything."""
     for name, value in library_variables(Stage.TRAIN, run_config(model="m", dataset="d"), tmp_path).items():
         if name.startswith(("WANDB", "MLFLOW")):
             monkeypatch.setenv(name, value)
     monkeypatch.setenv(ENV_WANDB_API_KEY, KEY)
-    if sys.modules.get("wandb", "") is None:
-        monkeypatch.delitem(sys.modules, "wandb")
 
 
 @pytest.fixture
