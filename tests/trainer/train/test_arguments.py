@@ -1,35 +1,20 @@
 """The run config as SFTConfig arguments: numbers that can be worked out by hand, and that transformers agrees with."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sftjob_contract.batches import micro_batches
 from sftjob_contract.config import Precision, Scheduler, Training
 from sftjob_trainer import plan
-from sftjob_trainer.arguments import is_due, micro_batches, sft_arguments, warmup_steps, with_checkpointing
+from sftjob_trainer.arguments import is_due, sft_arguments, warmup_steps, with_checkpointing
 from support.tiny import run_config
 from support.training import stats_of
 
 
 def training(**options: Any) -> Training:
     return run_config(model="m", dataset="d", **options).training
-
-
-@pytest.mark.parametrize(
-    ("packing", "batch", "accumulation", "expected"),
-    [(False, 4, 2, (4, 2)), (True, 4, 2, (1, 8)), (True, 1, 1, (1, 1))],
-)
-def test_packed_sequences_go_through_the_model_one_at_a_time_in_the_same_step(
-    packing: bool, batch: int, accumulation: int, expected: tuple[int, int]
-) -> None:
-    found = micro_batches(
-        training(packing=packing, per_device_batch_size=batch, gradient_accumulation_steps=accumulation)
-    )
-
-    assert found == expected
-    assert math.prod(found) == batch * accumulation
 
 
 @pytest.mark.parametrize(
@@ -133,11 +118,17 @@ def test_the_number_of_steps_told_beforehand_is_the_one_transformers_arrives_at(
 ) -> None:
     from torch.utils.data import DataLoader
 
-    counted = training(
-        epochs=epochs, per_device_batch_size=batch, gradient_accumulation_steps=accumulation, packing=packing
+    config = run_config(
+        model="m",
+        dataset="d",
+        epochs=epochs,
+        per_device_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        packing=packing,
     )
+    counted = config.training
     per_epoch = plan.steps_per_epoch(sequences, counted, 1)
-    micro_batch, micro_steps = micro_batches(counted)
+    micro_batch, micro_steps = micro_batches(config)
     trainer = _step_counter(micro_steps, epochs, tmp_path)
 
     found = trainer.set_initial_training_values(trainer.args, DataLoader(range(sequences), batch_size=micro_batch))

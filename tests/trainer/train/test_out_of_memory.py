@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
+from sftjob_contract.batches import micro_batches
 from sftjob_contract.config import PackingStrategy, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import ENV_ATTEMPT, ENV_MICRO_BATCH
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.arguments import micro_batches, with_micro_batch
+from sftjob_trainer.arguments import with_micro_batch
 from sftjob_trainer.failure import Failure
 from support import faults
 from support.processes import prepare_for_two, train_in_two
@@ -207,7 +208,7 @@ def test_a_smaller_micro_batch_is_made_up_for_by_accumulation(
 
     adjusted = with_micro_batch(config, micro_batch)
 
-    assert micro_batches(adjusted.training) == expected
+    assert micro_batches(adjusted) == expected
 
 
 def test_a_micro_batch_that_would_change_the_global_batch_is_refused(qwen2: Path) -> None:

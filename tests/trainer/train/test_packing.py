@@ -56,7 +56,9 @@ def test_one_packed_sequence_at_a_time_is_the_same_training_as_a_batch_of_them(
 ) -> None:
     config = job(qwen2, packing=True, per_device_batch_size=3, learning_rate=1e-2, epochs=3.0)
     one_at_a_time = finish(tmp_path / "one", config)
-    monkeypatch.setattr("sftjob_trainer.arguments.micro_batches", lambda training: (training.per_device_batch_size, 1))
+    monkeypatch.setattr(
+        "sftjob_trainer.arguments.micro_batches", lambda config: (config.training.per_device_batch_size, 1)
+    )
     batched = finish(tmp_path / "batched", config)
 
     for name in ("loss", "gradNorm", "evalLoss", "learningRate"):

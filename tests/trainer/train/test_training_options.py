@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sftjob_contract.config import Optimizer, PackingStrategy, Precision, Scheduler
-from sftjob_trainer.arguments import micro_batches, sft_arguments
+from sftjob_trainer.arguments import sft_arguments
 from support.tiny import run_config
 from support.training import build_trainer, documents, finish, job, read_metrics, stats_of
 
@@ -158,19 +158,6 @@ def test_a_run_with_noise_still_evaluates_without(qwen2: Path, tmp_path: Path) -
 
     assert losses[0].values("evalLoss")[0] == losses[1].values("evalLoss")[0]
     assert losses[0].values("loss") != losses[1].values("loss")
-
-
-def test_wrapped_sequences_are_rows_like_any_other_and_their_batch_is_as_asked() -> None:
-    training = run_config(
-        model="m",
-        dataset="d",
-        packing=True,
-        packing_strategy=PackingStrategy.WRAPPED,
-        per_device_batch_size=4,
-        gradient_accumulation_steps=2,
-    ).training
-
-    assert micro_batches(training) == (4, 2)
 
 
 def test_a_run_on_wrapped_sequences_trains_on_every_token(qwen2: Path, tmp_path: Path) -> None:

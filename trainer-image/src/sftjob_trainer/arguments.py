@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftjob_contract.config import PackingStrategy, Precision, RunConfig, Training
+from sftjob_contract.batches import micro_batches
+from sftjob_contract.config import Precision, RunConfig, Training
 from sftjob_contract.names import ENV_MICRO_BATCH
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
@@ -23,7 +24,7 @@ def sft_arguments(
     was told before the run started. NaN must show: it is how divergence is found.
     """
     training = config.training
-    batch_size, accumulation = micro_batches(training)
+    batch_size, accumulation = micro_batches(config)
     return {
         "output_dir": str(output_dir),
         "max_steps": stats.max_steps,
@@ -98,19 +99,6 @@ def with_checkpointing(config: RunConfig, planned: bool | None) -> tuple[RunConf
         why = "by the plan, the run fits without it"
     decided = replace(config, training=replace(config.training, gradient_checkpointing=enabled))
     return decided, f"gradient checkpointing {'on' if enabled else 'off'}: {why}"
-
-
-def micro_batches(training: Training) -> tuple[int, int]:
-    """Sequences per forward pass, and forward passes per optimizer step.
-
-    A batch packed by best fit is one long row whose attention mask is dense (SDPA), so its cost grows with the square
-    of its length. One packed sequence at a time, and as many more of them, is the same optimizer step: the loss is
-    divided by the number of trained tokens of the whole step, so gradients and step counts are equal. Wrapped
-    sequences are rows like any other.
-    """
-    if training.packing and training.packing_strategy is PackingStrategy.BFD:
-        return 1, training.per_device_batch_size * training.gradient_accumulation_steps
-    return training.per_device_batch_size, training.gradient_accumulation_steps
 
 
 def warmup_steps(training: Training, max_steps: int) -> int:

@@ -10,7 +10,8 @@ from transformers import PrinterCallback
 from trl import SFTConfig
 
 from sftjob_contract import layout
-from sftjob_contract.config import PackingStrategy, PaddingSide, RunConfig
+from sftjob_contract.batches import packed_by_best_fit
+from sftjob_contract.config import PaddingSide, RunConfig
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.arguments import sft_arguments
 from sftjob_trainer.callbacks import RunCallback
@@ -198,9 +199,7 @@ def _refused_extra(config: RunConfig, error: Exception) -> Failure:
 
 def _collator(config: RunConfig, tokenizer: Any, args: Any) -> LeftPadding | None:
     """What makes batches of rows; None: TRL's own. Sequences packed by best fit are never filled up."""
-    training = config.training
-    packed = training.packing and training.packing_strategy is PackingStrategy.BFD
-    if config.model.padding_side is PaddingSide.RIGHT or packed:
+    if config.model.padding_side is PaddingSide.RIGHT or packed_by_best_fit(config):
         return None
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return LeftPadding(pad_token_id=pad, pad_to_multiple_of=args.pad_to_multiple_of)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from sftjob_contract import layout
+from sftjob_contract.batches import micro_batches
 from sftjob_contract.codec import ContractError, encode, from_json, sha256_of, to_json
 from sftjob_contract.config import DataFormat, RunConfig
 from sftjob_contract.names import Stage
@@ -17,7 +18,6 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
-from sftjob_trainer.arguments import micro_batches
 from sftjob_trainer.chat_template import given_template, without_markers
 from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.data import Data, Files, find_files, load_data
@@ -138,7 +138,7 @@ def _check_batch(sequences: int, config: RunConfig) -> None:
     Raises:
         Failure: there are not, so batches would be smaller than the config says.
     """
-    batch = micro_batches(config.training)[0] * devices(config)
+    batch = micro_batches(config)[0] * devices(config)
     if sequences < batch:
         enough = sequences // devices(config)
         instead = f", or set training.perDeviceBatchSize to {enough}" if enough else ""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sftjob_contract.batches import micro_batches
 from sftjob_contract.config import RunConfig
 from sftjob_contract.progress import Activity, SkippedCheckpoint
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.arguments import is_due, micro_batches
+from sftjob_trainer.arguments import is_due
 from sftjob_trainer.checkpoints import CheckpointStore
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.reporter import Reporter
@@ -122,7 +123,7 @@ class Run:
     @property
     def batch_rows(self) -> int:
         """Rows of one forward pass of all processes; every part of the data is filled up to a multiple of it."""
-        return self.world.size * micro_batches(self.config.training)[0]
+        return self.world.size * micro_batches(self.config)[0]
 
     def filling_tokens(self) -> int:
         """Tokens of rows that were no data, which each epoch of several processes ends with, since the attempt began.

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from sftjob_contract.batches import micro_batches
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.arguments import micro_batches
 from sftjob_trainer.disk import quantity, room, volume_is_full
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.run import Run
@@ -64,7 +64,7 @@ def _gpu_out_of_memory(run: Run) -> Failure:
     """Fewer rows at a time help only where there are several: those packed by best fit already go one by one."""
     training, step = run.config.training, run.telemetry.step
     place = _WHILE.get(run.telemetry.activity, "in the training step")
-    rows, _ = micro_batches(training)
+    rows, _ = micro_batches(run.config)
     smaller = "perDeviceBatchSize or maxLength" if rows > 1 else "maxLength"
     checkpointing = ", or set training.gradientCheckpointing" if training.gradient_checkpointing is False else ""
     return Failure(

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Final
 
+from sftjob_contract.batches import micro_batches
 from sftjob_contract.config import Attention, RunConfig
 from sftjob_contract.model_shape import LinearShape, ModelShape
 from sftjob_contract.stats import PreparedStats
@@ -73,7 +74,7 @@ def gpu_memory(config: RunConfig, shape: ModelShape, row_tokens: int) -> Memory:
     trained = trainable_parameters(config.method, shape)
     copies = 2 if config.gpus * config.nodes > 1 else 1
     states = optimizer_bytes(config.training.optimizer, trained_tensors(config.method, shape), trained_bytes(config))
-    tokens = micro_batch_rows(config) * row_tokens
+    tokens = micro_batches(config)[0] * row_tokens
     return Memory(
         weights=base_weight_bytes(config, shape) + _cast_bytes(config, shape),
         adapter=0 if config.method.lora is None else trained * trained_bytes(config),
@@ -83,11 +84,6 @@ def gpu_memory(config: RunConfig, shape: ModelShape, row_tokens: int) -> Memory:
         logits=_logit_bytes(config, shape, tokens),
         context=CONTEXT_BYTES if config.gpus else 0,
     )
-
-
-def micro_batch_rows(config: RunConfig) -> int:
-    """Rows of one forward pass; packed sequences go through the model one at a time (docs/adr/0009)."""
-    return 1 if config.training.packing else config.training.per_device_batch_size
 
 
 def base_weight_bytes(config: RunConfig, shape: ModelShape) -> int:

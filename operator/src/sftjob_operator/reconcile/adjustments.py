@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from sftjob_contract.config import PackingStrategy, RunConfig
+from sftjob_contract.batches import micro_batches
+from sftjob_contract.config import RunConfig
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AdjustmentStatus, AttemptStatus, ChangeStatus, PlanStatus, SFTJob
@@ -33,11 +34,11 @@ def smaller_batch(size: int) -> int | None:
 def _goes_one_at_a_time(config: RunConfig) -> bool:
     """Whether no more than one sequence goes through the model at once, whatever the micro-batch.
 
-    So it is with sequences packed by best fit, unless answers are generated, in batches of unpacked rows.
+    Answers are generated in batches of unpacked rows, however those to train on are laid out.
     """
-    training, evaluation = config.training, config.evaluation
-    packed = training.packing and training.packing_strategy is PackingStrategy.BFD
-    return packed and not (evaluation.metrics or evaluation.save_predictions or evaluation.sample_prompts)
+    evaluation = config.evaluation
+    generates = evaluation.metrics or evaluation.save_predictions or evaluation.sample_prompts
+    return micro_batches(config)[0] == 1 and not generates
 
 
 def _recomputing(

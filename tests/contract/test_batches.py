@@ -1,0 +1,47 @@
+"""A batch goes through the model in the layout that is fastest for its attention, and is the same optimizer step."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from sftjob_contract.batches import micro_batches
+from sftjob_contract.config import Attention, PackingStrategy, RunConfig
+from support.tiny import run_config
+
+BFD, WRAPPED = PackingStrategy.BFD, PackingStrategy.WRAPPED
+
+
+def config(attention: Attention, strategy: PackingStrategy | None, batch: int, accumulation: int) -> RunConfig:
+    made = run_config(
+        model="m",
+        dataset="d",
+        packing=strategy is not None,
+        packing_strategy=strategy or BFD,
+        per_device_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+    )
+    return replace(made, model=replace(made.model, attention=attention))
+
+
+@pytest.mark.parametrize(
+    ("attention", "strategy", "batch", "accumulation", "expected"),
+    [
+        (Attention.AUTO, None, 4, 2, (4, 2)),
+        (Attention.AUTO, BFD, 4, 2, (1, 8)),
+        (Attention.AUTO, BFD, 1, 1, (1, 1)),
+        (Attention.SDPA, BFD, 4, 2, (1, 8)),
+        (Attention.EAGER, BFD, 4, 2, (1, 8)),
+        (Attention.FLEX_ATTENTION, BFD, 4, 2, (1, 8)),
+        (Attention.FLASH_ATTENTION_2, BFD, 4, 2, (4, 2)),
+        (Attention.FLASH_ATTENTION_3, BFD, 4, 2, (4, 2)),
+        (Attention.AUTO, WRAPPED, 4, 2, (4, 2)),
+    ],
+)
+def test_only_sequences_packed_by_best_fit_go_one_at_a_time_unless_a_varlen_kernel_was_asked_for(
+    attention: Attention, strategy: PackingStrategy | None, batch: int, accumulation: int, expected: tuple[int, int]
+) -> None:
+    found = micro_batches(config(attention, strategy, batch, accumulation))
+
+    assert found == expected
+    assert math.prod(found) == batch * accumulation
