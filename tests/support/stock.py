@@ -36,7 +36,7 @@ def stock_trainer(
         "save_strategy": "no",
     }
     args = SFTConfig(
-        output_dir=str(output), use_cpu=True, dataloader_pin_memory=False, report_to=[], **{**usual, **options}
+        output_dir=str(output), dataloader_pin_memory=False, report_to=[], **{"use_cpu": True, **usual, **options}
     )
     given = str(model) if isinstance(model, Path) else model
     return SFTTrainer(model=given, args=args, train_dataset=Dataset.from_list(list(rows)), **(trainer or {}))

@@ -15,7 +15,7 @@ TESTS: Final = Path(__file__).parent.parent
 
 DATA, PACKING, SAVING = "traps/test_data_and_labels.py", "traps/test_packing.py", "traps/test_saving_and_resuming.py"
 SILENT, QUANTIZED, NAMES = "traps/test_silent_success.py", "traps/test_quantization.py", "traps/test_names.py"
-CODES = "test_exit_codes.py"
+PROCESSES, CODES = "traps/test_processes.py", "test_exit_codes.py"
 
 TRAPS: Final = {
     "messages are trained on every token": (
@@ -77,7 +77,7 @@ TRAPS: Final = {
         f"{PACKING}::test_packing_goes_with_padding_on_the_left_where_trl_refuses_another_collator",
     ),
     "wrapped sequences are rows like any other": (
-        "train/test_training_options.py::test_wrapped_sequences_are_rows_like_any_other_and_their_batch_is_as_asked",
+        "train/test_training_options.py::test_a_run_on_wrapped_sequences_trains_on_every_token",
     ),
     "flex attention has no backward pass on the CPU, flash attention is not there": (
         "train/test_hardware.py::test_what_machine_or_image_do_not_have_is_refused_in_a_sentence",
@@ -172,13 +172,16 @@ TRAPS: Final = {
         "train/test_stop.py::test_the_run_stops_at_the_step_edge_with_a_checkpoint_and_goes_on_later",
     ),
     "processes that do not find one another each train everything": (
+        f"{PROCESSES}::test_two_stock_processes_without_use_cpu_each_believe_to_be_the_only_one",
         "train/test_processes.py::test_two_processes_train_what_one_trains_with_batches_twice_as_large",
         "train/test_processes.py::test_the_pods_of_two_nodes_train_what_one_process_trains_and_the_first_leaves_the_result",
     ),
     "a stop that only one process is asked for is a deadlock": (
+        f"{PROCESSES}::test_of_two_stock_processes_one_that_is_asked_to_stop_and_the_other_wait_for_each_other",
         "train/test_processes.py::test_a_stop_that_one_process_is_asked_for_stops_all_at_a_step_from_which_they_go_on_as_if_undisturbed",
     ),
     "a launcher ends with 1 whatever its processes end with": (
+        f"{PROCESSES}::test_a_launcher_ends_with_one_whatever_its_process_ends_with",
         "train/test_processes.py::test_a_process_that_is_killed_ends_the_others_and_the_pod_as_if_it_were_the_only_one",
         "train/test_processes.py::test_the_verdict_is_that_of_the_process_with_a_reason_of_its_own_or_of_the_first_that_failed",
     ),
