@@ -15,7 +15,8 @@ from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, L
 from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, termination_message
 from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.model_shape import read_model_shape
+from sftjob_trainer.lora import layers_of
+from sftjob_trainer.model_shape import read_layers, read_model_shape
 from support.preparing import Workbench
 from support.training import PEFT_IS_BEHIND, stats_of
 
@@ -83,6 +84,19 @@ def test_linear_layers_are_those_that_peft_finds(name: str, tmp_path: Path) -> N
     adapted = get_peft_model(model, lora)
     trainable, _ = adapted.get_nb_trainable_parameters()
     assert sum(3 * (kind.in_features + kind.out_features) * kind.count for kind in shape.linear_layers) == trainable
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layers_have_the_names_that_they_have_in_the_loaded_model(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    model.save_pretrained(tmp_path)
+
+    found, loaded = read_layers(tmp_path), layers_of(model)
+
+    assert set(found.linear) == set(loaded.linear) - {loaded.head}
+    assert found.head == loaded.head
+    assert set(found.weighted) == set(loaded.weighted)
+    assert set(found.every) <= set(loaded.every)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama with biases", "llama, tied, wide heads", "mistral", "qwen2"])

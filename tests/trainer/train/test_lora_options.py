@@ -1,7 +1,8 @@
 """The options of LoRA: what becomes trainable, how updates are scaled, and which layers may be named."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -9,6 +10,8 @@ from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import LoraBias, Method
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.failure import Failure
+from support.preparing import Workbench
 from support.tiny import lora
 from support.training import (
     PEFT_IS_BEHIND,
@@ -119,27 +122,52 @@ def test_an_output_head_that_is_trained_as_a_whole_really_changes(llama: Path, t
     assert not torch.equal(head, before)
 
 
-@pytest.mark.parametrize(
-    ("method", "sentence"),
-    [
-        (
-            lora(target_modules=("q_proj", "no_such_layer")),
-            "method.lora.targetModules: no_such_layer is no layer of the model; it has q_proj, k_proj, v_proj, o_proj",
-        ),
-        (
-            lora(target_modules=("proj",)),
-            "method.lora.targetModules: proj is no layer of the model; it has q_proj, k_proj",
-        ),
-        (
-            lora(target_modules=("lm_head",)),
-            "method.lora.targetModules: lm_head is the model's output head, which can not be adapted; name it in ",
-        ),
-        (
-            lora(modules_to_save=("head",)),
-            "method.lora.modulesToSave: head is no layer of the model; it has embed_tokens, q_proj",
-        ),
-    ],
-)
+NO_LAYERS: Final = [
+    (
+        lora(target_modules=("q_proj", "no_such_layer")),
+        "method.lora.targetModules: no_such_layer is no layer of the model; it has q_proj, k_proj, v_proj, o_proj",
+    ),
+    (
+        lora(target_modules=("proj",)),
+        "method.lora.targetModules: proj is no layer of the model; it has q_proj, k_proj",
+    ),
+    (
+        lora(target_modules=("lm_head",)),
+        "method.lora.targetModules: lm_head is the model's output head, which can not be adapted; name it in ",
+    ),
+    (
+        lora(modules_to_save=("head",)),
+        "method.lora.modulesToSave: head is no layer of the model; it has embed_tokens, q_proj",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "sentence"), NO_LAYERS)
+def test_prepare_refuses_a_name_that_is_no_layer_before_a_gpu_is_held(
+    llama: Path, tmp_path: Path, method: Method, sentence: str
+) -> None:
+    bench = Workbench(tmp_path, llama)
+    data = bench.write("train.jsonl", [{"text": "a line"}])
+
+    with pytest.raises(Failure) as refused:
+        bench.run(replace(bench.config(data), method=method))
+
+    assert refused.value.reason is Reason.CONFIG_INVALID
+    refusal, _, layers = sentence.partition("; it has ")
+    assert refused.value.message.startswith(refusal)
+    assert set(layers.split(", ")) <= {"", *refused.value.message.partition("; it has ")[2].split(", ")}
+
+
+def test_prepare_leaves_the_names_of_single_layers_to_train(qwen2: Path, tmp_path: Path) -> None:
+    """A checkpoint may name them without the prefix that the loaded model has."""
+    bench = Workbench(tmp_path, qwen2)
+    data = bench.write("train.jsonl", [{"text": "a line"}] * 2)
+    method = lora(target_modules=("transformer.h.0.attn.c_attn", "q_proj"))
+
+    assert bench.run(replace(bench.config(data), method=method)).sequences == 2
+
+
+@pytest.mark.parametrize(("method", "sentence"), NO_LAYERS)
 def test_a_name_that_is_no_layer_is_refused_with_the_names_that_are(
     llama: Path, tmp_path: Path, method: Method, sentence: str
 ) -> None:

@@ -25,7 +25,7 @@ from sftjob_trainer.filling import filled_up
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, choose, this_machine, trainable_parameters
-from sftjob_trainer.lora import check_layers, lora_config
+from sftjob_trainer.lora import check_layers, layers_of, lora_config
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.questions import needs_answers, questions
 from sftjob_trainer.recording import Recorder
@@ -73,7 +73,7 @@ def build(run: Run, origin: Origin) -> Trainer:
     model = load_model(origin.model if lora else origin.checkpoint or origin.model, config, choices)
     logger.info("attention is computed by %s", attention_of(model))
     if lora is not None:
-        check_layers(model, lora)
+        check_layers(lora, layers_of(model))
     run.telemetry.loaded("model")
     tokenizer = load_prepared_tokenizer(origin.model, config.model, run.volume)
     args = _arguments(run, choices)

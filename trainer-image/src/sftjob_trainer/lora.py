@@ -1,6 +1,7 @@
 """LoRA: PEFT's config from ours, and whether the model has the layers that it names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sftjob_contract.method import Lora
@@ -42,41 +43,57 @@ def lora_config(lora: Lora) -> Any:
         ) from error
 
 
-def check_layers(model: Any, lora: Lora) -> None:
-    """Refuse names that `model` has no layer of, before PEFT passes over some of them in silence.
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Dotted names of a model's modules.
+
+    `every` are all of them, `linear` its linear layers, `weighted` those with parameters of their own, and `head` turns
+    hidden states into logits.
+    """
+
+    every: Sequence[str]
+    linear: Sequence[str]
+    weighted: Sequence[str]
+    head: str | None
+
+
+def layers_of(model: Any) -> Layers:
+    """The layers of a loaded model."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    modules = list(model.named_modules())
+    output = model.get_output_embeddings()
+    return Layers(
+        every=[name for name, _ in modules],
+        linear=[name for name, module in modules if isinstance(module, nn.Linear | Conv1D)],
+        weighted=[name for name, module in modules if next(module.parameters(recurse=False), None) is not None],
+        head=next((name for name, module in modules if module is output), None),
+    )
+
+
+def check_layers(lora: Lora, layers: Layers) -> None:
+    """Refuse names that a model has no layer of, before PEFT passes over some of them in silence.
 
     Raises:
         Failure: a name fits no layer, or one that can not be adapted.
     """
-    from torch import nn
-
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    head = _output_head(model)
     for target in lora.target_modules:
         if target == ALL_LINEAR:
             continue
-        if head is not None and _fits(head, target):
+        if layers.head is not None and _fits(layers.head, target):
             raise _refused(
                 f"method.lora.targetModules: {target} is the model's output head, which can not be adapted; "
                 "name it in method.lora.modulesToSave to train it as a whole"
             )
-        if not any(_fits(name, target) for name, _ in model.named_modules()):
-            others = [name for name in linear if name != head]
-            raise _refused(f"method.lora.targetModules: {target} is no layer of the model; it has {_layers(others)}")
+        if not any(_fits(name, target) for name in layers.every):
+            others = [name for name in layers.linear if name != layers.head]
+            raise _refused(f"method.lora.targetModules: {target} is no layer of the model; it has {_listed(others)}")
     for wanted in lora.modules_to_save:
-        if not any(_fits(name, wanted) for name, _ in model.named_modules()):
-            names = [
-                name
-                for name, module in model.named_modules()
-                if next(module.parameters(recurse=False), None) is not None
-            ]
-            raise _refused(f"method.lora.modulesToSave: {wanted} is no layer of the model; it has {_layers(names)}")
-
-
-def _output_head(model: Any) -> str | None:
-    """The name of the layer that turns hidden states into logits."""
-    head = model.get_output_embeddings()
-    return next((name for name, module in model.named_modules() if module is head), None)
+        if not any(_fits(name, wanted) for name in layers.every):
+            raise _refused(
+                f"method.lora.modulesToSave: {wanted} is no layer of the model; it has {_listed(layers.weighted)}"
+            )
 
 
 def _fits(name: str, target: str) -> bool:
@@ -84,7 +101,7 @@ def _fits(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _layers(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     """The distinct last parts of `names`, in order."""
     distinct = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
     return ", ".join(distinct[:_SHOWN] + ["..."] * (len(distinct) > _SHOWN))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
+from sftjob_trainer.lora import Layers
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ _POSITIONS: Final = ("wpe.weight", "embed_positions.weight")
 """Ends of names of learned position embeddings."""
 _HEADS: Final = ("lm_head.weight", "embed_out.weight")
 """Names of the output head."""
+_HEAD: Final = "lm_head"
+"""What transformers calls it, whatever the files do."""
 
 
 class _NoShapeError(Exception):
@@ -55,6 +58,28 @@ def read_model_shape(directory: Path) -> ModelShape | None:
     except Exception as error:  # noqa: BLE001 -- whatever a foreign config makes transformers raise: only the plan needs it
         logger.info("      memory is not planned for, since the model's shape is not known: %s", error)
         return None
+
+
+def read_layers(directory: Path) -> Layers:
+    """Names of the layers of a model whose shape is known, as its weight files have them.
+
+    The head has the name that transformers gives it, and is always there: one that shares the embedding's weights has
+    none in the files.
+    """
+    from transformers import AutoConfig
+
+    tensors, _ = _tensors(directory, AutoConfig.from_pretrained(directory, trust_remote_code=False))
+    inside = {name: size for name, size in tensors.items() if not name.endswith((*_BUFFERS, *_HEADS))}
+    weighted = list(dict.fromkeys(name.rpartition(".")[0] for name in inside))
+    parts = [name.split(".") for name in weighted]
+    parents = {".".join(path[:length]) for path in parts for length in range(1, len(path))}
+    matrices = [name.removesuffix(".weight") for name, size in inside.items() if len(size) == 2]
+    return Layers(
+        every=[*weighted, *sorted(parents), _HEAD],
+        linear=[name for name in matrices if _IN_A_LAYER.fullmatch(name)],
+        weighted=[*weighted, _HEAD],
+        head=_HEAD,
+    )
 
 
 def shape_of(config: Any, tensors: Tensors, weight_bytes: int) -> ModelShape:

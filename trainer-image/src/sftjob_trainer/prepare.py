@@ -1,6 +1,7 @@
 """The Prepare stage: fetch the model, check and tokenize the data, and say what the run will be. Needs no GPU."""
 
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from sftjob_contract import layout
 from sftjob_contract.batches import micro_batches
 from sftjob_contract.codec import ContractError, encode, from_json, sha256_of, to_json
 from sftjob_contract.config import DataFormat, RunConfig
+from sftjob_contract.method import Lora
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
@@ -27,7 +29,8 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.filters import Sieve
 from sftjob_trainer.label_report import LabelReport, check_stop_token, examples, label_report, marked, stop_tokens
 from sftjob_trainer.limits import check_length, check_vocabulary, read_limits
-from sftjob_trainer.model_shape import read_model_shape
+from sftjob_trainer.lora import check_layers
+from sftjob_trainer.model_shape import read_layers, read_model_shape
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.preprocessing import code_fingerprint
 from sftjob_trainer.questions import save_questions
@@ -40,6 +43,7 @@ from sftjob_trainer.tokenizing import Tokenized, Workshop
 logger = logging.getLogger(__name__)
 
 _EXAMPLE_CHARACTERS: Final = 800
+_OF_ONE_LAYER: Final = re.compile(r"(^|\.)\d+(\.|$)")
 _SCRATCH: Final = PurePosixPath(layout.PREPARED, "scratch")
 """Tokenized rows while they are on their way into sequences. What a stage leaves here when it is broken off is used by
 the next one of the same config, data, model and libraries."""
@@ -68,6 +72,9 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     model = resolve_model(config, environment)
     at = f" at commit {model.revision}" if model.revision else ""
     logger.info("[1/4] model %s%s", config.model.source, at)
+    shape = read_model_shape(model.directory)
+    if config.method.lora is not None and shape is not None:
+        check_layers(_without_numbers(config.method.lora), read_layers(model.directory))
     teacher = fetch_teacher(config, environment, model)
     fetch_checkpoint(config, environment)
     try:
@@ -86,7 +93,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_snapshot=_snapshot(model, environment.cache),
         teacher_snapshot=None if teacher is None else _snapshot(teacher, environment.cache),
         model_revision=model.revision,
-        model_shape=read_model_shape(model.directory),
+        model_shape=shape,
     )
     _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
@@ -98,6 +105,15 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         stats.max_steps,
     )
     return stats
+
+
+def _without_numbers(lora: Lora) -> Lora:
+    """`lora` without the names of single layers, which weight files and the loaded model may begin differently."""
+    return replace(
+        lora,
+        target_modules=tuple(name for name in lora.target_modules if not _OF_ONE_LAYER.search(name)),
+        modules_to_save=tuple(name for name in lora.modules_to_save if not _OF_ONE_LAYER.search(name)),
+    )
 
 
 def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel) -> tuple[Data, LabelReport]:
