@@ -15,6 +15,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 import sftjob_trainer
+from sftjob_contract import batches
 from sftjob_contract import config as run
 from sftjob_contract.method import ComputeDtype, Quantization, QuantizationType
 from sftjob_trainer.configuration import problems
@@ -224,8 +225,9 @@ def attributes_read_in(module: str) -> frozenset[str]:
 
 @cache
 def choices_named() -> frozenset[str]:
-    """`Class.MEMBER` wherever the trainer's source has it."""
-    return frozenset(ast.unparse(node) for module in TRAINER.glob("*.py") for node in nodes_of(module))
+    """`Class.MEMBER` wherever the trainer's source has it, or the rule about batches that it shares with the plan."""
+    modules = [*TRAINER.glob("*.py"), Path(batches.__file__)]
+    return frozenset(ast.unparse(node) for module in modules for node in nodes_of(module))
 
 
 def test_a_config_of_what_the_trainer_has_is_taken() -> None:

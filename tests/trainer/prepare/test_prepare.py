@@ -196,7 +196,7 @@ def test_a_person_can_follow_the_stages(bench: Workbench, caplog: pytest.LogCapt
     steps = [line.split("]")[0] for line in caplog.messages if line.startswith("[")]
     assert steps == ["[1/4", "[2/4", "[3/4", "[4/4"]
     assert caplog.messages[0] == f"[1/4] model {bench.model}"
-    assert caplog.messages[1] == f"[2/4] data {path}: 1 file(s), 0.0 MB"
+    assert f"[2/4] data {path}: 1 file(s), 0.0 MB" in caplog.messages
     assert "      cut at training.maxLength 64: 1 rows" in caplog.messages
     assert r"      example d.jsonl:1, trained between >> and <<: open\n>>file<|im_end|><<" in caplog.messages
 
