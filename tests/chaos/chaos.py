@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 import yaml
 from rich.console import Console
@@ -43,12 +43,12 @@ LAST_DEED_STEP: Final = 40
 STEP_SECONDS: Final = 0.1
 DEEDS_A_ROUND: Final = 3
 FAULT_RATE: Final = 0.1
-CALM_ROUNDS: Final = 3
-"""In one of so many rounds the API server is well, so that the operator has no excuse for not knowing a reason."""
+CALM: Final = (True, False, False)
+"""Of so many rounds, those in which the API server is well: the operator has no excuse for not knowing a reason."""
 PROCESSES: Final = (2, 1)
 """As how many processes the jobs train, in turn."""
-DISK_FULL_ROUNDS: Final = 6
-"""In one of so many rounds the volume is too small for a checkpoint."""
+DISK_FULL: Final = (True, False, False, False, False)
+"""Of so many rounds, those in which the volume is too small for a checkpoint."""
 SAVED: Final = frozenset({Reason.INTERRUPTED, Reason.PREEMPTED, Reason.EVICTED})
 """Reasons of attempts that could save before they ended."""
 CLAIM: Final = {
@@ -57,6 +57,23 @@ CLAIM: Final = {
     "metadata": {"name": INPUT},
     "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
 }
+
+
+Card = TypeVar("Card")
+
+
+class Deck(Generic[Card]):
+    """Cards in random order; each comes once before any comes again."""
+
+    def __init__(self, cards: Sequence[Card], random: random.Random) -> None:
+        self._cards = cards
+        self._random = random
+        self._left: list[Card] = []
+
+    def draw(self) -> Card:
+        """The next one."""
+        self._left = self._left or self._random.sample(self._cards, len(self._cards))
+        return self._left.pop()
 
 
 @dataclass
@@ -80,6 +97,8 @@ class Chaos:
     def __init__(self, directory: Path, seed: int, console: Console) -> None:
         self.tally = Tally()
         self._random = random.Random(seed)
+        self._deeds = Deck(DEEDS, self._random)
+        self._calm, self._full = Deck(CALM, self._random), Deck(DISK_FULL, self._random)
         self._console = console
         self.stack = HostileStack(directory, progress_interval_seconds=1)
         self.kubectl = Kubectl(self.stack.kubeconfig, directory / "kubectl-cache")
@@ -102,8 +121,8 @@ class Chaos:
         number = PROCESSES[self.tally.rounds % len(PROCESSES)]
         self.tally.rounds += 1
         job, draw = f"round-{self.tally.rounds}", self._random
-        calm = draw.randrange(CALM_ROUNDS) == 0
-        full_at = draw.randrange(2, 6) * SAVE_STEPS if draw.randrange(DISK_FULL_ROUNDS) == 0 else None
+        calm = self._calm.draw()
+        full_at = draw.randrange(2, 6) * SAVE_STEPS if self._full.draw() else None
         weights = self._undisturbed(number)
         self.stack.api.plan = no_faults if calm else Storm(draw.randrange(2**32), FAULT_RATE, _may)
         faults = [slow(STEP_SECONDS), processes(number), *([] if full_at is None else [full(full_at)])]
@@ -164,7 +183,7 @@ class Chaos:
             if eyes.ended or (live := eyes.live) is None:
                 break
             pod, attempt = live
-            deed = victim.random.choice(DEEDS)
+            deed = self._deeds.draw()
             done.append(Done(name(deed), attempt, deed(victim, pod)))
             lines_before, _ = victim.told()
         return done

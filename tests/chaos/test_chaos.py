@@ -1,19 +1,19 @@
 """A short chaos; `make chaos` plays a long one."""
 
+import random
 from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from chaos.chaos import Chaos
+from chaos.chaos import Chaos, Deck
 from support.exposure import exposed
 from support.rbac import Grant
 from support.rights import not_granted
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_what_is_disturbed_ends_as_what_is_left_alone(tmp_path: Path, granted: Collection[Grant]) -> None:
     with Chaos(tmp_path, 11, Console()) as chaos:
         chaos.play()
@@ -21,3 +21,11 @@ def test_what_is_disturbed_ends_as_what_is_left_alone(tmp_path: Path, granted: C
     assert not_granted(chaos.stack.api.asked, granted) == set()
     assert chaos.tally.violations == []
     assert chaos.tally.injected.total() > 0
+
+
+def test_each_card_comes_once_before_any_comes_again() -> None:
+    deck = Deck("abc", random.Random(1))
+
+    dealt = ["".join(sorted(deck.draw() for _ in "abc")) for _ in range(20)]
+
+    assert set(dealt) == {"abc"}
