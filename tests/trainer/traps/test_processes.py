@@ -44,7 +44,11 @@ def stock_pair(model: Path, output: Path, *options: str, stop: int) -> Sequence[
         )
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=TIMEOUT_SECONDS) for process in pair]
+    try:
+        told = [process.communicate(timeout=TIMEOUT_SECONDS) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
     return [(process.returncode, out, err) for process, (out, err) in zip(pair, told, strict=True)]
 
 
