@@ -23,18 +23,24 @@ CHILDREN = ("persistentvolumeclaims/demo", "configmaps/demo-config", "pods/demo-
 
 
 class Shots:
-    """Shoots the operator once before and once after every write. Status writes are numbered by how many were done."""
+    """Shoots the operator once before and once after every write in a namespace.
 
-    def __init__(self, stack: HostileFakeStack) -> None:
+    Status writes are numbered by how many were done.
+    """
+
+    def __init__(self, stack: HostileFakeStack, namespace: str) -> None:
         self.before: list[str] = []
         self.after: list[str] = []
         self._stack = stack
+        self._namespace = namespace
         self._status_writes = 0
 
     def before_write(self, asked: Asked, name: str) -> bool:
-        return self._shoot(self.before, self._what(asked, name))
+        return asked.namespace == self._namespace and self._shoot(self.before, self._what(asked, name))
 
     def after_write(self, asked: Asked, name: str) -> bool:
+        if asked.namespace != self._namespace:
+            return False
         what = self._what(asked, name)
         self._status_writes += asked.verb == "patch"
         return self._shoot(self.after, what)
@@ -68,7 +74,7 @@ def test_whenever_the_operator_process_is_killed_the_end_is_the_same(tmp_path: P
         apply(kubectl, "calm")
         reach(Cluster(stack.kubeconfig, "calm"), "demo", phase("Succeeded"))
 
-        shots = Shots(stack)
+        shots = Shots(stack, "shot")
         stack.api.before_write, stack.api.after_write = shots.before_write, shots.after_write
         apply(kubectl, "shot")
         stack.keep_operator(

@@ -1,5 +1,6 @@
 """What the operator tells a Prometheus, and its log, while real jobs run."""
 
+import asyncio
 import json
 import time
 import urllib.request
@@ -52,12 +53,28 @@ def story(lab: Lab) -> Iterator[Story]:
     endless = a_small_job("endless").training(max_steps=100_000).checkpoints(every_steps=20)
     lab.apply(endless.env(**faulty(slow(0.01))))
     reach(lab.cluster, "endless", _is_on_its_way)
-    after = scraped(lab)
+    after = _scraped_once_it_trains(lab, "endless")
     recording = Recording(before=before, after=after, seconds=time.time() - began, time=time.time())
     lab.kubectl("delete", "sft", "endless")
     created = lab.kubectl.json("get", "sft", "counted")["metadata"]["creationTimestamp"]
     yield Story(status, created, recording)
     lab.kubectl("delete", "sft", "held", "broken", "counted")
+
+
+def _scraped_once_it_trains(lab: Lab, job: str) -> Scrape:
+    """A status may be read from the API server before the operator has heard that its write was done."""
+    scrapes = []
+
+    async def trains() -> bool:
+        scrapes.append(scraped(lab))
+        return {
+            "sftjob_job_info[Running, full]",
+            "sftjob_job_eta_seconds",
+            "sftjob_job_checkpoint_timestamp_seconds",
+        } <= scrapes[-1].about(job).keys()
+
+    asyncio.run(eventually(trains, "the metrics do not tell that the job trains"))
+    return scrapes[-1]
 
 
 def _is_on_its_way(status: Status) -> bool:
