@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import replace as replace_stats
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,78 +10,13 @@ import pytest
 from sftjob_contract.layout import OUTPUT_ADAPTER
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Output
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress, SkippedCheckpoint
-from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_contract.progress import SkippedCheckpoint
 from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJobStatus, replace, to_dict
-from sftjob_operator.reconcile import Create, Decision, Observed, PodPhase, PodView, Refusal, Report, decide, refuse
-from support.builders import UID, a_job
-from support.fake_cluster import SETTINGS, START, an_outcome, moment
+from sftjob_operator.reconcile import Create, PodPhase, PodView, Refusal, refuse
+from support.builders import a_job
+from support.decisions import PREPARED, STATS, a_pod, a_report, an_ended_pod, created, decided, message, said
+from support.fake_cluster import START, an_outcome, moment
 from support.model_shapes import LLAMA_8B
-
-STATS = PreparedStats(
-    version=STATS_VERSION,
-    format="text",
-    rows=1900,
-    train_rows=1805,
-    evaluation_rows=95,
-    truncated_rows=0,
-    sequences=340,
-    evaluation_sequences=18,
-    tokens=120_000,
-    trained_tokens=90_000,
-    steps_per_epoch=32,
-    max_steps=96,
-    dataset_fingerprint="f00d",
-    model_revision="abc123",
-)
-
-
-def a_pod(stage: Stage, phase: PodPhase = PodPhase.RUNNING, attempt: int = 1, **parts: Any) -> PodView:
-    name = f"demo-{stage}-{attempt}"
-    return PodView(name=name, uid=name, owner_uid=UID, stage=stage, attempt=attempt, phase=phase, **parts)
-
-
-def an_ended_pod(stage: Stage, exit_code: int | None, attempt: int = 1, seconds: float = 0, **parts: Any) -> PodView:
-    phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
-    return a_pod(stage, phase, attempt, exit_code=exit_code, finished=moment(seconds), **parts)
-
-
-def a_report(step: int, attempt: int = 1, seconds: float = 0, **parts: Any) -> Report:
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=attempt,
-        activity=Activity.TRAINING,
-        time=moment(seconds),
-        step=step,
-        max_steps=96,
-        resumed_from_step=parts.pop("resumed_from_step", 0),
-        tokens=step,
-        **parts,
-    )
-    return Report(progress=progress, received=START + timedelta(seconds=seconds))
-
-
-PREPARED = an_ended_pod(Stage.PREPARE, 0, outcome=an_outcome(Stage.PREPARE, prepared=STATS))
-
-
-def decided(*pods: PodView, job: Any = None, seconds: float = 0, **observed: Any) -> Decision:
-    built = (job or a_job()).build()
-    return decide(Observed(job=built, pods=pods, **observed), SETTINGS, START + timedelta(seconds=seconds))
-
-
-def created(decision: Decision) -> list[str]:
-    return [f"{action.body['kind']}/{action.body['metadata']['name']}" for action in decision.actions]
-
-
-def said(decision: Decision, type_: str) -> tuple[str, str]:
-    (found,) = [c for c in decision.status.conditions if c.type == type_]
-    return str(found.status), found.reason
-
-
-def message(decision: Decision, type_: str) -> str:
-    (found,) = [c for c in decision.status.conditions if c.type == type_]
-    return found.message
-
 
 PREPARE_CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/demo-prepare-1"]
 

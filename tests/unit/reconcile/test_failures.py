@@ -3,34 +3,24 @@
 import subprocess
 import sys
 from dataclasses import replace as replace_stats
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, Progress
+from sftjob_contract.progress import Checkpoint, Progress
 from sftjob_contract.reasons import Reason
-from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_operator.api import AttemptStatus, ConditionReason, SFTJobStatus
-from sftjob_operator.reconcile import Decision, Observed, PodPhase, PodView, decide, pod_view
+from sftjob_operator.reconcile import Decision, Observed, PodView, decide, pod_view
 from sftjob_operator.reconcile.policy import POLICIES, STOPPED, Retry
 from sftjob_operator.reconcile.retries import LONGEST_BACKOFF_SECONDS
+from support import decisions
 from support.builders import UID, JobBuilder, a_job
+from support.decisions import PREPARED, STATS, a_progress, an_ended_pod, condition
 from support.fake_cluster import SETTINGS, START, an_outcome, ended, moment
 from support.model_shapes import LLAMA_8B
 
 NODE = "node-7"
-PREPARED = PodView(
-    name="demo-prepare-1",
-    uid="p",
-    owner_uid=UID,
-    stage=Stage.PREPARE,
-    attempt=1,
-    phase=PodPhase.SUCCEEDED,
-    exit_code=0,
-    finished=moment(0),
-)
 STACK = (
     '  File "/usr/lib/python3.11/site-packages/torch/autograd/graph.py", line 841 in _engine_run_backward\n' * 40
     + '  File "/app/sftjob_trainer/__main__.py", line 122 in <module>\n'
@@ -67,11 +57,8 @@ def with_log(exit_code: int, text: str, reason: str = "Error") -> dict[str, Any]
     return status
 
 
-def decided(
-    *pods: PodView, job: JobBuilder | None = None, seconds: float = 0, prepared: PodView = PREPARED
-) -> Decision:
-    observed = Observed(job=(job or a_job()).build(), pods=(prepared, *pods))
-    return decide(observed, SETTINGS, START + timedelta(seconds=seconds))
+def decided(*pods: PodView, prepared: PodView = PREPARED, **given: Any) -> Decision:
+    return decisions.decided(prepared, *pods, **given)
 
 
 def last(decision: Decision, number: int = 1) -> AttemptStatus:
@@ -80,8 +67,7 @@ def last(decision: Decision, number: int = 1) -> AttemptStatus:
 
 
 def succeeded(decision: Decision) -> tuple[str, str]:
-    (found,) = [c for c in decision.status.conditions if c.type == "Succeeded"]
-    return found.reason, found.message
+    return condition(decision, "Succeeded")[1:]
 
 
 @pytest.mark.parametrize(
@@ -322,16 +308,7 @@ def test_the_default_backoff_lets_a_dead_trainer_be_followed_within_a_second() -
 @pytest.mark.parametrize(("resumed_from", "lost"), [(40, 2), (42, 0), (50, 0)])
 def test_an_attempt_tells_the_steps_that_have_to_be_done_again(resumed_from: int, lost: int) -> None:
     def reached(step: int, attempt: int, start: int) -> Progress:
-        return Progress(
-            version=PROGRESS_VERSION,
-            attempt=attempt,
-            activity=Activity.TRAINING,
-            time=moment(0),
-            step=step,
-            max_steps=96,
-            resumed_from_step=start,
-            tokens=1,
-        )
+        return a_progress(step, attempt, resumed_from_step=start)
 
     first = train_pod(ended(70, an_outcome(Stage.TRAIN, 70, progress=reached(42, 1, 0))))
     known = decided(first, job=a_job().failure_policy(backoff_seconds=0))
@@ -340,27 +317,10 @@ def test_an_attempt_tells_the_steps_that_have_to_be_done_again(resumed_from: int
     assert last(decided(first, second)).lost_steps == lost
 
 
-STATS = PreparedStats(
-    version=STATS_VERSION,
-    format="text",
-    rows=10,
-    train_rows=10,
-    evaluation_rows=0,
-    truncated_rows=0,
-    sequences=10,
-    evaluation_sequences=0,
-    tokens=1000,
-    trained_tokens=1000,
-    steps_per_epoch=1,
-    max_steps=3,
-    dataset_fingerprint="f00d",
-)
-
-
 def failed(reason: Reason, exit_code: int, job: JobBuilder, **parts: Any) -> str:
     """The job's last sentence when its first train attempt ends so, with a model that is known."""
-    told = an_outcome(Stage.PREPARE, prepared=replace_stats(STATS, model_shape=LLAMA_8B))
-    prepared = PodView(**{**{name: getattr(PREPARED, name) for name in PodView.__slots__}, "outcome": told})
+    known = an_outcome(Stage.PREPARE, prepared=replace_stats(STATS, model_shape=LLAMA_8B))
+    prepared = an_ended_pod(Stage.PREPARE, 0, outcome=known)
     outcome = an_outcome(Stage.TRAIN, exit_code, reason=reason, message="It ended", **parts)
     return succeeded(decided(train_pod(ended(exit_code, outcome)), job=job, prepared=prepared))[1]
 
@@ -373,17 +333,7 @@ def test_a_full_disk_tells_what_the_run_needs() -> None:
 
 def test_a_divergence_names_the_newest_checkpoint() -> None:
     checkpoint = Checkpoint(step=40, path="checkpoints/checkpoint-40", bytes=7, time=moment(0))
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=1,
-        activity=Activity.TRAINING,
-        time=moment(0),
-        step=42,
-        max_steps=96,
-        resumed_from_step=0,
-        tokens=1,
-        checkpoints=(checkpoint,),
-    )
+    progress = a_progress(42, checkpoints=(checkpoint,))
     assert "is pvc://demo/checkpoints/checkpoint-40." in failed(Reason.DIVERGED, 77, a_job(), progress=progress)
     assert "There is no checkpoint yet." in failed(Reason.DIVERGED, 77, a_job())
 

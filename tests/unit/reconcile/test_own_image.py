@@ -1,59 +1,37 @@
 """A job that an image of the user's own trains: nothing is prepared, and nothing is claimed to be known of its run."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_contract.progress import Activity
 from sftjob_operator.api import SFTJobStatus
-from sftjob_operator.reconcile import Decision, Observed, PodPhase, PodView, Report, decide
-from support.builders import UID, JobBuilder, a_command
-from support.fake_cluster import SETTINGS, START, an_outcome, moment
+from sftjob_operator.reconcile import Decision, PodPhase, PodView, Report
+from support import decisions
+from support.builders import JobBuilder, a_command
+from support.decisions import condition, created
+from support.fake_cluster import an_outcome, moment
 
 DAY = 24 * 3600
 CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/demo-train-1"]
 
 
 def a_pod(phase: PodPhase = PodPhase.RUNNING, attempt: int = 1, **parts: Any) -> PodView:
-    name = f"demo-train-{attempt}"
-    return PodView(name=name, uid=name, owner_uid=UID, stage=Stage.TRAIN, attempt=attempt, phase=phase, **parts)
+    return decisions.a_pod(Stage.TRAIN, phase, attempt, **parts)
 
 
 def an_ended_pod(exit_code: int, attempt: int = 1, **parts: Any) -> PodView:
-    phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
-    return a_pod(phase, attempt, exit_code=exit_code, finished=moment(0), **parts)
+    return decisions.an_ended_pod(Stage.TRAIN, exit_code, attempt, **parts)
 
 
 def a_report(step: int, activity: Activity = Activity.TRAINING) -> Report:
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=1,
-        activity=activity,
-        time=moment(0),
-        step=step,
-        max_steps=100,
-        resumed_from_step=None,
-        tokens=None,
-        loss=2.5,
-        eta_seconds=90,
-    )
-    return Report(progress=progress, received=START)
+    unknown = {"resumed_from_step": None, "tokens": None}
+    return decisions.a_report(step, activity=activity, max_steps=100, loss=2.5, eta_seconds=90, **unknown)
 
 
-def decided(*pods: PodView, job: JobBuilder | None = None, seconds: float = 0, **observed: Any) -> Decision:
-    built = (job or a_command()).build()
-    return decide(Observed(job=built, pods=pods, **observed), SETTINGS, START + timedelta(seconds=seconds))
-
-
-def created(decision: Decision) -> list[str]:
-    return [f"{action.body['kind']}/{action.body['metadata']['name']}" for action in decision.actions]
-
-
-def told(decision: Decision, type_: str) -> tuple[str, str, str]:
-    (found,) = [condition for condition in decision.status.conditions if condition.type == type_]
-    return str(found.status), found.reason, found.message
+def decided(*pods: PodView, job: JobBuilder | None = None, **observed: Any) -> Decision:
+    return decisions.decided(*pods, job=job or a_command(), **observed)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +50,7 @@ def told(decision: Decision, type_: str) -> tuple[str, str, str]:
 def test_it_trains_at_once(pods: tuple[PodView, ...], phase: str, actions: list[str]) -> None:
     decision = decided(*pods)
     assert (decision.status.phase, created(decision)) == (phase, actions)
-    assert told(decision, "Prepared") == (
+    assert condition(decision, "Prepared") == (
         *("True", "Prepared"),
         "Nothing is to be prepared: spec.command sees to model and data itself.",
     )
@@ -98,7 +76,7 @@ def test_what_follows_from_its_exit_code(exit_code: int, seconds: float, phase: 
 def test_its_failure_is_told_with_the_last_lines_of_its_log_and_without_advice_about_our_trainer() -> None:
     job = a_command().failure_policy(max_retries=0)
     decision = decided(an_ended_pod(1, last_lines="Traceback | ValueError: no such column: text"), job=job)
-    assert told(decision, "Succeeded") == (
+    assert condition(decision, "Succeeded") == (
         *("False", "InternalError"),
         (
             "The trainer ended with exit code 1 and left no message. Its log ends with: Traceback | ValueError: no "
@@ -118,7 +96,7 @@ def test_its_failure_is_told_with_the_last_lines_of_its_log_and_without_advice_a
 )
 def test_what_is_not_its_own_doing_has_the_usual_advice(pod: PodView, hint: str) -> None:
     decision = decided(pod, job=a_command().failure_policy(max_retries=0))
-    assert hint in told(decision, "Succeeded")[2]
+    assert hint in condition(decision, "Succeeded")[2]
 
 
 def test_its_report_is_told_but_never_as_complete_before_it_has_succeeded() -> None:
@@ -144,9 +122,9 @@ def test_a_step_that_it_resumed_from_is_not_made_up() -> None:
 
 def test_it_may_be_silent_for_as_long_as_it_likes() -> None:
     never = decided(a_pod(started=moment(0)), seconds=DAY)
-    assert told(never, "ProgressReporting")[:2] == ("Unknown", "Waiting")
+    assert condition(never, "ProgressReporting")[:2] == ("Unknown", "Waiting")
     since = decided(a_pod(started=moment(0)), report=a_report(30), seconds=DAY)
-    assert told(since, "ProgressReporting")[:2] == ("False", "ReportsMissing")
+    assert condition(since, "ProgressReporting")[:2] == ("False", "ReportsMissing")
     assert [decision.status.phase for decision in (never, since)] == ["Running", "Running"]
     assert never.actions == since.actions == ()
 
@@ -157,7 +135,7 @@ def test_it_is_suspended_and_what_it_saved_is_left_to_it() -> None:
     assert getattr(deletion, "name", None) == "demo-train-1"
     rests = decided(an_ended_pod(143, deleting=True), job=job, report=report)
     assert rests.status.phase == "Suspended"
-    assert "step 30 of 100; what it saved is known to the command alone." in told(rests, "Running")[2]
+    assert "step 30 of 100; what it saved is known to the command alone." in condition(rests, "Running")[2]
 
 
 def test_what_it_claims_to_have_prepared_makes_no_plan() -> None:
@@ -168,7 +146,7 @@ def test_what_it_claims_to_have_prepared_makes_no_plan() -> None:
 
 
 def test_its_end_names_the_volume() -> None:
-    assert told(decided(an_ended_pod(0)), "Succeeded") == (
+    assert condition(decided(an_ended_pod(0)), "Succeeded") == (
         *("True", "Completed"),
         "The command has ended with exit code 0; what it saved in the job's volume lies at pvc://demo.",
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import ENV_GRACE_SECONDS, ENV_GRADIENT_CHECKPOINTING, ENV_MICRO_BATCH, Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import ChangeStatus, SFTJobStatus, replace, to_dict
 from sftjob_operator.reconcile import (
@@ -23,27 +23,18 @@ from sftjob_operator.reconcile import (
 )
 from sftjob_operator.reconcile.adjustments import smaller_batch
 from sftjob_operator.reconcile.policy import POLICIES
-from support.builders import UID, JobBuilder, a_job
+from support import decisions
+from support.builders import JobBuilder, a_job
+from support.decisions import PREPARED, condition
 from support.fake_cluster import RENDER, SETTINGS, START, an_outcome, moment
 from support.model_shapes import QWEN_05B, stats_with
 
-PREPARED = PodView(
-    name="demo-prepare-1",
-    uid="p",
-    owner_uid=UID,
-    stage=Stage.PREPARE,
-    attempt=1,
-    phase=PodPhase.SUCCEEDED,
-    exit_code=0,
-    finished=moment(0),
-)
 HOUR = 3600
 
 
 def a_pod(stage: Stage = Stage.TRAIN, attempt: int = 1, **parts: Any) -> PodView:
-    name = f"demo-{stage}-{attempt}"
     given = {"phase": PodPhase.RUNNING, "started": moment(0), "acknowledged": moment(0)} | parts
-    return PodView(name=name, uid=name, owner_uid=UID, stage=stage, attempt=attempt, **given)
+    return decisions.a_pod(stage, attempt=attempt, **given)
 
 
 def waiting(reason: str, stage: Stage = Stage.TRAIN, attempt: int = 1, **parts: Any) -> PodView:
@@ -56,32 +47,15 @@ def ended(exit_code: int | None, attempt: int = 1, **parts: Any) -> PodView:
 
 
 def a_report(seconds: float = 0, activity: Activity = Activity.TRAINING, attempt: int = 1, **parts: Any) -> Report:
-    given = {"step": 7, "max_steps": 96, "resumed_from_step": 0, "tokens": 1} | parts
-    progress = Progress(version=PROGRESS_VERSION, attempt=attempt, activity=activity, time=moment(seconds), **given)
-    return Report(progress=progress, received=START + timedelta(seconds=seconds))
+    return decisions.a_report(parts.pop("step", 7), attempt, seconds, activity=activity, **parts)
 
 
-def decided(
-    *pods: PodView,
-    job: JobBuilder | None = None,
-    seconds: float = 0,
-    report: Report | None = None,
-    settings: Settings = SETTINGS,
-) -> Decision:
-    observed = Observed(job=(job or a_job()).build(), pods=(PREPARED, *pods), report=report)
-    return decide(observed, settings, START + timedelta(seconds=seconds))
+def decided(*pods: PodView, **given: Any) -> Decision:
+    return decisions.decided(PREPARED, *pods, **given)
 
 
 def acts(decision: Decision) -> list[str]:
-    return [
-        f"create {action.body['metadata']['name']}" if isinstance(action, Create) else f"delete {action.name}"
-        for action in decision.actions
-    ]
-
-
-def said(decision: Decision, type_: str) -> tuple[str, str, str]:
-    (found,) = [c for c in decision.status.conditions if c.type == type_]
-    return str(found.status), found.reason, found.message
+    return [act.replace("Pod/", "") for act in decisions.acts(decision)]
 
 
 def variables(decision: Decision) -> dict[str, str]:
@@ -133,8 +107,8 @@ class TestOutOfGpuMemory:
             status = decision.status
         assert sizes == ["2", "1"]
         final = decided(*pods, ended(76, 3), job=job.with_status(status))
-        assert (final.status.phase, said(final, "Succeeded")[1]) == ("Failed", "GpuOutOfMemory")
-        assert "Sequences go through the model one at a time already" in said(final, "Succeeded")[2]
+        assert (final.status.phase, condition(final, "Succeeded")[1]) == ("Failed", "GpuOutOfMemory")
+        assert "Sequences go through the model one at a time already" in condition(final, "Succeeded")[2]
         assert len(final.status.adjustments) == 2
 
     def test_what_was_adjusted_holds_for_every_later_attempt(self) -> None:
@@ -167,7 +141,7 @@ class TestOutOfGpuMemory:
     def test_prepare_has_nothing_to_make_smaller(self) -> None:
         pod = a_pod(Stage.PREPARE, phase=PodPhase.FAILED, exit_code=76, finished=moment(0))
         decision = decide(Observed(job=a_job().build(), pods=(pod,)), SETTINGS, START)
-        assert said(decision, "Succeeded")[1] == "GpuOutOfMemory"
+        assert condition(decision, "Succeeded")[1] == "GpuOutOfMemory"
         assert decision.status.adjustments == ()
 
     def test_a_run_that_did_not_run_out_has_the_specs_micro_batch(self) -> None:
@@ -281,14 +255,14 @@ class TestGrace:
     )
     def test_a_running_pod_that_could_not_save_in_time_is_told(self, save: float, grace: int, told: str | None) -> None:
         decision = decided(a_pod(grace_seconds=grace), report=a_report(longest_save_seconds=save))
-        message = said(decision, "Running")[2]
+        message = condition(decision, "Running")[2]
         assert ("A stop takes about" in message) is (told is not None)
         assert (told or "") in message
 
     def test_a_run_that_saves_nothing_on_termination_needs_no_grace(self) -> None:
         job = a_job().checkpoints(on_termination=False)
         decision = decided(a_pod(grace_seconds=30), job=job, report=a_report(longest_save_seconds=500))
-        assert "A stop takes" not in said(decision, "Running")[2]
+        assert "A stop takes" not in condition(decision, "Running")[2]
 
     @pytest.mark.parametrize("name", ["longest_save_seconds", "step_seconds"])
     @pytest.mark.parametrize("seconds", [-1.0, 1e30, float("nan")])
@@ -316,16 +290,16 @@ class TestPodsThatCanNotStart:
             return decide(Observed(job=job.build(), pods=given), SETTINGS, START + timedelta(seconds=seconds))
 
         pod = waiting(reason, stage)
-        condition = "Running" if stage is Stage.TRAIN else "Prepared"
+        type_ = "Running" if stage is Stage.TRAIN else "Prepared"
         hopes = at(899, pod)
         assert (acts(hopes), hopes.recheck_seconds) == ([], 1)
-        assert "pull access denied" in said(hopes, condition)[2]
+        assert "pull access denied" in condition(hopes, type_)[2]
         ends = at(900, pod)
         assert acts(ends) == [f"delete demo-{stage}-1"]
-        assert said(ends, condition)[1] == "Stopping"
+        assert condition(ends, type_)[1] == "Stopping"
         failed = at(901, status=ends.status)
-        assert (failed.status.phase, said(failed, "Succeeded")[1]) == ("Failed", expected)
-        assert f"could not start within 15m00s ({reason}: pull access denied)" in said(failed, "Succeeded")[2]
+        assert (failed.status.phase, condition(failed, "Succeeded")[1]) == ("Failed", expected)
+        assert f"could not start within 15m00s ({reason}: pull access denied)" in condition(failed, "Succeeded")[2]
         assert acts(failed) == []
 
     def test_a_name_that_is_none_is_not_waited_for(self) -> None:
@@ -333,7 +307,7 @@ class TestPodsThatCanNotStart:
         assert acts(ends) == ["delete demo-train-1"]
         killed = ended(137, started=None, deleting=True)
         failed = decided(killed, job=a_job().with_status(ends.status))
-        assert said(failed, "Succeeded")[1] == "ImagePullFailed"
+        assert condition(failed, "Succeeded")[1] == "ImagePullFailed"
 
     def test_a_pod_that_started_at_the_last_moment_counts_as_deleted(self) -> None:
         ends = decided(waiting("ErrImagePull"), seconds=900)
@@ -345,17 +319,17 @@ class TestPodsThatCanNotStart:
         decision = decided(a_pod(phase=PodPhase.PENDING, started=None, unschedulable="0/3 nodes"), seconds=10**6)
         assert (acts(decision), decision.status.phase) == ([], "Queued")
         message = f"No node takes Pod demo-train-1: 0/3 nodes. {POLICIES[Reason.UNSCHEDULABLE].hint}"
-        assert said(decision, "Running")[1:] == ("Unschedulable", message)
+        assert condition(decision, "Running")[1:] == ("Unschedulable", message)
 
     def test_a_prepare_pod_that_no_node_takes_says_so_too(self) -> None:
         pod = a_pod(Stage.PREPARE, phase=PodPhase.PENDING, started=None, unschedulable="0/3 nodes")
         decision = decide(Observed(job=a_job().build(), pods=(pod,)), SETTINGS, START)
         message = f"No node takes Pod demo-prepare-1: 0/3 nodes. {POLICIES[Reason.UNSCHEDULABLE].hint}"
-        assert said(decision, "Prepared")[1:] == ("Unschedulable", message)
+        assert condition(decision, "Prepared")[1:] == ("Unschedulable", message)
 
     def test_an_image_that_is_not_there_yet_is_told_with_what_to_change(self) -> None:
         message = f"waits with ErrImagePull: pull access denied. {POLICIES[Reason.IMAGE_PULL_FAILED].hint}"
-        assert said(decided(waiting("ErrImagePull")), "Running")[2] == f"Pod demo-train-1 {message}"
+        assert condition(decided(waiting("ErrImagePull")), "Running")[2] == f"Pod demo-train-1 {message}"
 
 
 class TestATrainerThatIsSilent:
@@ -364,7 +338,7 @@ class TestATrainerThatIsSilent:
         assert acts(decided(a_pod(), report=report, seconds=9 + HOUR)) == []
         ends = decided(a_pod(), report=report, seconds=10 + HOUR)
         assert acts(ends) == ["delete demo-train-1"]
-        assert "its last word was Training at step 7" in said(ends, "Running")[2]
+        assert "its last word was Training at step 7" in condition(ends, "Running")[2]
         killed = decided(ended(137, deleting=True), job=a_job().with_status(ends.status), seconds=HOUR)
         attempt = killed.status.attempts[1]
         assert (attempt.reason, killed.status.interruptions) == ("Hung", None)

@@ -1,6 +1,5 @@
 """An attempt of several Pods, one on each node: they begin, run, fail and succeed as one."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,28 +7,18 @@ import pytest
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Output
 from sftjob_operator.api import AttemptStatus, SFTJobStatus
-from sftjob_operator.reconcile import Create, Decision, Observed, PodPhase, PodView, decide
-from support.builders import UID, JobBuilder, a_job
-from support.fake_cluster import SETTINGS, START, an_outcome, moment
+from sftjob_operator.reconcile import Decision, PodPhase, PodView
+from support import decisions
+from support.builders import JobBuilder, a_job
+from support.decisions import PREPARED, a_pod, an_ended_pod, condition
+from support.fake_cluster import an_outcome, moment
 
 NODES = 3
 JOB = a_job().resources(nodes=NODES).storage(access_modes=["ReadWriteMany"]).failure_policy(backoff_seconds=0)
-PREPARED = PodView(
-    name="demo-prepare-1",
-    uid="p",
-    owner_uid=UID,
-    stage=Stage.PREPARE,
-    attempt=1,
-    phase=PodPhase.SUCCEEDED,
-    exit_code=0,
-    finished=moment(0),
-)
 
 
 def pending(rank: int, attempt: int = 1, **parts: Any) -> PodView:
-    name = f"demo-train-{attempt}-{rank}"
-    given = {"phase": PodPhase.PENDING} | parts
-    return PodView(name=name, uid=name, owner_uid=UID, stage=Stage.TRAIN, attempt=attempt, rank=rank, **given)
+    return a_pod(Stage.TRAIN, parts.pop("phase", PodPhase.PENDING), attempt, rank=rank, **parts)
 
 
 def running(rank: int, attempt: int = 1, **parts: Any) -> PodView:
@@ -37,25 +26,16 @@ def running(rank: int, attempt: int = 1, **parts: Any) -> PodView:
 
 
 def ended(rank: int, exit_code: int | None, attempt: int = 1, seconds: float = 9, **parts: Any) -> PodView:
-    phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
-    times = {"started": moment(rank), "finished": moment(seconds)}
-    return pending(rank, attempt, phase=phase, exit_code=exit_code, **times, **parts)
+    return an_ended_pod(Stage.TRAIN, exit_code, attempt, seconds, rank=rank, started=moment(rank), **parts)
 
 
 def decided(*pods: PodView, job: JobBuilder = JOB, seconds: float = 10) -> Decision:
-    return decide(Observed(job=job.build(), pods=(PREPARED, *pods)), SETTINGS, START + timedelta(seconds=seconds))
+    return decisions.decided(PREPARED, *pods, job=job, seconds=seconds)
 
 
 def acts(decision: Decision) -> list[str]:
-    return [
-        f"create {action.body['metadata']['name']}" if isinstance(action, Create) else f"delete {action.name}"
-        for action in decision.actions
-    ]
-
-
-def said(decision: Decision, type_: str) -> tuple[str, str, str]:
-    (found,) = [c for c in decision.status.conditions if c.type == type_]
-    return str(found.status), found.reason, found.message
+    """Without kinds: a Service and a Pod of one name would be seen by their numbers."""
+    return [act.replace("Service/", "").replace("Pod/", "") for act in decisions.acts(decision)]
 
 
 def attempt(decision: Decision, number: int = 1) -> AttemptStatus:
@@ -117,7 +97,7 @@ def test_a_pod_that_fails_ends_the_others(pods: tuple[PodView, ...], deleted: li
     decision = decided(*pods)
     assert acts(decision) == [f"delete demo-train-1-{rank}" for rank in deleted]
     assert decision.status.phase == "Restarting"
-    status, reason, message = said(decision, "Running")
+    status, reason, message = condition(decision, "Running")
     assert (status, reason) == ("False", "Stopping")
     assert why in message
     assert attempt(decision).end_time is None
@@ -127,7 +107,7 @@ def test_a_pod_that_vanishes_from_a_running_attempt_ends_the_others() -> None:
     seen = decided(running(0), running(1), running(2)).status
     decision = decided(running(0), running(2), job=JOB.with_status(seen))
     assert acts(decision) == ["delete demo-train-1-0", "delete demo-train-1-2"]
-    assert "Pod demo-train-1-1 is gone." in said(decision, "Running")[2]
+    assert "Pod demo-train-1-1 is gone." in condition(decision, "Running")[2]
     closed = decided(ended(0, 75, deleting=True), ended(2, 75, deleting=True), job=JOB.with_status(decision.status))
     assert (attempt(closed).reason, attempt(closed).exit_code) == ("PodLost", None)
     assert "Pod demo-train-1-1 is gone" in attempt(closed).message
@@ -206,6 +186,6 @@ def test_all_are_cleaned_up() -> None:
         "delete demo-train-1-1",
         "delete demo-train-1-2",
         "delete demo-train",
-        "delete demo-config",
-        "delete demo",
+        "delete ConfigMap/demo-config",
+        "delete PersistentVolumeClaim/demo",
     ]

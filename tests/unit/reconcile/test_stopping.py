@@ -1,73 +1,38 @@
 """Suspension, deadline and time to live: what is decided when a job may not run, or has long ended."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, Progress
+from sftjob_contract.progress import Activity, Checkpoint
 from sftjob_operator.api import AttemptStatus, SFTJobStatus, replace
-from sftjob_operator.reconcile import Create, Decision, Observed, PodPhase, PodView, awaits_cleanup, decide
-from support.builders import UID, JobBuilder, a_job
-from support.fake_cluster import SETTINGS, START, an_outcome, moment
+from sftjob_operator.reconcile import Decision, Delete, PodPhase, PodView, awaits_cleanup
+from support import decisions
+from support.builders import JobBuilder, a_job
+from support.decisions import PREPARED, a_pod, a_progress, an_ended_pod, decided, message, said
+from support.fake_cluster import an_outcome, moment
 
 SUSPENDED = a_job().set("suspend", True)
 DEADLINE = a_job().set("deadlineSeconds", 100)
 
 
-def a_pod(stage: Stage, phase: PodPhase = PodPhase.RUNNING, attempt: int = 1, **parts: Any) -> PodView:
-    name = f"demo-{stage}-{attempt}"
-    return PodView(name=name, uid=f"uid-{name}", owner_uid=UID, stage=stage, attempt=attempt, phase=phase, **parts)
-
-
-def an_ended_pod(stage: Stage, exit_code: int | None, attempt: int = 1, **parts: Any) -> PodView:
-    phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
-    return a_pod(stage, phase, attempt, exit_code=exit_code, finished=moment(0), **parts)
-
-
 def saved(step: int) -> Any:
     """The last word of a trainer that was asked to stop."""
     checkpoint = Checkpoint(step=step, path=f"checkpoints/checkpoint-{step}", bytes=7, time=moment(0))
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=1,
-        activity=Activity.SAVING,
-        time=moment(0),
-        step=step,
-        max_steps=96,
-        resumed_from_step=0,
-        tokens=step,
-        checkpoints=(checkpoint,),
-    )
+    progress = a_progress(step, activity=Activity.SAVING, checkpoints=(checkpoint,))
     return an_outcome(Stage.TRAIN, 75, reason="Interrupted", message="Stopped on request.", progress=progress)
 
 
-PREPARED = an_ended_pod(Stage.PREPARE, 0, outcome=an_outcome(Stage.PREPARE))
 SAVED = an_ended_pod(Stage.TRAIN, 75, outcome=saved(40), deleting=True)
 
 
-def decided(*pods: PodView, job: JobBuilder, seconds: float = 0) -> Decision:
-    return decide(Observed(job=job.build(), pods=pods), SETTINGS, START + timedelta(seconds=seconds))
-
-
 def acts(decision: Decision) -> list[str]:
+    """With the uid of what is deleted, so that nothing else of its name is."""
     return [
-        f"create {action.body['kind']}/{action.body['metadata']['name']}"
-        if isinstance(action, Create)
-        else f"delete {action.kind}/{action.name} {action.uid}"
-        for action in decision.actions
+        f"{act} {action.uid}" if isinstance(action, Delete) else act
+        for act, action in zip(decisions.acts(decision), decision.actions, strict=True)
     ]
-
-
-def said(decision: Decision, type_: str) -> tuple[str, str]:
-    (found,) = [c for c in decision.status.conditions if c.type == type_]
-    return str(found.status), found.reason
-
-
-def message(decision: Decision, type_: str) -> str:
-    (found,) = [c for c in decision.status.conditions if c.type == type_]
-    return found.message
 
 
 TRAIN_DELETED = ["delete Pod/demo-train-1 uid-demo-train-1"]
@@ -113,7 +78,8 @@ def test_a_suspended_job_is_said_to_stop_until_its_pod_has_ended() -> None:
     ("pods", "prepared", "told"),
     [
         ((), ("Unknown", "Suspended"), "Nothing has been prepared yet."),
-        ((PREPARED,), ("True", "Prepared"), "Model and data are prepared."),
+        ((PREPARED,), ("True", "Prepared"), "1,900 rows are prepared"),
+        ((an_ended_pod(Stage.PREPARE, 0),), ("True", "Prepared"), "Model and data are prepared."),
         ((PREPARED, an_ended_pod(Stage.TRAIN, 143)), ("True", "Prepared"), "No step of training has been reported."),
         (
             (PREPARED, SAVED),
