@@ -216,6 +216,7 @@ NUMBERS: Final = {
     ),
     "accumulation of 8 x 1 equals 1 x 8": (
         "train/test_training_options.py::test_eight_small_batches_are_the_same_step_as_one_large",
+        "train/test_sampling.py::test_the_losses_are_those_of_the_order_as_it_was_drawn",
         "numerics/test_steps.py::test_weights_after_eight_small_batches_a_step_are_those_after_one_large",
     ),
     "the evaluation loss is the mean over tokens, whatever the batch": (

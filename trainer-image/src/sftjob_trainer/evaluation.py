@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from sftjob_trainer.filling import RowsThenFilling
+from sftjob_trainer.sampling import LongestFirst, RowsThenFilling
 from sftjob_trainer.tokenization import NOT_TRAINED
 from sftjob_trainer.world import World
 
@@ -79,9 +79,14 @@ class Trainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """The order of rows; of several processes, the one that a single process would have."""
         sampler = super()._get_train_sampler(train_dataset)
-        if self._world.size == 1 or not isinstance(sampler, RandomSampler):
+        batches = self._world.size * self.args.gradient_accumulation_steps
+        padded = batches > 1 and not self.args.packing
+        if not isinstance(sampler, RandomSampler) or (self._world.size == 1 and not padded):
             return sampler
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return RowsThenFilling(
+        order = RowsThenFilling(
             rows=self._rows, total=len(self.train_dataset), seed=seed, epoch=lambda: int(self.state.epoch or 0)
         )
+        if not padded:
+            return order
+        return LongestFirst(order, rows=self.train_dataset, step_rows=batches * self.args.per_device_train_batch_size)

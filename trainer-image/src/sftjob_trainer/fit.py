@@ -21,7 +21,6 @@ from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_voc
 from sftjob_trainer.evaluation import Trainer
 from sftjob_trainer.examination import Examination, prompt_tokens
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.filling import filled_up
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, choose, this_machine, trainable_parameters
@@ -30,6 +29,7 @@ from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.questions import needs_answers, questions
 from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
+from sftjob_trainer.sampling import filled_up
 from sftjob_trainer.start import Origin, load_adapter
 from sftjob_trainer.tokenization import load_prepared_tokenizer
 

@@ -1,9 +1,7 @@
-"""Rows that teach nothing, so that every one of several processes has as many batches as the others.
-
-accelerate would take the first rows once more instead, so that they counted double.
-"""
+"""In which order rows are trained on, and what fills up the last batches of several processes."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +13,11 @@ from sftjob_trainer.tokenization import NOT_TRAINED
 
 
 def filled_up(dataset: Any, multiple: int) -> Any:
-    """`dataset`, with untrained rows after its last until their number is a multiple of `multiple`."""
+    """`dataset`, with untrained rows after its last until their number is a multiple of `multiple`.
+
+    So every one of several processes has as many batches as the others. accelerate would take the first rows once more
+    instead, and they would count double.
+    """
     missing = -len(dataset) % multiple
     if missing == 0:
         return dataset
@@ -50,3 +52,33 @@ class RowsThenFilling(Sampler[int]):
 
     def __len__(self) -> int:
         return self._total
+
+
+class LongestFirst(Sampler[int]):
+    """The rows of `order`, those of each optimizer step sorted by their length.
+
+    A batch is filled up to its longest row, so less is computed in vain where rows of like length go together. What a
+    step learns stays the same: it sees the same rows, and its loss is divided by the tokens of all of them. Memory that
+    does not suffice is found out at the beginning of a step.
+    """
+
+    def __init__(self, order: Sampler[int], *, rows: Any, step_rows: int) -> None:
+        """`rows` is the `datasets.Dataset` that `order` goes through, `step_rows` how many of them make a step."""
+        self._order = order
+        self._lengths = lengths(rows)
+        self._step_rows = step_rows
+
+    def __iter__(self) -> Iterator[int]:
+        left = iter(self._order)
+        while step := list(islice(left, self._step_rows)):
+            yield from sorted(step, key=lambda row: -int(self._lengths[row]))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+def lengths(rows: Any) -> Any:
+    """Tokens of each row of a `datasets.Dataset`, as a NumPy array."""
+    from pyarrow import compute
+
+    return compute.list_value_length(rows.with_format("arrow")[:]["input_ids"]).to_numpy()
