@@ -64,8 +64,8 @@ class TrainingSpec(Model):
     max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Optimizer steps, instead of epochs. TRL: max_steps."""
     per_device_batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Sequences per GPU and forward pass. Times gradientAccumulationSteps and GPUs, this is the batch of one step.
-    TRL: per_device_train_batch_size."""
+    """Sequences per GPU and forward pass; packed ones go one by one, unless model.attention is flash attention. Times
+    gradientAccumulationSteps and GPUs, this is the batch of one step. TRL: per_device_train_batch_size."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Forward passes per optimizer step. Absent: 4, or what globalBatchSize needs. TRL: gradient_accumulation_steps."""
     global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
