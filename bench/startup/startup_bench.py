@@ -24,7 +24,7 @@ from cases import ON_CPU
 from pages import PAGE, machine, replace_section, section
 from sftjob_contract import names
 from sftjob_contract.codec import encode
-from trainer_bench import OURS, TUNED, job, measure, write_models
+from trainer_bench import OURS, TUNED, alone, job, write_models
 
 TARGET: Final = "bench-startup"
 CASE: Final = replace(ON_CPU[0], packing=False)
@@ -74,7 +74,7 @@ def rows(place: Path, repeats: int) -> list[list[str]]:
     told: list[str] = []
     for _ in range(repeats):
         for trainer, seconds in first.items():
-            measured = measure(trainer, CASE, place, STEPS)
+            measured = alone(trainer, CASE, place, STEPS)
             seconds.append(measured.first_step_seconds)
             told += [parts(measured.log)] if trainer == OURS else []
     config = encode(job(CASE, place, STEPS))

@@ -1,20 +1,22 @@
 """Tokens per second of our trainer against plain TRL: the same model, rows, tokens, optimizer and steps.
 
-Each measurement is a process of its own that writes a line when a step is done; this program watches the file, so that
-all are timed by one clock. Prints a table and writes it into docs/benchmarks.md.
+Each trainer is a process of its own that writes a line when a step is done; this program watches the file, so that all
+are timed by one clock, and lets only one of them run at a time. Prints a table and writes it into docs/benchmarks.md.
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,19 +47,19 @@ METHODS: Final = {
     "QLoRA": {"lora": _LORA, "quantization": {"bits": 4}},
 }
 LONGEST_SECONDS: Final = 900
-POLL_SECONDS: Final = 0.005
+POLL_SECONDS: Final = 0.002
 MEGABYTE: Final = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One process. `step_seconds` leaves out the first step, which pays for what is loaded lazily.
+    """One process. `step_seconds` are those of each step but the first, which pays for what is loaded lazily.
 
     `tokens` are those of one step and `mfu` is their share of the device's peak, where the trainer counts them;
     `log` is what it said.
     """
 
-    step_seconds: float
+    step_seconds: tuple[float, ...]
     tokens: float | None
     first_step_seconds: float
     memory_bytes: int
@@ -134,8 +136,65 @@ def plain(case: Case, place: Path, work: Path, *, steps: int, tuned: bool) -> tu
     return [sys.executable, str(HERE / "plain.py"), str(path)], environ, work / "steps.jsonl"
 
 
-def measure(trainer: str, case: Case, place: Path, steps: int) -> Measured:
-    """Run one trainer once."""
+class Runner:
+    """A trainer's process, which takes one step at a time and stands still in between."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", path: Path, log: Path) -> None:
+        """`path` is where it writes a line for each step, `log` where it says all else."""
+        self._process = process
+        self._path = path
+        self._log = log
+        self._read = 0
+        self._seconds: list[float] = []
+        self._steps: list[dict[str, Any]] = []
+
+    def go_on(self) -> None:
+        """Let it run until the next step is done.
+
+        Raises:
+            RuntimeError: it ended, or took too long.
+        """
+        self._process.send_signal(signal.SIGCONT)
+        began = time.perf_counter()
+        while (step := self._next_step()) is None:
+            if self._process.poll() is not None or time.perf_counter() - began > LONGEST_SECONDS:
+                raise RuntimeError(f"no further step was seen:\n{self._log.read_text()[-2000:]}")
+            time.sleep(POLL_SECONDS)
+        self._seconds.append(time.perf_counter() - began)
+        self._process.send_signal(signal.SIGSTOP)
+        self._steps.append(step)
+
+    def measured(self) -> Measured:
+        """What came of all steps so far."""
+        first, last = self._steps[0], self._steps[-1]
+        tokens = last.get("tokens")
+        return Measured(
+            step_seconds=tuple(self._seconds[1:]),
+            tokens=None if tokens is None else (tokens - first["tokens"]) / (len(self._steps) - 1),
+            first_step_seconds=self._seconds[0],
+            memory_bytes=last["peakMemoryBytes"],
+            loss=last["loss"],
+            mfu=last.get("mfu"),
+            log=self._log.read_text(encoding="utf-8"),
+        )
+
+    def _next_step(self) -> dict[str, Any] | None:
+        """The next whole line about a step, if there is one."""
+        if not self._path.is_file():
+            return None
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            line = file.readline()
+        if not line.endswith(b"\n"):
+            return None
+        self._read += len(line)
+        told: dict[str, Any] = json.loads(line)
+        return told if "loss" in told else self._next_step()
+
+
+@contextmanager
+def started(trainer: str, case: Case, place: Path, steps: int) -> Iterator[Runner]:
+    """A trainer that has just been started, and is killed at the end."""
     with tempfile.TemporaryDirectory(dir=place) as directory:
         work = Path(directory)
         if trainer == OURS:
@@ -143,61 +202,36 @@ def measure(trainer: str, case: Case, place: Path, steps: int) -> Measured:
         else:
             command, environ, path = plain(case, place, work, steps=steps, tuned=trainer == TUNED)
         log = work / "log"
-        with log.open("wb") as output:
-            started = time.perf_counter()
-            process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=output, stderr=output)
-            seen = watch(process, path, steps)
-        if steps not in seen:
-            raise RuntimeError(f"{trainer} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
-        first, last = seen[1], seen[steps]
-        return Measured(
-            step_seconds=(last.time - first.time) / (steps - 1),
-            tokens=None if last.tokens is None or first.tokens is None else (last.tokens - first.tokens) / (steps - 1),
-            first_step_seconds=first.time - started,
-            memory_bytes=last.memory_bytes,
-            loss=last.loss,
-            mfu=last.mfu,
-            log=log.read_text(encoding="utf-8"),
-        )
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, env={**os.environ, **environ}, stdout=output, stderr=output) as process,
+        ):
+            try:
+                yield Runner(process, path, log)
+            finally:
+                process.kill()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A step that was seen: when, its loss, the most memory held so far, the tokens since the start, its MFU."""
-
-    time: float
-    loss: float
-    memory_bytes: int
-    tokens: int | None
-    mfu: float | None
-
-
-def watch(process: "subprocess.Popen[bytes]", path: Path, steps: int) -> dict[int, Step]:
-    """When each step was done and what was told of it; what comes after the last one is not waited for."""
-    seen: dict[int, Step] = {}
-    deadline = time.perf_counter() + LONGEST_SECONDS
-    while process.poll() is None and steps not in seen and time.perf_counter() < deadline:
-        for line in lines(path):
-            if "loss" in line and line["step"] not in seen:
-                seen[line["step"]] = Step(
-                    time=time.perf_counter(),
-                    loss=line["loss"],
-                    memory_bytes=line["peakMemoryBytes"],
-                    tokens=line.get("tokens"),
-                    mfu=line.get("mfu"),
-                )
-        time.sleep(POLL_SECONDS)
-    process.kill()
-    process.wait()
-    return seen
+def measure(case: Case, place: Path, steps: int) -> dict[str, Measured]:
+    """Run every trainer once: step by step in turn, or one after another on a GPU, which may not hold all of them."""
+    if case.gpus:
+        return {trainer: alone(trainer, case, place, steps) for trainer in TRAINERS}
+    with ExitStack() as running:
+        runners = {}
+        for trainer in TRAINERS:
+            runners[trainer] = running.enter_context(started(trainer, case, place, steps))
+            runners[trainer].go_on()
+        for _, runner in product(range(steps - 1), runners.values()):
+            runner.go_on()
+        return {trainer: runner.measured() for trainer, runner in runners.items()}
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file that is being written."""
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                yield json.loads(line)
+def alone(trainer: str, case: Case, place: Path, steps: int) -> Measured:
+    """Run one trainer once."""
+    with started(trainer, case, place, steps) as runner:
+        for _ in range(steps):
+            runner.go_on()
+        return runner.measured()
 
 
 def median(measured: Sequence[Measured], name: str) -> float:
@@ -205,17 +239,27 @@ def median(measured: Sequence[Measured], name: str) -> float:
     return float(statistics.median(getattr(one, name) for one in measured))
 
 
+def times(measured: Mapping[str, Sequence[Measured]], other: str) -> float:
+    """How many times as long the other trainer takes for a step as ours: the median over steps taken side by side."""
+    pairs = zip(measured[OURS], measured[other], strict=True)
+    return statistics.median(
+        theirs / own
+        for one, another in pairs
+        for own, theirs in zip(one.step_seconds, another.step_seconds, strict=True)
+    )
+
+
 def row(case: Case, measured: Mapping[str, Sequence[Measured]]) -> list[str]:
     """One row of the table."""
-    seconds = {trainer: median(measured[trainer], "step_seconds") for trainer in TRAINERS}
+    seconds = {name: statistics.median(chain(*(one.step_seconds for one in measured[name]))) for name in TRAINERS}
     memory_of = {trainer: median(measured[trainer], "memory_bytes") for trainer in TRAINERS}
     first = {trainer: median(measured[trainer], "first_step_seconds") for trainer in TRAINERS}
     tokens, mfu = measured[OURS][0].tokens or 0.0, measured[OURS][-1].mfu
     return [
         case.name,
         *(f"{tokens / seconds[trainer]:,.0f}" for trainer in TRAINERS),
-        f"{seconds[TUNED] / seconds[OURS]:.2f}",
-        f"{seconds[DEFAULTS] / seconds[OURS]:.2f}",
+        f"{times(measured, TUNED):.2f}",
+        f"{times(measured, DEFAULTS):.2f}",
         " / ".join(f"{first[trainer]:.1f}" for trainer in TRAINERS),
         " / ".join(f"{memory_of[trainer] / MEGABYTE:,.0f}" for trainer in TRAINERS),
         " / ".join(f"{median(measured[trainer], 'loss'):.4f}" for trainer in TRAINERS),
@@ -262,16 +306,17 @@ def compare(cases: Sequence[Case], steps: int, repeats: int, console: Console) -
         place = Path(directory)
         write_models(place, sorted({case.model for case in cases}))
         measured: dict[Case, dict[str, list[Measured]]] = {case: {name: [] for name in TRAINERS} for case in cases}
-        for _, case, trainer in track(list(product(range(repeats), cases, TRAINERS)), "Measuring", console=console):
-            measured[case][trainer].append(measure(trainer, case, place, steps))
+        for _, case in track(list(product(range(repeats), cases)), "Measuring", console=console):
+            for trainer, one in measure(case, place, steps).items():
+                measured[case][trainer].append(one)
     return [row(case, of_case) for case, of_case in measured.items()]
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Measure the trainer against plain TRL.")
-    parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each process")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each kind; the median counts")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps of each process")
+    parser.add_argument("--repeats", type=int, default=2, help="processes of each kind")
     parser.add_argument("--gpu", action="store_true", help="0.5B to 7B on one GPU, a table of its own")
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     arguments = parser.parse_args()
