@@ -104,11 +104,20 @@ def test_it_renders_what_it_did(helm: Helm, case: str) -> None:
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("case", CASES)
 def test_every_object_is_valid_on_a_supported_kubernetes(helm: Helm, case: str, version: str) -> None:
-    for obj in helm.objects(values_of(case)):
+    objects = helm.objects(values_of(case))
+    assert [told for obj in objects if (told := complaint(obj, version))] == []
+
+
+def complaint(obj: dict[str, Any], version: str) -> str | None:
+    """What the strict schema of a Kubernetes version, or of another project's resource, says against an object."""
+    try:
         if obj["kind"] in OF_OTHERS:
             jsonschema.validate(obj["spec"], OF_OTHERS[obj["kind"]])
         else:
             kubernetes_validate.validate(obj, version, strict=True)
+    except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+        return str(error)
+    return None
 
 
 def test_the_oldest_supported_kubernetes_is_the_one_that_the_chart_asks_for() -> None:

@@ -8,7 +8,6 @@ import pytest
 from lupa import lua51
 
 from sftjob_contract.names import KIND, Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import Condition, ConditionStatus, ConditionType, Phase, SFTJobStatus
 from sftjob_operator.effects.cluster import ClusterError, ForbiddenError, InvalidError
@@ -25,6 +24,7 @@ from support.fake_cluster import (
     waiting,
 )
 from support.gitops import Health, argo_health, flux_status
+from support.progress import a_progress
 
 Object = dict[str, Any]
 Step = Callable[[World], Awaitable[None]]
@@ -93,16 +93,7 @@ async def later(world: World) -> None:
 
 
 async def report(world: World) -> None:
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=1,
-        activity=Activity.TRAINING,
-        time=moment(5),
-        step=40,
-        max_steps=96,
-        resumed_from_step=0,
-        tokens=4000,
-    )
+    progress = a_progress(40, 1, 5, max_steps=96, tokens=4000)
     world.controller.report(KEY, progress)
     await world.settle()
 

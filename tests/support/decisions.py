@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_operator.reconcile import Action, Create, Decision, Observed, PodPhase, PodView, Report, Settings, decide
 from support.builders import UID, JobBuilder, a_job
 from support.fake_cluster import SETTINGS, START, an_outcome, moment
+from support.progress import a_progress
 
 STATS = PreparedStats(
     version=STATS_VERSION,
@@ -45,21 +45,9 @@ PREPARED = an_ended_pod(Stage.PREPARE, 0, outcome=an_outcome(Stage.PREPARE, prep
 """The Prepare Pod when it is done."""
 
 
-def a_progress(step: int, attempt: int = 1, seconds: float = 0, **parts: Any) -> Progress:
-    """What a trainer tells."""
-    usual: dict[str, Any] = {
-        "activity": Activity.TRAINING,
-        "max_steps": STATS.max_steps,
-        "resumed_from_step": 0,
-        "tokens": step,
-    }
-    given = {**usual, **parts}
-    return Progress(version=PROGRESS_VERSION, attempt=attempt, time=moment(seconds), step=step, **given)
-
-
 def a_report(step: int, attempt: int = 1, seconds: float = 0, **parts: Any) -> Report:
-    """The same, as it arrived."""
-    told = a_progress(step, attempt, seconds, **parts)
+    """What a trainer tells, as it arrived."""
+    told = a_progress(step, attempt, seconds, **{"max_steps": STATS.max_steps, **parts})
     return Report(progress=told, received=START + timedelta(seconds=seconds))
 
 

@@ -5,10 +5,11 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, Progress
+from sftjob_contract.progress import Checkpoint, Progress
 from sftjob_operator.metrics.jobs import JobMetrics
 from support.builders import a_job
 from support.fake_cluster import World, an_outcome, ended, moment, running
+from support.progress import a_progress
 from support.scrapes import Scrape, scrape
 
 KEY: Final = ("team", "demo")
@@ -29,18 +30,7 @@ def scraped(world: World, limit: int = 200) -> Scrape:
 def a_report(step: int, attempt: int = 1, **parts: Any) -> Progress:
     """A trainer at this step of 100, with a checkpoint at step 40."""
     checkpoint = Checkpoint(step=40, path="checkpoints/checkpoint-40", bytes=1, time=moment(80))
-    return Progress(
-        version=PROGRESS_VERSION,
-        attempt=attempt,
-        activity=Activity.TRAINING,
-        time=moment(0),
-        step=step,
-        max_steps=100,
-        resumed_from_step=0,
-        tokens=step * 1000,
-        checkpoints=(checkpoint,),
-        **parts,
-    )
+    return a_progress(step, attempt, tokens=step * 1000, checkpoints=(checkpoint,), **parts)
 
 
 async def trained(world: World) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 from sftjob_contract.codec import encode
 from sftjob_contract.names import progress_path
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_contract.progress import Progress
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import PodIdentity, TokenReviewer
 from sftjob_operator.progress.tls import server_context, tls_material
+from support.progress import a_progress
 
 KEY = ("team", "demo")
 PATH = progress_path(*KEY)
@@ -24,16 +25,7 @@ TRAINER = PodIdentity(namespace="team", name="demo-train-1", uid="u1")
 NEIGHBOUR = PodIdentity(namespace="team", name="other-train-1", uid="u2")
 ACCOUNT = "system:serviceaccount:team:default"
 ANSWER_SECONDS = 30.0
-PROGRESS = Progress(
-    version=PROGRESS_VERSION,
-    attempt=1,
-    activity=Activity.TRAINING,
-    time="2026-03-01T12:00:00Z",
-    step=1,
-    max_steps=2,
-    resumed_from_step=0,
-    tokens=3,
-)
+PROGRESS = a_progress(1, max_steps=2, tokens=3)
 
 
 def report(**changes: Any) -> bytes:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sftjob_contract.names import KIND, Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, Progress
+from sftjob_contract.progress import Checkpoint
 from sftjob_operator.effects.cluster import ConflictError, ForbiddenError, Object, UnavailableError
 from support.builders import a_job
 from support.crash_points import CrashPoint, Moment, MortalCluster, MortalWorld
 from support.fake_cluster import an_outcome, ended, gated, running, unschedulable, waiting
 from support.legal import illegal_transitions, shrunk_attempts, unheard_checkpoints
+from support.progress import a_progress
 
 KEY = ("team", "demo")
 ENDS = (0, 65, 70, 75, 76, 77, 137, 143)
@@ -133,17 +134,7 @@ class AnyOrder(RuleBasedStateMachine):
     def a_trainer_reports(self, step: int, attempt: int) -> None:
         self.checkpoints.add(step)
         checkpoint = Checkpoint(step=step, path=f"checkpoints/checkpoint-{step}", bytes=1, time="2026-03-01T12:00:00Z")
-        progress = Progress(
-            version=PROGRESS_VERSION,
-            attempt=attempt,
-            activity=Activity.TRAINING,
-            time="2026-03-01T12:00:00Z",
-            step=step,
-            max_steps=100,
-            resumed_from_step=0,
-            tokens=step,
-            checkpoints=(checkpoint,),
-        )
+        progress = a_progress(step, attempt, checkpoints=(checkpoint,))
         self.world.controller.report(KEY, progress)
         self.do(self.world.settle())
 

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, Progress
+from sftjob_contract.progress import Activity, Checkpoint
 from sftjob_operator.effects.cluster import Object
 from support.builders import JobBuilder, a_job
 from support.crash_points import CrashPoint, Life, Moment, MortalWorld, final_state, live
 from support.fake_cluster import an_outcome, ended
+from support.progress import a_progress
 
 KEY = ("team", "demo")
 PREEMPTED = {
@@ -27,17 +28,7 @@ def retried() -> JobBuilder:
 def stopped(code: int, reason: str, attempt: int = 1) -> Object:
     """Status of a trainer's Pod that ended at step 40, where it had saved a checkpoint."""
     checkpoint = Checkpoint(step=40, path="checkpoints/checkpoint-40", bytes=1000, time="2026-03-01T12:00:00Z")
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=attempt,
-        activity=Activity.SAVING,
-        time="2026-03-01T12:00:00Z",
-        step=40,
-        max_steps=100,
-        resumed_from_step=0,
-        tokens=40,
-        checkpoints=(checkpoint,),
-    )
+    progress = a_progress(40, attempt, activity=Activity.SAVING, checkpoints=(checkpoint,))
     return ended(code, an_outcome(Stage.TRAIN, code, reason=reason, message="As told.", progress=progress))
 
 

@@ -7,23 +7,14 @@ import pytest
 from sftjob_contract.layout import OUTPUT_ADAPTER
 from sftjob_contract.names import KIND, Stage
 from sftjob_contract.outcome import Output
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
+from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
+from support import progress
 from support.builders import a_command, a_job
 from support.fake_cluster import World, an_outcome, ended, running
 
 
 def a_progress(step: int, attempt: int = 1, **parts: Any) -> Progress:
-    return Progress(
-        version=PROGRESS_VERSION,
-        attempt=attempt,
-        activity=Activity.TRAINING,
-        time="2026-03-01T12:00:00Z",
-        step=step,
-        max_steps=100,
-        resumed_from_step=0,
-        tokens=step * 1000,
-        **parts,
-    )
+    return progress.a_progress(step, attempt, tokens=step * 1000, **parts)
 
 
 async def prepared(world: World, job: Any = None) -> tuple[str, str]:

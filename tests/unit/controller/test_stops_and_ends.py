@@ -5,26 +5,18 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import KIND, Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_contract.progress import Activity
 from sftjob_operator.effects.cluster import UnavailableError
 from support.builders import JobBuilder, a_job
 from support.fake_cluster import World, an_outcome, ended, gated, running, unschedulable
+from support.progress import a_progress
 
 KEY = ("team", "demo")
 
 
 def saved(step: int) -> dict[str, Any]:
     """Status of a trainer's Pod that was asked to stop."""
-    progress = Progress(
-        version=PROGRESS_VERSION,
-        attempt=1,
-        activity=Activity.SAVING,
-        time="2026-03-01T12:00:00Z",
-        step=step,
-        max_steps=100,
-        resumed_from_step=0,
-        tokens=step,
-    )
+    progress = a_progress(step, activity=Activity.SAVING)
     return ended(75, an_outcome(Stage.TRAIN, 75, reason="Interrupted", message="Stopped.", progress=progress))
 
 

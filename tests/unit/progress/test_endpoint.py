@@ -15,25 +15,16 @@ import pytest
 
 from sftjob_contract.codec import encode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_contract.progress import Progress
 from sftjob_operator.progress import endpoint as module
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.tls import server_context, tls_material
+from support.reporting import PROGRESS
 
 PATH = progress_path("team", "demo")
 KUBEFLOW_PATH = trainer_status_path("team", "demo")
 TRAINER = PodIdentity(namespace="team", name="demo-train-1", uid="u1")
-PROGRESS = Progress(
-    version=PROGRESS_VERSION,
-    attempt=1,
-    activity=Activity.TRAINING,
-    time="2026-03-01T12:00:00Z",
-    step=1,
-    max_steps=2,
-    resumed_from_step=0,
-    tokens=3,
-)
 GOOD = json.dumps(encode(PROGRESS))
 
 

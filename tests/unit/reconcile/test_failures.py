@@ -16,9 +16,10 @@ from sftjob_operator.reconcile.policy import POLICIES, STOPPED, Retry
 from sftjob_operator.reconcile.retries import LONGEST_BACKOFF_SECONDS
 from support import decisions
 from support.builders import UID, JobBuilder, a_job
-from support.decisions import PREPARED, STATS, a_progress, an_ended_pod, condition
+from support.decisions import PREPARED, STATS, an_ended_pod, condition
 from support.fake_cluster import SETTINGS, START, an_outcome, ended, moment
 from support.model_shapes import LLAMA_8B
+from support.progress import a_progress
 
 NODE = "node-7"
 STACK = (

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_NODE_RANK, LABEL_STAGE, Stage
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
 from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
 from sftjob_operator.reconcile import (
     Create,
@@ -27,6 +26,7 @@ from sftjob_operator.reconcile.attempts import failures
 from support.builders import UID, a_job
 from support.fake_cluster import SETTINGS, START, merged, moment
 from support.legal import illegal_transitions
+from support.progress import a_progress
 
 EXIT_CODES = (0, 1, 65, 66, 70, 75, 76, 77, 137, 143)
 
@@ -133,16 +133,7 @@ class OneJob(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 100), attempt=st.integers(1, 4))
     def trainer_reports(self, step: int, attempt: int) -> None:
-        progress = Progress(
-            version=PROGRESS_VERSION,
-            attempt=attempt,
-            activity=Activity.TRAINING,
-            time=moment(self.seconds),
-            step=step,
-            max_steps=100,
-            resumed_from_step=0,
-            tokens=step,
-        )
+        progress = a_progress(step, attempt, self.seconds)
         self.report = Report(progress=progress, received=self.now())
 
     @rule()

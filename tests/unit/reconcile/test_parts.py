@@ -12,7 +12,7 @@ from sftjob_contract.codec import encode, from_json
 from sftjob_contract.config import DataFormat
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Output
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
+from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_operator.api import HistoryPointStatus, SFTJobStatus
 from sftjob_operator.reconcile import PodPhase, belongs_to, check_progress, merge_patch, owner_uid, pod_job, pod_view
@@ -33,17 +33,9 @@ from support.fake_cluster import (
     unschedulable,
     waiting,
 )
+from support.progress import a_progress
 
-PROGRESS = Progress(
-    version=PROGRESS_VERSION,
-    attempt=1,
-    activity=Activity.TRAINING,
-    time=moment(0),
-    step=10,
-    max_steps=100,
-    resumed_from_step=0,
-    tokens=5,
-)
+PROGRESS = a_progress(10, tokens=5)
 STATS = PreparedStats(
     version=STATS_VERSION,
     format=DataFormat.TEXT,

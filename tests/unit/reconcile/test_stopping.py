@@ -10,8 +10,9 @@ from sftjob_operator.api import AttemptStatus, SFTJobStatus, replace
 from sftjob_operator.reconcile import Decision, Delete, PodPhase, PodView, awaits_cleanup
 from support import decisions
 from support.builders import JobBuilder, a_job
-from support.decisions import PREPARED, a_pod, a_progress, an_ended_pod, decided, message, said
+from support.decisions import PREPARED, a_pod, an_ended_pod, decided, message, said
 from support.fake_cluster import an_outcome, moment
+from support.progress import a_progress
 
 SUSPENDED = a_job().set("suspend", True)
 DEADLINE = a_job().set("deadlineSeconds", 100)
