@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,14 @@ def test_it_renders_what_it_did(helm: Helm, case: str) -> None:
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("case", CASES)
 def test_every_object_is_valid_on_a_supported_kubernetes(helm: Helm, case: str, version: str) -> None:
-    objects = helm.objects(values_of(case))
+    objects = [json.dumps(obj) for obj in helm.objects(values_of(case))]
     assert [told for obj in objects if (told := complaint(obj, version))] == []
 
 
-def complaint(obj: dict[str, Any], version: str) -> str | None:
+@cache
+def complaint(text: str, version: str) -> str | None:
     """What the strict schema of a Kubernetes version, or of another project's resource, says against an object."""
+    obj = json.loads(text)
     try:
         if obj["kind"] in OF_OTHERS:
             jsonschema.validate(obj["spec"], OF_OTHERS[obj["kind"]])

@@ -21,7 +21,7 @@ DEADLINE = a_job().set("deadlineSeconds", 100)
 def saved(step: int) -> Any:
     """The last word of a trainer that was asked to stop."""
     checkpoint = Checkpoint(step=step, path=f"checkpoints/checkpoint-{step}", bytes=7, time=moment(0))
-    progress = a_progress(step, activity=Activity.SAVING, checkpoints=(checkpoint,))
+    progress = a_progress(step, activity=Activity.SAVING, max_steps=96, checkpoints=(checkpoint,))
     return an_outcome(Stage.TRAIN, 75, reason="Interrupted", message="Stopped on request.", progress=progress)
 
 
