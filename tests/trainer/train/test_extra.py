@@ -13,11 +13,12 @@ from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import Distillation, Method, Teacher
 from sftjob_trainer.extra import (
+    LORA_CONFIG,
     REFUSED_LORA,
     REFUSED_TRAINING,
+    SFT_CONFIG,
     extra_problems,
-    lora_config_fields,
-    sft_config_fields,
+    field_types,
 )
 from support.tiny import lora, run_config
 from support.training import PEFT_IS_BEHIND, build_trainer, job, run_train, write_prepared
@@ -26,18 +27,18 @@ from support.training import PEFT_IS_BEHIND, build_trainer, job, run_train, writ
 def test_the_fields_read_from_the_source_are_those_of_trls_class() -> None:
     from trl import SFTConfig
 
-    assert set(sft_config_fields()) == {field.name for field in dataclasses.fields(SFTConfig)}
+    assert set(field_types(SFT_CONFIG)) == {field.name for field in dataclasses.fields(SFTConfig)}
 
 
 def test_the_fields_read_from_the_source_are_those_of_pefts_class() -> None:
     from peft import LoraConfig, PeftConfig
 
     general = {field.name for field in dataclasses.fields(PeftConfig)}
-    assert set(lora_config_fields()) == {field.name for field in dataclasses.fields(LoraConfig)} - general
+    assert set(field_types(LORA_CONFIG)) == {field.name for field in dataclasses.fields(LoraConfig)} - general
 
 
 def test_every_refused_field_exists_and_is_refused_once() -> None:
-    for refused, known in ((REFUSED_TRAINING, sft_config_fields()), (REFUSED_LORA, lora_config_fields())):
+    for refused, known in ((REFUSED_TRAINING, field_types(SFT_CONFIG)), (REFUSED_LORA, field_types(LORA_CONFIG))):
         names = [name for group in refused.values() for name in group]
         assert len(names) == len(set(names))
         assert set(names) <= set(known)
@@ -115,8 +116,8 @@ def test_another_loss_does_not_go_with_distillation() -> None:
 def test_checking_imports_neither_torch_nor_the_libraries_themselves() -> None:
     program = (
         "import sys\n"
-        "from sftjob_trainer.extra import sft_config_fields, lora_config_fields\n"
-        "assert len(sft_config_fields()) > 100 and len(lora_config_fields()) > 20\n"
+        "from sftjob_trainer.extra import LORA_CONFIG, SFT_CONFIG, field_types\n"
+        "assert len(field_types(SFT_CONFIG)) > 100 and len(field_types(LORA_CONFIG)) > 20\n"
         "assert not {'torch', 'transformers', 'trl', 'peft'} & set(sys.modules)\n"
     )
 

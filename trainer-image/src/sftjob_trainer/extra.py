@@ -14,13 +14,14 @@ from typing import Any, Final
 from sftjob_contract.config import RunConfig
 from sftjob_trainer.wording import type_name
 
-_SFT_CONFIG: Final = (
+SFT_CONFIG: Final = (
     ("transformers", "training_args.py", "TrainingArguments"),
     ("trl", "trainer/base_config.py", "_BaseConfig"),
     ("trl", "trainer/sft_config.py", "SFTConfig"),
 )
 """Package, file and class of SFTConfig and what it inherits from, bases first."""
-_LORA_CONFIG: Final = (("peft", "tuners/lora/config.py", "LoraConfig"),)
+LORA_CONFIG: Final = (("peft", "tuners/lora/config.py", "LoraConfig"),)
+"""The same of `peft.LoraConfig`, without the fields that every PEFT method has."""
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "int": (int,),
@@ -132,13 +133,13 @@ _INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
 
 def extra_problems(config: RunConfig) -> Iterator[str]:
     """What can not be passed on, one sentence each."""
-    yield from _problems("training.extra", config.training.extra, "trl.SFTConfig", _SFT_CONFIG, REFUSED_TRAINING)
+    yield from _problems("training.extra", config.training.extra, "trl.SFTConfig", SFT_CONFIG, REFUSED_TRAINING)
     if config.method.distillation is not None and "loss_type" in config.training.extra:
         yield "training.extra.loss_type does not go with method.distillation, which is a loss of its own: remove it"
     lora = config.method.lora
     if lora is None:
         return
-    yield from _problems("method.lora.extra", lora.extra, "peft.LoraConfig", _LORA_CONFIG, REFUSED_LORA)
+    yield from _problems("method.lora.extra", lora.extra, "peft.LoraConfig", LORA_CONFIG, REFUSED_LORA)
     if (value := lora.extra.get("init_lora_weights", True)) not in _INITIALIZATIONS:
         yield (
             f"method.lora.extra.init_lora_weights: {value} changes the base model's weights, or needs a preparation "
@@ -149,16 +150,6 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
 def field_types(classes: tuple[tuple[str, str, str], ...]) -> Mapping[str, str]:
     """The annotation of every field of a dataclass, by name, read from the source of it and its bases."""
     return {name: annotation for place in classes for name, annotation in _annotations(*place).items()}
-
-
-def sft_config_fields() -> Mapping[str, str]:
-    """Annotations of the fields of the installed `trl.SFTConfig`."""
-    return field_types(_SFT_CONFIG)
-
-
-def lora_config_fields() -> Mapping[str, str]:
-    """Annotations of the fields of the installed `peft.LoraConfig` but those that every PEFT method has."""
-    return field_types(_LORA_CONFIG)
 
 
 def _problems(
