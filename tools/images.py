@@ -89,8 +89,13 @@ def build(image: str, options: Options) -> None:
         sys.exit(
             f"no image can be built: none of {', '.join(BUILDERS)} is installed; `make image-tools` does on Debian"
         )
-    print(f"Building {image_name(image, options.registry)} with {builder} ...", flush=True)
-    subprocess.run(command(builder, image, options, commit()), cwd=ROOT, check=True)
+    name = image_name(image, options.registry)
+    print(f"Building {name} with {builder} ...", flush=True)
+    if subprocess.run(command(builder, image, options, commit()), cwd=ROOT, check=False).returncode:
+        sys.exit(
+            f"{builder} could not build {name}; why stands above. Where a build does not reach an index, or not its "
+            "certificate, fetch the packages before: docs/images.md"
+        )
 
 
 def download(image: str, directory: Path, torch_index_url: str | None) -> None:

@@ -83,6 +83,16 @@ def test_packages_that_lie_ready_make_a_build_without_an_index() -> None:
     assert {"wheels=/w", "PIP_NO_INDEX=1"} < {*command}
 
 
+def test_a_build_that_fails_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    builder = tmp_path / "buildah"
+    builder.write_text("#!/bin/sh\necho no certificate >&2\nexit 125\n")
+    builder.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    with pytest.raises(SystemExit, match=r"buildah could not build sftjob-operator:.*; why stands above"):
+        images.build("operator", images.Options())
+
+
 def test_the_context_is_only_what_an_image_is_made_of() -> None:
     copied = re.findall(r"^COPY (?!--)(.+?)(?: \\\n +)?(?: /\S+)$", "\n".join(map(read, DOCKERFILES)), re.MULTILINE)
     sources = {source.split("/")[0] for line in copied for source in line.replace("\\", "").split()}
