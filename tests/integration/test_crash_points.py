@@ -9,6 +9,7 @@ import yaml
 from cluster import Cluster
 from support.builders import a_job
 from support.crash_points import without_times
+from support.exposure import exposed
 from support.hostile_api import Asked
 from support.hostile_stack import HostileFakeStack
 from support.jobs import phase, reach
@@ -88,3 +89,4 @@ def test_whenever_the_operator_process_is_killed_the_end_is_the_same(tmp_path: P
         assert shot["children"] == calm["children"]
         assert shot["status"] == calm["status"]
         assert not_granted(stack.api.asked, granted) == set()
+        assert exposed(stack, kubectl) == []

@@ -8,6 +8,7 @@ import yaml
 from cluster import Cluster
 from sftjob_contract.names import GROUP, PLURAL
 from support.builders import a_job
+from support.exposure import exposed
 from support.hostile_api import ON_REQUESTS, ON_WATCHES, WRITES, Asked, Fault, no_faults
 from support.hostile_stack import HostileFakeStack
 from support.jobs import phase, reach
@@ -60,10 +61,11 @@ def namespace(fault: Fault) -> str:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, granted: set[Grant]) -> Iterator[HostileFakeStack]:
-    """Shared by all tests. After the last of them: the operator kept to its rights, whatever it had to make good."""
+    """Shared by all tests. After the last of them: it kept to its rights and showed no secret, whatever befell it."""
     with HostileFakeStack(tmp_path_factory.mktemp("hostile"), MANY, PACE) as running:
         yield running
         assert not_granted(running.api.asked, granted) == set()
+        assert exposed(running, Kubectl(running.kubeconfig, running.data / "kubectl-cache")) == []
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import yaml
 from cluster import Cluster
 from sftjob_contract.names import CA_KEY, PLURAL, progress_path
 from support.builders import a_job
+from support.exposure import exposed
 from support.helm import Helm
 from support.hostile_api import Asked, Fault
 from support.hostile_stack import HostileFakeStack
@@ -114,5 +115,6 @@ def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
         authority = kubectl.json("get", "configmap", "stays-config", "-n", "team-a")["data"][CA_KEY]
         assert report(stack, authority) == 401
         asked = set(stack.api.asked)
+        assert exposed(stack, kubectl) == []
     assert not_granted(asked, granted) == set()
     assert not_asked(asked, granted) == set()

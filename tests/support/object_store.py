@@ -14,14 +14,19 @@ from datetime import UTC, datetime
 from email.message import Message
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from xml.sax.saxutils import escape
+
+import pytest
 
 from support.request_body import read_body
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 _CHANGED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+SECRET: Final = "never-to-be-seen"
 
 
 class ObjectStore:
@@ -92,6 +97,16 @@ class ObjectStore:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def be_the_one_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Be what clients of S3 and of GCS in this process find, with `SECRET` as its key."""
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "HTTPS_PROXY", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", self.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", self.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", self.url)
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -17,11 +17,10 @@ from sftjob_trainer.hub import model_files
 from sftjob_trainer.remote import fetch
 from sftjob_trainer.sources import model_path
 from support.archives import packed_tar, packed_zip
-from support.object_store import ObjectStore
+from support.object_store import SECRET, ObjectStore
 from support.preparing import Workbench, environment
 from support.web import Web, web
 
-SECRET = "never-to-be-seen"
 ROWS = b'{"text": "a b"}\n' * 4
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights", "README.md": b""}
 
@@ -37,13 +36,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         **{f"lab/model/{name}": content for name, content in MODEL.items()},
     }
     with ObjectStore(objects) as running:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "HTTPS_PROXY", "https_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", running.access_key)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", running.url)
+        running.be_the_one_of(monkeypatch)
         yield running
 
 

@@ -21,10 +21,9 @@ from sftjob_trainer import train
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.retrying import Patience
 from sftjob_trainer.upload import upload
-from support.object_store import ObjectStore
+from support.object_store import SECRET, ObjectStore
 from support.training import Finished, finish, job, run_train, write_prepared
 
-SECRET = "never-to-be-seen"
 FILES = {
     "output/adapter/adapter_config.json": b"{}",
     "output/adapter/adapter_model.safetensors": bytes(range(256)) * 90_000,
@@ -37,13 +36,7 @@ ONCE = Patience(tries=1)
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     with ObjectStore({"lab/other": b"of somebody else"}) as running:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "HTTPS_PROXY", "https_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", running.access_key)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", running.url)
+        running.be_the_one_of(monkeypatch)
         yield running
 
 
