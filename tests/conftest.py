@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -15,6 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says something about the machine's other work, not about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared-machine")
+
+
+@pytest.fixture
+def no_finalizers() -> Iterator[None]:
+    """For tests that fill the stack: what others left behind could not be finalized there, and they would be blamed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

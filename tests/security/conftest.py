@@ -73,12 +73,7 @@ def trap(tmp_path: Path) -> Trap:
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """An empty object store that the environment leads to."""
     with ObjectStore({"lab/empty": b""}) as running:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "HTTPS_PROXY", "https_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", running.access_key)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never-to-be-seen")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        running.be_the_one_of(monkeypatch)
         yield running
 
 

@@ -91,6 +91,7 @@ def test_a_csv_field_over_many_lines_is_bounded(small: None, bench: Workbench) -
         bench.prepare(bench.write("a.csv", content))
 
 
+@pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_row_nested_without_end_is_refused(bench: Workbench, name: str) -> None:
     text = '{"text": ' + "[" * 200_000

@@ -248,6 +248,7 @@ FILES = [
 ]
 
 
+@pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize(("name", "content", "sentence"), FILES)
 def test_bad_data_is_told_with_file_and_line(bench: Workbench, name: str, content: bytes, sentence: str) -> None:
     ended = ending(Stage.PREPARE, bench.root, to_json(bench.config(bench.write(name, content))))

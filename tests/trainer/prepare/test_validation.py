@@ -82,6 +82,7 @@ def test_another_column_can_be_checked(bench: Workbench, row: dict[str, Any], se
     assert refusal(bench, rows, column="code", regex="^a = ") == f"d.jsonl:2: {sentence}"
 
 
+@pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize(
     ("syntax", "text", "problem"),
     [
