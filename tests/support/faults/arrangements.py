@@ -115,7 +115,7 @@ def _stay(run: Any, fault: Fault) -> None:
 def _in_losses(faults: list[Fault]) -> None:
     import torch
 
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     compute_loss = Trainer.compute_loss
 

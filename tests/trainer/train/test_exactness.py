@@ -27,7 +27,7 @@ def terminate() -> None:
 
 def in_step(step: int, patch: pytest.MonkeyPatch) -> None:
     """In the forward pass of a step: it is finished first."""
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     compute_loss = Trainer.compute_loss
 
@@ -54,7 +54,7 @@ def at_step_edge(step: int, patch: pytest.MonkeyPatch) -> None:
 
 def in_evaluation(step: int, patch: pytest.MonkeyPatch) -> None:
     """In the first batch of an evaluation: the rest is passed over."""
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     prediction_step = Trainer.prediction_step
 

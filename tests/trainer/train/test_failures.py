@@ -45,7 +45,7 @@ def finite_until(step: int, broken: float) -> Callable[[Any, Any], Any]:
 
 
 def break_loss(patch: pytest.MonkeyPatch, value: float) -> None:
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     compute_loss, breaking = Trainer.compute_loss, finite_until(5, value)
 
@@ -57,7 +57,7 @@ def break_loss(patch: pytest.MonkeyPatch, value: float) -> None:
 
 
 def break_gradient(patch: pytest.MonkeyPatch, value: float) -> None:
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     training_step, breaking = Trainer.training_step, finite_until(5, value)
 
@@ -71,7 +71,7 @@ def break_gradient(patch: pytest.MonkeyPatch, value: float) -> None:
 
 
 def break_evaluation(patch: pytest.MonkeyPatch, value: float) -> None:
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     prediction_step, breaking = Trainer.prediction_step, finite_until(5, value)
 
@@ -122,7 +122,7 @@ def test_a_gpu_without_memory_ends_the_run_with_what_could_be_lowered(
 ) -> None:
     import torch
 
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     def compute_loss(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -50,7 +50,7 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def arrange(step: int, *, above: int, evaluating: bool = False) -> None:
         import torch
 
-        from sftjob_trainer.evaluation import Trainer
+        from sftjob_trainer.trainer import Trainer
 
         compute_loss = Trainer.compute_loss
 

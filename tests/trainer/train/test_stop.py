@@ -44,7 +44,7 @@ def terminated_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture
 def terminated_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Send this process SIGTERM when the evaluation after a step has begun."""
-    from sftjob_trainer.evaluation import Trainer
+    from sftjob_trainer.trainer import Trainer
 
     def arrange(step: int) -> None:
         original = Trainer.prediction_step

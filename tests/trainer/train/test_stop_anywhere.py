@@ -39,7 +39,7 @@ TABLE = {
     "loading, of the second attempt": Stopped((faults.signal_in("sftjob_trainer.fit.load_model"),), AT_ONCE, 2),
     "a step, and once more at its end": Stopped(
         (
-            faults.signal_in("sftjob_trainer.evaluation.Trainer.training_step"),
+            faults.signal_in("sftjob_trainer.trainer.Trainer.training_step"),
             faults.signal(signal.SIGTERM, 1),
         ),
         "stopped on request after step 1 of 4; checkpoints/checkpoint-1 is saved",

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.evaluation import Trainer
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.heads import CHUNK_TOKENS, Head, head_of, last_hidden_states
 from sftjob_trainer.tokenization import NOT_TRAINED
-
-CHUNK_TOKENS: Final = 512
-"""Tokens whose logits over the whole vocabulary exist at the same time."""
-_PROBE: Final = (3, 1, 4, 1, 5)
+from sftjob_trainer.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,51 +22,6 @@ class Weights:
     alpha: float
     temperature: float
     vocabulary: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """How a model makes logits of its last hidden states: a linear layer, a factor, a soft cap (Gemma 2)."""
-
-    linear: Any
-    scale: float
-    cap: float | None
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits in fp32 of `hidden`, (tokens, hidden size)."""
-        logits: torch.Tensor = self.linear(hidden).float() * self.scale
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
-
-
-def head_of(model: Any) -> Head:
-    """The head of `model`.
-
-    Raises:
-        Failure: the model makes its logits in another way.
-    """
-    settings = model.config.get_text_config()
-    factor = getattr(settings, "logit_scale", None)
-    divisor = getattr(settings, "logits_scaling", None)
-    scale = (1.0 if factor is None else float(factor)) / (1.0 if divisor is None else float(divisor))
-    head = Head(
-        linear=model.get_output_embeddings(), scale=scale, cap=getattr(settings, "final_logit_softcapping", None)
-    )
-    _check_head(model, head)
-    return head
-
-
-def last_hidden_states(model: Any, decoder: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """What the layers of `model` make of `inputs`, (batch, length, hidden size). The head sees one position only.
-
-    `decoder` is the part of `model` below the head; `model` may be wrapped.
-    """
-    found: list[torch.Tensor] = []
-    hook = decoder.register_forward_hook(lambda _module, _inputs, output: found.append(output.last_hidden_state))
-    try:
-        model(**inputs, use_cache=False, logits_to_keep=1)
-    finally:
-        hook.remove()
-    return found[0]
 
 
 def distillation_loss(
@@ -96,11 +48,15 @@ class DistillationTrainer(Trainer):
     """Trains on the distillation loss. Evaluations measure the cross entropy, so they compare with any other run's."""
 
     def __init__(self, *, teacher: Any, weights: Weights, **arguments: Any) -> None:
+        """Make the trainer.
+
+        Raises:
+            Failure: it is not known how one of the models makes its logits.
+        """
         super().__init__(**arguments)
         self._teacher = teacher
         self._weights = weights
-        self._heads = (head_of(self.model), head_of(teacher))
-        self._seen_tokens = 0
+        self._heads = (_known_head(self.model), _known_head(teacher))
 
     def compute_loss(
         self,
@@ -112,28 +68,13 @@ class DistillationTrainer(Trainer):
         """The mean distillation loss over the trained tokens of the whole optimizer step."""
         if not self.model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"]
         seen = {name: value for name, value in inputs.items() if name != "labels"}
         with torch.no_grad():
             theirs = last_hidden_states(self._teacher, self._teacher.get_decoder(), seen)
-        ours = last_hidden_states(model, self.accelerator.unwrap_model(model).get_decoder(), seen)
+        ours = self.hidden_states(model, seen)
         with self.accelerator.autocast():
-            total = distillation_loss((ours, self._heads[0]), (theirs, self._heads[1]), labels, self._weights)
-        self._count(inputs)
-        if num_items_in_batch is None:
-            return total / (labels[:, 1:] != NOT_TRAINED).sum().clamp(min=1)
-        # Gradients are averaged over the devices, and the items are counted over all of them.
-        return total * self.accelerator.num_processes / num_items_in_batch
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """What TRL's own loss would have counted is added: `num_tokens`, non-padding ones since the attempt began."""
-        if "loss" in logs:
-            logs["num_tokens"] = self._world.sums([self._seen_tokens])[0]
-        super().log(logs, start_time)
-
-    def _count(self, inputs: dict[str, Any]) -> None:
-        mask = inputs.get("attention_mask")
-        self._seen_tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+            total = distillation_loss((ours, self._heads[0]), (theirs, self._heads[1]), inputs["labels"], self._weights)
+        return self.mean_loss(total, inputs, num_items_in_batch)
 
 
 def shared_vocabulary(student: Any, teacher: Any, tokens: int) -> int:
@@ -172,24 +113,13 @@ def _chunks(tokens: int) -> Iterator[slice]:
         yield slice(start, start + CHUNK_TOKENS)
 
 
-def _check_head(model: Any, head: Head) -> None:
-    """See on a few tokens that `head` is what the model does itself; there are as many ways as families."""
-    training = model.training
-    model.eval()
-    ids = torch.tensor([_PROBE], device=model.device)
-    try:
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits[0].float()
-            found = head(last_hidden_states(model, model.get_decoder(), {"input_ids": ids})[0])
-        known = torch.allclose(found, logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max()))
-    except (TypeError, AttributeError):
-        known = False
-    finally:
-        model.train(training)
-    if not known:
+def _known_head(model: Any) -> Head:
+    head = head_of(model)
+    if head is None:
         raise _refused(
             f"models of type {model.config.model_type} make their logits in a way that this trainer does not know"
         )
+    return head
 
 
 def _refused(sentence: str) -> Failure:

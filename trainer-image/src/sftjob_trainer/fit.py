@@ -18,7 +18,6 @@ from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
 from sftjob_trainer.collation import LeftPadding
 from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
-from sftjob_trainer.evaluation import Trainer
 from sftjob_trainer.examination import Examination, prompt_tokens
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
@@ -32,6 +31,7 @@ from sftjob_trainer.run import Run
 from sftjob_trainer.sampling import filled_up
 from sftjob_trainer.start import Origin, load_adapter
 from sftjob_trainer.tokenization import load_prepared_tokenizer
+from sftjob_trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
