@@ -15,7 +15,7 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "ModelNotFound"
     DATASET_NOT_FOUND = "DatasetNotFound"
     ACCESS_DENIED = "AccessDenied"
-    """A hub, a gated repository or a Secret refused us."""
+    """A hub, a gated repository, an object store or the mode of a file refused us."""
     GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     """The kernel killed the container for its memory limit (OOMKilled)."""

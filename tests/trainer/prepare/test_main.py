@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,8 +61,9 @@ class Container:
         text = config if isinstance(config, str) else to_json(config)
         (root / "config.json").write_text(text, encoding="utf-8")
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-X", "importtime", *TRAINER_COMMAND[1:], *arguments]
+    def start(self, *arguments: str, through: Sequence[str] = ()) -> "subprocess.Popen[str]":
+        """`through` is a command that starts another."""
+        command = [*through, sys.executable, "-X", "importtime", *TRAINER_COMMAND[1:], *arguments]
         return subprocess.Popen(command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @property
@@ -307,3 +311,70 @@ def test_the_outcome_replaces_what_the_log_held(tmp_path: Path) -> None:
     log.write_text("x" * 9999)
     outcome.write_outcome(outcome.done(Stage.PREPARE), log)
     assert json.loads(log.read_text())["exitCode"] == 0
+
+
+def as_anybody() -> list[str]:
+    """What takes from root, before a command, the right to read and write whatever it likes."""
+    if os.geteuid() != 0:
+        return []
+    rights = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+
+
+def whose(path: Path) -> str:
+    """The end of a sentence about `path`."""
+    status = path.stat()
+    return f"is of user {status.st_uid} and group {status.st_gid} with mode {stat.S_IMODE(status.st_mode):04o}"
+
+
+USER = f"the Pod's user {os.geteuid()} of group {os.getegid()}"
+FORBIDDEN: list[tuple[str, Callable[[Path], Path], str]] = [
+    ("the data", lambda root: root / "data/d.jsonl", "{root}/data/d.jsonl"),
+    ("the data's directory", lambda root: root / "data", "{root}/data"),
+    ("weights", lambda root: root / "model/model.safetensors", "{root}/model: model.safetensors"),
+    ("a tokenizer", lambda root: root / "model/tokenizer.json", "{root}/model: tokenizer.json"),
+    ("the model's directory", lambda root: root / "model", "{root}/model"),
+]
+
+
+@pytest.mark.parametrize(("place", "told"), [row[1:] for row in FORBIDDEN], ids=[row[0] for row in FORBIDDEN])
+def test_what_the_pods_user_may_not_read_is_found_before_training(
+    bench: Workbench, place: Callable[[Path], Path], told: str
+) -> None:
+    """Weights too, which preparing does not need: a GPU would be held when they are first read."""
+    shutil.copytree(bench.model, bench.root / "model")
+    data = bench.write("d.jsonl", [{"text": "a b"}] * 4)
+    source = data.parent if place(bench.root).name == "data" else data
+    container = Container(bench.root, bench.config(source, model=str(bench.root / "model")))
+    mode = place(bench.root).stat().st_mode
+    place(bench.root).chmod(0)
+    expected = (
+        f"{told.format(root=bench.root)} may not be read by {USER}: it {whose(place(bench.root))}; "
+        "chmod -R a+rX makes it readable"
+    )
+    try:
+        process = container.start("prepare", through=as_anybody())
+        _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        place(bench.root).chmod(mode)
+
+    assert process.returncode == ExitCode.NOT_FOUND, said(stderr)
+    assert said(stderr) == f"prepare failed: AccessDenied: {expected}"
+    assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, expected)
+
+
+def test_a_volume_that_the_pods_user_may_not_write_is_told(bench: Workbench) -> None:
+    container = Container(bench.root, bench.config(bench.write("d.jsonl", [{"text": "a b"}] * 4)))
+    bench.volume.chmod(0o555)
+
+    process = container.start("prepare", through=as_anybody())
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert process.returncode == ExitCode.NOT_FOUND, said(stderr)
+    assert container.outcome.reason is Reason.ACCESS_DENIED
+    assert (container.outcome.message or "").startswith(
+        f"the volume may not be used by {USER}: its directory {bench.volume} {whose(bench.volume)} ("
+    )
+    assert (container.outcome.message or "").endswith(
+        "); take a storage class that heeds fsGroup, or make the volume's directory writable for that group"
+    )

@@ -225,6 +225,37 @@ def test_the_size_that_is_asked_for_has_room_for_all_that_is_kept_at_once(
     assert f"write storage.size: {quantity((50 << 30) + 3 * each)} or more" in outcome.message
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/mnt/claims/base/model.safetensors"), "may not be read"),
+        (OSError(errno.EROFS, "Read-only file system", "{volume}/checkpoints/x"), "the volume may not be used"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), None),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/mnt/x"), None),
+    ],
+)
+def test_a_file_that_is_denied_is_told_and_nothing_else_is_taken_for_it(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, told: str | None
+) -> None:
+    config = job(qwen2, max_steps=1)
+    write_prepared(tmp_path, config)
+    name = None if error.filename is None else error.filename.format(volume=tmp_path)
+
+    def broken(*_: object) -> None:
+        raise OSError(error.errno, error.strerror, name) if name else error
+
+    monkeypatch.setattr("sftjob_trainer.fit.fit", broken)
+    if told is None:
+        with pytest.raises(type(error)):
+            run_train(tmp_path, config)
+        return
+    outcome = run_train(tmp_path, config)
+
+    assert (outcome.exit_code, outcome.reason) == (ExitCode.NOT_FOUND, Reason.ACCESS_DENIED)
+    assert told in (outcome.message or "")
+    assert outcome.progress is not None
+
+
 def test_without_prepared_data_the_stage_says_so(qwen2: Path, tmp_path: Path) -> None:
     with pytest.raises(Failure, match="the Prepare stage must run first") as failure:
         run_train(tmp_path, job(qwen2, max_steps=1))

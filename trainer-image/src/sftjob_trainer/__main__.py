@@ -22,6 +22,7 @@ from sftjob_trainer.environment import ENV_LAUNCHED, Environment, read_environme
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.launch import is_needed, launch
 from sftjob_trainer.libraries import hide_wandb, import_transformers_without_torch, library_variables
+from sftjob_trainer.permissions import denied_access_is_told
 from sftjob_trainer.redaction import Redacted, redact, redact_streams, secrets_in
 
 logger = logging.getLogger("sftjob_trainer")
@@ -75,7 +76,7 @@ def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
         if not config.model.trust_remote_code:
             import_transformers_without_torch()
         from sftjob_trainer.prepare import prepare as function
-    with full_volume_is_told(stage, environment.volume):
+    with full_volume_is_told(stage, environment.volume), denied_access_is_told(environment.volume):
         return function(config, environment)
 
 

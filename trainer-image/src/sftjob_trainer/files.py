@@ -8,6 +8,7 @@ from typing import Final
 
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.permissions import check_readable
 from sftjob_trainer.wording import either
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".txt")
@@ -48,16 +49,18 @@ def data_files(path: Path, source: str) -> Sequence[DataFile]:
     """The data files at `path`: the file itself, or all below the directory in the order of their names.
 
     Raises:
-        Failure: there is nothing at `path`, or nothing of a known kind.
+        Failure: there is nothing at `path`, nothing of a known kind, or something that we may not read.
     """
+    if not path.is_file() and not path.is_dir():
+        raise Failure(Reason.DATASET_NOT_FOUND, f"{source}: there is no file or directory {path}")
+    check_readable([path], source)
     if path.is_file():
         check_kind(path.name, source)
         return (DataFile(path.name, path),)
-    if not path.is_dir():
-        raise Failure(Reason.DATASET_NOT_FOUND, f"{source}: there is no file or directory {path}")
     found = data_names(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     if not found:
         raise Failure(Reason.DATASET_NOT_FOUND, f"{source}: there is no {either(SUFFIXES)} file in {path}")
+    check_readable((path / name for name in found), source)
     return tuple(DataFile(name, path / name) for name in found)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from sftjob_contract.config import DataSource, RunConfig
@@ -12,6 +12,7 @@ from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import files, hub, remote, splits
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.permissions import check_readable
 
 _TO_EVALUATE_ON: Final = ("validation", "test", splits.TRAIN)
 """Split of a data set of its own to evaluate on: the first of these that it has."""
@@ -167,11 +168,14 @@ def _splits(source: DataSource, usual: tuple[str, ...]) -> tuple[str, ...]:
 def _checked_model(directory: Path, source: str) -> Path:
     if not directory.is_dir():
         raise Failure(Reason.MODEL_NOT_FOUND, f"{source}: there is no directory {directory}")
+    check_readable([directory], source)
     if not (directory / "config.json").is_file():
         hint = ""
         if (directory / "adapter_config.json").is_file():
             hint = "; it is a LoRA adapter: merge it into its base model first"
         raise Failure(Reason.MODEL_NOT_FOUND, f"{source}: there is no config.json in {directory}{hint}")
-    if not any(file.suffix in (".safetensors", ".bin") for file in directory.iterdir()):
+    names = [file.name for file in directory.iterdir() if file.is_file()]
+    if not any(PurePath(name).suffix in (".safetensors", ".bin") for name in names):
         raise Failure(Reason.MODEL_NOT_FOUND, f"{source}: there are no weights (*.safetensors) in {directory}")
+    check_readable((directory / name for name in hub.model_files(names)), source)
     return directory

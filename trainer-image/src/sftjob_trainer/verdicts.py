@@ -9,6 +9,7 @@ from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.disk import quantity, room, volume_is_full
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.permissions import denied
 from sftjob_trainer.run import Run
 from sftjob_trainer.world import is_lost_peer
 
@@ -57,7 +58,7 @@ def verdict(error: Exception, run: Run) -> Failure | None:
             f"after step {run.telemetry.step} another process of this run ended or could no longer be reached: {error}",
             blames_peer=True,
         )
-    return None
+    return denied(error, run.volume)
 
 
 def _gpu_out_of_memory(run: Run) -> Failure:

@@ -55,7 +55,7 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
     Reason.ACCESS_DENIED: Policy(
         told_by="exit code 66, termination message",
         retry=Retry.NEVER,
-        hint=f"Put a token or key that may read (or write) there into the Secret that the spec names. {_AGAIN}",
+        hint=f"Let the token or key that the spec names, or the Pod's user, read (or write) there. {_AGAIN}",
     ),
     Reason.GPU_OUT_OF_MEMORY: Policy(
         told_by="exit code 76",
