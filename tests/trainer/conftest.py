@@ -28,8 +28,12 @@ def model_without_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def wandb_is_seen_again() -> Iterator[None]:
+def hidden_packages_are_seen_again() -> Iterator[None]:
     """What a trainer hides from itself as long as its process lives is hidden for one test only."""
     yield
-    if sys.modules.get("wandb", "") is None:
-        del sys.modules["wandb"]
+    for name in ("wandb", "bitsandbytes"):
+        if sys.modules.get(name, "") is None:
+            del sys.modules[name]
+    if peft := sys.modules.get("peft"):
+        peft.import_utils.is_bnb_available.cache_clear()
+        peft.import_utils.is_bnb_4bit_available.cache_clear()

@@ -155,6 +155,11 @@ class Optimizer(StrEnum):
     ADAFACTOR = "adafactor"
     SGD = "sgd"
 
+    @property
+    def is_of_bitsandbytes(self) -> bool:
+        """Whether bitsandbytes has it; the others are PyTorch's and transformers'."""
+        return self.value.endswith("bit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobReference:

@@ -21,7 +21,12 @@ from sftjob_trainer.disk import full_volume_is_told
 from sftjob_trainer.environment import ENV_LAUNCHED, Environment, read_environment, termination_log
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.launch import is_needed, launch
-from sftjob_trainer.libraries import hide_wandb, import_transformers_without_torch, library_variables
+from sftjob_trainer.libraries import (
+    hide_bitsandbytes,
+    hide_wandb,
+    import_transformers_without_torch,
+    library_variables,
+)
 from sftjob_trainer.permissions import denied_access_is_told
 from sftjob_trainer.redaction import Redacted, redact, redact_streams, secrets_in
 
@@ -71,7 +76,10 @@ def main() -> NoReturn:
 def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
     function: Callable[[RunConfig, Environment], Outcome]
     if stage is Stage.TRAIN:
+        from sftjob_trainer.train import model_directories
         from sftjob_trainer.train import train as function
+
+        hide_bitsandbytes(config, model_directories(config, environment))
     else:
         if not config.model.trust_remote_code:
             import_transformers_without_torch()

@@ -28,6 +28,7 @@ from sftjob_trainer.delivery import deliver
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import process_started
+from sftjob_trainer.libraries import importing
 from sftjob_trainer.redaction import Redacted, secrets_in
 from sftjob_trainer.reporter import Endpoint, Reporter
 from sftjob_trainer.retrying import Patience
@@ -124,6 +125,15 @@ def read_stats(volume: Path) -> PreparedStats:
         ) from error
 
 
+def model_directories(config: RunConfig, environment: Environment) -> list[Path]:
+    """Where the models of a run are loaded from; none where that can not be said, as with a run that has ended."""
+    try:
+        found = continued(config, environment, read_stats(environment.volume))
+    except Failure:
+        return []
+    return [path for path in (found.model, found.teacher) if path is not None]
+
+
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Write the log into `path` as well, appended over attempts."""
@@ -144,8 +154,8 @@ def _fit(run: Run, environment: Environment) -> None:
         point = _resume(run)
         run.report()
         if not run.telemetry.ended:
-            from sftjob_trainer.fit import fit
-
+            with importing():
+                from sftjob_trainer.fit import fit
             fit(run, _origin(run, environment, point), point)
         leave(run.world)
 
