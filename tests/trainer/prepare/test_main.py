@@ -363,6 +363,29 @@ def test_what_the_pods_user_may_not_read_is_found_before_training(
     assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, expected)
 
 
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_model_below_a_directory_that_the_pods_user_may_not_enter_is_told(bench: Workbench, stage: Stage) -> None:
+    above = bench.root / "above"
+    shutil.copytree(bench.model, above / "model")
+    config = bench.config(bench.write("d.jsonl", [{"text": "a b"}] * 4), model=str(above / "model"))
+    container = Container(bench.root, config)
+    if stage is Stage.TRAIN:
+        bench.run(config)
+    above.chmod(0)
+    expected = (
+        f"{above}/model may not be read by {USER}: its directory {above} {whose(above)}; "
+        "chmod -R a+rX makes it readable"
+    )
+    try:
+        process = container.start(stage, through=as_anybody())
+        _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        above.chmod(0o755)
+
+    assert process.returncode == ExitCode.NOT_FOUND, said(stderr)
+    assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, expected)
+
+
 def test_a_volume_that_the_pods_user_may_not_write_is_told(bench: Workbench) -> None:
     container = Container(bench.root, bench.config(bench.write("d.jsonl", [{"text": "a b"}] * 4)))
     bench.volume.chmod(0o555)

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -74,18 +74,17 @@ def main() -> NoReturn:
 
 
 def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
-    function: Callable[[RunConfig, Environment], Outcome]
-    if stage is Stage.TRAIN:
-        from sftjob_trainer.train import model_directories
-        from sftjob_trainer.train import train as function
+    with full_volume_is_told(stage, environment.volume), denied_access_is_told(environment.volume):
+        if stage is Stage.TRAIN:
+            from sftjob_trainer.train import model_directories, train
 
-        hide_bitsandbytes(config, model_directories(config, environment))
-    else:
+            hide_bitsandbytes(config, model_directories(config, environment))
+            return train(config, environment)
         if not config.model.trust_remote_code:
             import_transformers_without_torch()
-        from sftjob_trainer.prepare import prepare as function
-    with full_volume_is_told(stage, environment.volume), denied_access_is_told(environment.volume):
-        return function(config, environment)
+        from sftjob_trainer.prepare import prepare
+
+        return prepare(config, environment)
 
 
 def _unexpected(stage: Stage, error: Exception) -> Failure:

@@ -6,12 +6,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-
-_DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def check_readable(paths: Iterable[Path], source: str) -> None:
@@ -21,17 +18,24 @@ def check_readable(paths: Iterable[Path], source: str) -> None:
         Failure: one of them is such.
     """
     for path in paths:
-        wanted = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
-        if not os.access(path, wanted, effective_ids=True):
+        if not _is_readable(path):
             raise _unreadable(path, source)
 
 
 def denied(error: Exception, volume: Path) -> Failure | None:
-    """The verdict on `error` where it comes from a file that may not be read or written."""
-    if not isinstance(error, OSError) or error.errno not in _DENIED or error.filename is None:
+    """The verdict on `error` where it comes from a file that may not be read, or from a volume that may not be written.
+
+    What a library may not write elsewhere is no fault of the user's.
+    """
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):
         return None
-    path = Path(os.fsdecode(error.filename))
-    return _unusable(path, volume) if path.is_relative_to(volume) else _unreadable(path, str(path))
+    path = Path(os.fsdecode(error.filename)).absolute()
+    if not path.is_relative_to(volume):
+        denies = error.errno == errno.EACCES and not _is_readable(_nearest(path))
+        return _unreadable(path, str(path)) if denies else None
+    if error.errno == errno.EROFS:
+        return Failure(Reason.ACCESS_DENIED, f"the volume is mounted read-only: {path} can not be written")
+    return _unusable(path, volume) if isinstance(error, PermissionError) else None
 
 
 @contextmanager
@@ -70,15 +74,24 @@ def _who() -> str:
     return f"the Pod's user {os.geteuid()} of group {os.getegid()}"
 
 
-def _about(path: Path) -> str:
-    """Whose `path` is, or the nearest directory above it that can be looked at, and who may do what with it."""
-    found = path
-    while True:
+def _is_readable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK, effective_ids=True)
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or of the directories above it the nearest that can be looked at."""
+    for found in (path, *path.parents):
         try:
-            status = found.stat()
+            found.stat()
         except OSError:
-            found = found.parent
             continue
-        break
+        return found
+    return Path("/")
+
+
+def _about(path: Path) -> str:
+    """Whose `path` is, or the nearest directory above it, and who may do what with it."""
+    found = _nearest(path)
+    status = found.stat()
     what = "it" if found == path else f"its directory {found}"
     return f"{what} is of user {status.st_uid} and group {status.st_gid} with mode {stat.S_IMODE(status.st_mode):04o}"
