@@ -227,7 +227,7 @@ async def test_a_deleted_job_is_forgotten_and_one_of_the_same_name_starts_anew()
 async def test_a_pod_that_vanished_is_looked_for_before_a_new_attempt(stage: Stage) -> None:
     world = World()
     key = await (training if stage == "train" else World.apply)(world, *([] if stage == "train" else [a_job()]))
-    world.controller._pods.forget(key)  # as if the watch had lost it
+    world.controller._known.pods.forget(key)  # as if the watch had lost it
     world.controller.queue.add(key)
     await world.settle()
     assert [r.name for r in world.requests("get")] == [f"demo-{stage}-1"]

@@ -161,7 +161,7 @@ async def test_a_pod_that_a_watch_has_lost_is_looked_for_before_the_others_are_e
     world = World()
     await training(world)
     body = world.cluster.objects["Pod", "team", PODS[1]]
-    world.controller._pods.drop(body)
+    world.controller._known.pods.drop(body)
     world.controller.queue.add(KEY)
     await world.settle()
     assert [r.name for r in world.requests("get") if r.kind != KIND] == [PODS[1]]

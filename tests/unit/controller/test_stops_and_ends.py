@@ -164,7 +164,7 @@ async def test_a_finished_job_is_cleaned_up_after_its_time_to_live_and_never_loo
     assert len(world.cluster.requests) == before
     await world.restart_operator()
     assert {r.verb for r in world.cluster.requests[before:]} == {"list"}
-    assert world.controller._pods.jobs() == ()
+    assert world.controller._known.pods.jobs() == ()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["already set", "set later"])

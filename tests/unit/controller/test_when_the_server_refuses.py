@@ -114,7 +114,7 @@ async def test_a_leftover_of_an_earlier_job_is_waited_for() -> None:
 async def test_our_own_child_that_exists_already_is_taken_over() -> None:
     world = World()
     await world.apply(a_job())
-    world.controller._pods.forget(KEY)
+    world.controller._known.pods.forget(KEY)
     job = world.cluster.objects[KIND, *KEY]
     world.cluster.store({**job, "status": {}}, "MODIFIED")  # as if the first status write had been lost
     await world.settle()
@@ -135,7 +135,7 @@ async def test_a_job_that_is_gone_meanwhile_is_forgotten() -> None:
     world = World()
     world.cluster.fail("patch", KIND, NotFoundError("sftjobs demo not found"))
     await world.apply(a_job())
-    assert world.controller._jobs.of(KEY) == ()
+    assert world.controller._known.jobs.of(KEY) == ()
 
 
 async def test_a_spec_that_does_not_parse_is_said_once_and_never_raises(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,180 @@
+"""Carrying out what was decided: create and delete children, write the status, post Events."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sftjob_contract.names import KIND
+from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, SFTJob, to_dict
+from sftjob_operator.effects.children import ensure, find, remove
+from sftjob_operator.effects.cluster import (
+    AlreadyExistsError,
+    Cluster,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    Object,
+)
+from sftjob_operator.effects.events import event_body
+from sftjob_operator.gather import Gathering, job_key
+from sftjob_operator.progress.pace import WritePace
+from sftjob_operator.reconcile import (
+    Action,
+    Create,
+    Decision,
+    Delete,
+    EventNote,
+    Refusal,
+    belongs_to,
+    is_finished,
+    merge_patch,
+    owner_uid,
+    rfc3339,
+)
+from sftjob_operator.workqueue import Clock, Key, WorkQueue
+
+log = logging.getLogger(__name__)
+Body = Mapping[str, Any]
+
+
+class Execution:
+    """Writes to the cluster for the job that a worker holds; `known` learns what the server answers."""
+
+    def __init__(self, cluster: Cluster, known: Gathering, pace: WritePace, queue: WorkQueue, clock: Clock) -> None:
+        self._cluster = cluster
+        self._known = known
+        self._pace = pace
+        self._queue = queue
+        self._clock = clock
+
+    async def execute(self, key: Key, job: SFTJob, actions: tuple[Action, ...]) -> Refusal | None:
+        """Carry out actions in order, up to the first child that the server refuses to create.
+
+        Raises:
+            ClusterError: the server does not answer, or refuses anything but a create.
+        """
+        for action in actions:
+            if isinstance(action, Delete):
+                await self._delete(key, job, action)
+            elif (refusal := await self._create(key, job, action)) is not None:
+                return refusal
+        return None
+
+    async def _create(self, key: Key, job: SFTJob, action: Create) -> Refusal | None:
+        kind, name = action.body["kind"], action.body["metadata"]["name"]
+        try:
+            child = await ensure(self._cluster, action.body)
+        except (ForbiddenError, InvalidError) as error:
+            return Refusal(kind=kind, name=name, message=str(error), final=isinstance(error, InvalidError))
+        if not belongs_to(child.body, job.metadata.uid):
+            return Refusal(kind=kind, name=name, message=_taken(child.body, kind, name), conflict=True)
+        if kind == "Pod":
+            self._known.pods.put(child.body)
+            if child.existed:
+                self._queue.add(key)
+            else:
+                log.info("created Pod %s", name, extra=job_field(key))
+        return None
+
+    async def _delete(self, key: Key, job: SFTJob, action: Delete) -> None:
+        """Delete a child, but nothing that belongs to something else."""
+        namespace, uid = job.metadata.namespace, action.uid
+        if uid is None:
+            body = await find(self._cluster, action.kind, namespace, action.name)
+            if body is None or owner_uid(body) != job.metadata.uid:
+                return
+            uid = str(body["metadata"]["uid"])
+        await remove(self._cluster, action.kind, namespace, action.name, uid)
+        log.info("deleted %s %s", action.kind, action.name, extra=job_field(key))
+
+    async def settle(self, key: Key, body: Body, decision: Decision) -> None:
+        """Make the decided status the stored one, now or when it is due, and schedule the next look at the job.
+
+        Raises:
+            ClusterError: the server refuses the status, or does not answer.
+        """
+        old = body.get("status") or {}
+        new = {name: part for name, part in to_dict(decision.status).items() if part not in ([], {})}
+        if patch := merge_patch(old, new):
+            wait = 0.0 if _urgent(old, new) else self._pace.seconds_until_allowed(key)
+            if wait > 0:
+                self._queue.add_after(key, wait)
+            elif await self._write(key, body, patch, new):
+                await self._post(body, decision.events)
+        if decision.recheck_seconds is not None:
+            self._queue.add_after(key, decision.recheck_seconds)
+
+    async def _write(self, key: Key, body: Body, patch: Object, new: Object) -> bool:
+        """Patch the status, provided that the job is still the one that was decided about."""
+        namespace, name = key
+        guard = {"resourceVersion": body["metadata"]["resourceVersion"]}
+        try:
+            answer = await self._cluster.patch_status(namespace, name, {"metadata": guard, "status": patch})
+        except NotFoundError:
+            self._known.jobs.drop(body)
+            return False
+        except ConflictError:
+            self._known.jobs.put(await self._cluster.get(KIND, namespace, name))
+            self._queue.add(key)
+            return False
+        self._pace.written(key)
+        self._known.jobs.put(answer)
+        if is_finished(answer):
+            self._queue.add(key)  # to forget it, or to wait for its time to live
+        if lost := merge_patch(answer.get("status") or {}, new):
+            fields = ", ".join(sorted(lost))
+            log.warning(
+                "the API server did not keep status fields %s: apply crds/sftjobs.yaml", fields, extra=job_field(key)
+            )
+        if new.get("phase") != (body.get("status") or {}).get("phase"):
+            log.info("phase %s", new.get("phase"), extra=job_field(key))
+        return True
+
+    async def _post(self, body: Body, events: tuple[EventNote, ...]) -> None:
+        time = rfc3339(self._clock.now())
+        for note in events:
+            try:
+                await self._cluster.create(event_body(body, note.type, note.reason, note.message, time))
+            except AlreadyExistsError:
+                continue
+            except ClusterError as error:
+                log.info("can not post Event %s: %s", note.reason, error, extra=job_field(job_key(body)))
+
+
+def job_field(key: Key) -> dict[str, str]:
+    """The field that every log line about a job carries."""
+    return {"job": "/".join(key)}
+
+
+def _urgent(old: Body, new: Body) -> bool:
+    """A change that people wait for, or that must not get lost: another phase, first reports, Pods that have to end."""
+    return (
+        old.get("phase") != new.get("phase")
+        or old.get("cleanupTime") != new.get("cleanupTime")
+        or (_reporting(new) and not _reporting(old))
+        or (_stopping(new) and not _stopping(old))
+    )
+
+
+def _reporting(status: Body) -> bool:
+    return any(
+        condition["type"] == ConditionType.PROGRESS_REPORTING and condition["status"] == ConditionStatus.TRUE
+        for condition in status.get("conditions") or ()
+    )
+
+
+def _stopping(status: Body) -> bool:
+    return any(condition["reason"] == ConditionReason.STOPPING for condition in status.get("conditions") or ())
+
+
+def _taken(body: Body, kind: str, name: str) -> str:
+    if owner_uid(body) is not None:
+        return f"{kind} {name} of an earlier SFTJob is still there; it is being deleted, or delete it."
+    if kind == "PersistentVolumeClaim":
+        return (
+            f"{kind} {name} exists and is not of this SFTJob (one with storage.retain leaves its claim behind): delete "
+            f"it, or create the SFTJob anew with storage.existingClaim: {name}"
+        )
+    return f"{kind} {name} exists and belongs to something else: delete it, or give the SFTJob another name."

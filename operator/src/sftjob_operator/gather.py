@@ -1,0 +1,134 @@
+"""What is known of the jobs: their objects and Pods as last seen, and how deleted Pods ended."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from sftjob_contract.names import KIND, LABEL_JOB, Stage
+from sftjob_operator.api import SFTJob
+from sftjob_operator.effects.cache import Cache
+from sftjob_operator.effects.children import find
+from sftjob_operator.effects.cluster import Cluster, ClusterError, Object
+from sftjob_operator.progress.identity import PodIdentity
+from sftjob_operator.reconcile import PodView, awaits_cleanup, is_finished, owner_uid, pod_job, pod_names, pod_view
+from sftjob_operator.workqueue import Key
+
+_KEPT_METADATA: Final = (
+    "name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp",
+)  # fmt: skip
+
+_KEPT_STATUS: Final = (
+    "phase", "method", "startTime", "completionTime", "conditions", "progress", "checkpoints", "attempts",
+)  # fmt: skip
+"""What metrics are made of once a job has ended."""
+
+Body = Mapping[str, Any]
+
+
+class Gathering:
+    """The watch caches of jobs and Pods, and the last words of deleted Pods."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.jobs: Cache[Object] = Cache(stored_job, job_key)
+        self.pods: Cache[PodView] = Cache(pod_view, pod_job)
+        self._last_words: dict[Key, dict[str, PodView]] = {}
+
+    def job(self, key: Key) -> Object | None:
+        """The job as it was last seen."""
+        return next(iter(self.jobs.of(key)), None)
+
+    def all_jobs(self) -> Iterator[Object]:
+        """Every job as it was last seen."""
+        for key in self.jobs.jobs():
+            yield from self.jobs.of(key)
+
+    def pod_gone(self, body: Body) -> Key | None:
+        """Drop a deleted Pod; how it ended may be known from this event alone, so that is kept until it is recorded."""
+        key = self.pods.drop(body)
+        if key is not None:
+            view = pod_view(body)
+            if not view.live:
+                self._last_words.setdefault(key, {})[view.name] = view
+        return key
+
+    def training_attempt(self, key: Key, identity: PodIdentity) -> int | None:
+        """The attempt that a Pod runs for a job, or None if it is not the live train Pod of that very job."""
+        job = self.job(key)
+        if job is None or identity.namespace != key[0]:
+            return None
+        for pod in self.pods.of(key):
+            same = (pod.name, pod.uid, pod.owner_uid) == (identity.name, identity.uid, job["metadata"]["uid"])
+            if same and pod.is_training and pod.rank == 0:
+                return pod.attempt
+        return None
+
+    def newest_pod(self, key: Key) -> tuple[int, str] | None:
+        """Attempt and name of the newest Pod of a job; None before the first."""
+        pods = [(pod.stage == Stage.TRAIN, pod.attempt, -pod.rank, pod.name) for pod in self.pods.of(key)]
+        if pods:
+            _, attempt, _, pod = max(pods)
+            return attempt, pod
+        body = self.job(key) or {}
+        told = (body.get("status") or {}).get("attempts")
+        return (told[-1]["number"], told[-1]["pod"]) if told else None
+
+    async def resync(self) -> tuple[Key, ...]:
+        """List all jobs and Pods; returns the jobs that are there or were there before.
+
+        Raises:
+            ClusterError: they could not be listed.
+        """
+        before = self.jobs.jobs()
+        await self.jobs.replace(self._cluster.list(KIND))
+        await self.pods.replace(self._cluster.list("Pod", LABEL_JOB))
+        return tuple({*before, *self.jobs.jobs()})
+
+    async def gather_pods(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
+        """The job's Pods. That one is gone is believed only after looking, since a second one would follow.
+
+        Raises:
+            ClusterError: the server does not answer, or a Pod has lost its labels.
+        """
+        gone = self._unrecorded(key, job)
+        known = {pod.name for pod in (*gone, *self.pods.of(key))}
+        for attempt in job.status.attempts:
+            if attempt.end_time is not None:
+                continue
+            for name in pod_names(job, attempt.stage, attempt.number):
+                if name in known:
+                    continue
+                body = await find(self._cluster, "Pod", job.metadata.namespace, name)
+                if body is None or owner_uid(body) != job.metadata.uid:
+                    continue
+                if pod_job(body) != key:
+                    raise ClusterError(f"Pod {name} has lost its labels: put them back, or delete it")
+                self.pods.put(body)
+        return tuple({pod.name: pod for pod in (*gone, *self.pods.of(key))}.values())
+
+    def forget(self, key: Key) -> None:
+        """Drop what is known of a job but for the job itself."""
+        self.pods.forget(key)
+        self._last_words.pop(key, None)
+
+    def _unrecorded(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
+        """Pods that are gone and whose end the status does not tell yet."""
+        recorded = {(attempt.stage, attempt.number) for attempt in job.status.attempts if attempt.end_time is not None}
+        words = self._last_words.pop(key, {})
+        kept = {name: pod for name, pod in words.items() if (pod.stage, pod.attempt) not in recorded}
+        if kept:
+            self._last_words[key] = kept
+        return tuple(kept.values())
+
+
+def job_key(body: Body) -> Key:
+    """Namespace and name of a job."""
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def stored_job(body: Body) -> Object:
+    """A job without what the operator never reads again, since thousands of them are held."""
+    kept = {"metadata": {name: body["metadata"][name] for name in _KEPT_METADATA if name in body["metadata"]}}
+    status = body.get("status") or {}
+    if is_finished(body) and not awaits_cleanup(body):
+        return {**kept, "status": {name: status[name] for name in _KEPT_STATUS if name in status}}
+    return {**kept, "spec": body.get("spec") or {}, "status": status}
