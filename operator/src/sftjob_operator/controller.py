@@ -46,7 +46,8 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._known = Gathering(cluster)
-        self._reports: dict[Key, Report] = {}
+        self._reports: dict[str, Report] = {}
+        """By the uid of the job, so that one created again under the name inherits nothing."""
         self._pace = WritePace(interval_seconds, SETTLE_SECONDS, clock.monotonic)
         self.queue = WorkQueue(clock)
         self._execution = Execution(cluster, self._known, self._pace, self.queue, clock)
@@ -65,7 +66,7 @@ class Controller:
     def job_gone(self, body: Body) -> None:
         """A job was deleted. Its children follow by garbage collection."""
         if (key := self._known.jobs.drop(body)) is not None:
-            self._forget(key)
+            self._forget(key, body["metadata"]["uid"])
 
     def pod_changed(self, body: Body) -> None:
         """A Pod was created, changed, or listed."""
@@ -88,16 +89,18 @@ class Controller:
             ValueError: it can not be stored; the text says why.
         """
         check_progress(progress)
-        known = self._reports.get(key)
-        self._reports[key] = Report(progress=progress, received=self._clock.now())
+        if (uid := self._uid(key)) is None:
+            return
+        known = self._reports.get(uid)
+        self._reports[uid] = Report(progress=progress, received=self._clock.now())
         if known is not None and known.progress.attempt == progress.attempt:
-            self.queue.add_after(key, self._pace.seconds_until_allowed(key))
+            self.queue.add_after(key, self._pace.seconds_until_allowed(uid))
         else:
             self.queue.add(key)
 
     def newest_progress(self, key: Key) -> Progress | None:
         """The newest report that was taken in for a job, of whichever attempt."""
-        known = self._reports.get(key)
+        known = self._reports.get(self._uid(key) or "")
         return None if known is None else known.progress
 
     # What is asked of it
@@ -132,6 +135,10 @@ class Controller:
         """
         for key in await self._known.resync():
             self.queue.add(key)
+        uids = self._known.uids()
+        self._reports = {uid: report for uid, report in self._reports.items() if uid in uids}
+        self._pace.keep_only(uids)
+        self._known.keep_only(uids)
 
     async def run(self, workers: int) -> None:
         """Work until cancelled."""
@@ -157,29 +164,39 @@ class Controller:
         """Take the next job from the queue and look at it; whatever goes wrong is tried again later."""
         key = await self.queue.get()
         began = self._clock.monotonic()
+        body = self._known.job(key)
         try:
-            await self._reconcile(key)
+            if body is not None:
+                await self._reconcile(key, body)
             self.queue.succeeded(key)
         except UnavailableError as error:
-            self._metrics.failed(Failure.UNAVAILABLE)
-            wait = self.queue.retry(key, error.retry_after_seconds or 0)
-            log.warning("%s; trying again in %g s", error, wait, extra=job_field(key))
+            self._failed(key, body, error, Failure.UNAVAILABLE)
         except ClusterError as error:
-            self._metrics.failed(Failure.REFUSED)
-            wait = self.queue.retry(key)
-            log.error("%s; trying again in %g s", error, wait, extra=job_field(key))  # noqa: TRY400 -- told by the text
-        except Exception:
-            self._metrics.failed(Failure.FAULT)
-            wait = self.queue.retry(key)
-            log.exception("a fault of the operator; trying again in %g s", wait, extra=job_field(key))
+            self._failed(key, body, error, Failure.REFUSED)
+        except Exception as error:  # noqa: BLE001 -- one job's fault must not stop the others; it is logged
+            self._failed(key, body, error, Failure.FAULT)
         finally:
             self._metrics.reconciled(self._clock.monotonic() - began)
             self.queue.done(key)
 
-    async def _reconcile(self, key: Key) -> None:
-        body = self._known.job(key)
-        if body is None or (is_finished(body) and not awaits_cleanup(body)):
-            self._forget(key)
+    def _failed(self, key: Key, body: Object | None, error: Exception, cause: Failure) -> None:
+        """Work on a job failed: try again later, and log that once for each wait, however often the job is woken."""
+        self._metrics.failed(cause)
+        longer = getattr(error, "retry_after_seconds", None) or 0
+        uid = "" if body is None else body["metadata"]["uid"]
+        wait = self.queue.retry(key, uid, f"{type(error).__name__}: {error}", longer)
+        if wait is None:
+            return
+        if cause is Failure.FAULT:
+            log.error("Internal error; trying again in %.3g s", wait, exc_info=error, extra=job_field(key))
+        else:
+            level = logging.WARNING if cause is Failure.UNAVAILABLE else logging.ERROR
+            log.log(level, "%s; trying again in %.3g s", error, wait, extra=job_field(key))
+
+    async def _reconcile(self, key: Key, body: Object) -> None:
+        uid = body["metadata"]["uid"]
+        if is_finished(body) and not awaits_cleanup(body):
+            self._forget(key, uid)
             return
         now = self._clock.now()
         try:
@@ -189,7 +206,7 @@ class Controller:
                 await self._execution.settle(key, body, refuse(body, str(error), now))
             return
         pods = await self._known.gather_pods(key, job)
-        observed = Observed(job=job, pods=pods, report=self._reports.get(key))
+        observed = Observed(job=job, pods=pods, report=self._reports.get(uid))
         decision = decide(observed, self._settings, now)
         refusal = await self._execution.execute(key, job, decision.actions)
         if refusal is not None:
@@ -199,9 +216,15 @@ class Controller:
             await self._execution.execute(key, job, decision.actions)
         await self._execution.settle(key, body, decision)
 
-    def _forget(self, key: Key) -> None:
-        """A job that has ended or is gone needs no memory but its own."""
-        self._reports.pop(key, None)
-        self._pace.forget(key)
-        self._known.forget(key)
-        self.queue.forget(key)
+    def _uid(self, key: Key) -> str | None:
+        body = self._known.job(key)
+        return None if body is None else str(body["metadata"]["uid"])
+
+    def _forget(self, key: Key, uid: str) -> None:
+        """A job that has ended or is gone needs no memory but its own; one that has its name by now keeps its own."""
+        self._reports.pop(uid, None)
+        self._pace.forget(uid)
+        self._known.forget(uid)
+        if self._uid(key) in (None, uid):
+            self._known.pods.forget(key)
+            self.queue.forget(key)

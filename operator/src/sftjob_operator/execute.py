@@ -98,7 +98,7 @@ class Execution:
         old = body.get("status") or {}
         new = {name: part for name, part in to_dict(decision.status).items() if part not in ([], {})}
         if patch := merge_patch(old, new):
-            wait = 0.0 if _urgent(old, new) else self._pace.seconds_until_allowed(key)
+            wait = 0.0 if _urgent(old, new) else self._pace.seconds_until_allowed(body["metadata"]["uid"])
             if wait > 0:
                 self._queue.add_after(key, wait)
             elif await self._write(key, body, patch, new):
@@ -119,7 +119,7 @@ class Execution:
             self._known.jobs.put(await self._cluster.get(KIND, namespace, name))
             self._queue.add(key)
             return False
-        self._pace.written(key)
+        self._pace.written(body["metadata"]["uid"])
         self._known.jobs.put(answer)
         if is_finished(answer):
             self._queue.add(key)  # to forget it, or to wait for its time to live

@@ -1,6 +1,6 @@
 """What is known of the jobs: their objects and Pods as last seen, and how deleted Pods ended."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Final
 
 from sftjob_contract.names import KIND, LABEL_JOB, Stage
@@ -31,7 +31,8 @@ class Gathering:
         self._cluster = cluster
         self.jobs: Cache[Object] = Cache(stored_job, job_key)
         self.pods: Cache[PodView] = Cache(pod_view, pod_job)
-        self._last_words: dict[Key, dict[str, PodView]] = {}
+        self._last_words: dict[str, dict[str, PodView]] = {}
+        """By the uid of the job, then by the name of the Pod."""
 
     def job(self, key: Key) -> Object | None:
         """The job as it was last seen."""
@@ -47,8 +48,8 @@ class Gathering:
         key = self.pods.drop(body)
         if key is not None:
             view = pod_view(body)
-            if not view.live:
-                self._last_words.setdefault(key, {})[view.name] = view
+            if not view.live and view.owner_uid is not None:
+                self._last_words.setdefault(view.owner_uid, {})[view.name] = view
         return key
 
     def training_attempt(self, key: Key, identity: PodIdentity) -> int | None:
@@ -56,19 +57,20 @@ class Gathering:
         job = self.job(key)
         if job is None or identity.namespace != key[0]:
             return None
-        for pod in self.pods.of(key):
-            same = (pod.name, pod.uid, pod.owner_uid) == (identity.name, identity.uid, job["metadata"]["uid"])
-            if same and pod.is_training and pod.rank == 0:
+        for pod in self._pods_of(key, job["metadata"]["uid"]):
+            if (pod.name, pod.uid) == (identity.name, identity.uid) and pod.is_training and pod.rank == 0:
                 return pod.attempt
         return None
 
     def newest_pod(self, key: Key) -> tuple[int, str] | None:
         """Attempt and name of the newest Pod of a job; None before the first."""
-        pods = [(pod.stage == Stage.TRAIN, pod.attempt, -pod.rank, pod.name) for pod in self.pods.of(key)]
+        if (body := self.job(key)) is None:
+            return None
+        own = self._pods_of(key, body["metadata"]["uid"])
+        pods = [(pod.stage == Stage.TRAIN, pod.attempt, -pod.rank, pod.name) for pod in own]
         if pods:
             _, attempt, _, pod = max(pods)
             return attempt, pod
-        body = self.job(key) or {}
         told = (body.get("status") or {}).get("attempts")
         return (told[-1]["number"], told[-1]["pod"]) if told else None
 
@@ -89,8 +91,9 @@ class Gathering:
         Raises:
             ClusterError: the server does not answer, or a Pod has lost its labels.
         """
-        gone = self._unrecorded(key, job)
-        known = {pod.name for pod in (*gone, *self.pods.of(key))}
+        uid = job.metadata.uid
+        gone = self._unrecorded(job)
+        known = {pod.name for pod in (*gone, *self._pods_of(key, uid))}
         for attempt in job.status.attempts:
             if attempt.end_time is not None:
                 continue
@@ -98,25 +101,36 @@ class Gathering:
                 if name in known:
                     continue
                 body = await find(self._cluster, "Pod", job.metadata.namespace, name)
-                if body is None or owner_uid(body) != job.metadata.uid:
+                if body is None or owner_uid(body) != uid:
                     continue
                 if pod_job(body) != key:
                     raise ClusterError(f"Pod {name} has lost its labels: put them back, or delete it")
                 self.pods.put(body)
-        return tuple({pod.name: pod for pod in (*gone, *self.pods.of(key))}.values())
+        return tuple({pod.name: pod for pod in (*gone, *self._pods_of(key, uid))}.values())
 
-    def forget(self, key: Key) -> None:
-        """Drop what is known of a job but for the job itself."""
-        self.pods.forget(key)
-        self._last_words.pop(key, None)
+    def uids(self) -> frozenset[str]:
+        """The uids of all jobs that are there."""
+        return frozenset(job["metadata"]["uid"] for job in self.all_jobs())
 
-    def _unrecorded(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
+    def forget(self, uid: str) -> None:
+        """Drop the last words of the Pods of a job."""
+        self._last_words.pop(uid, None)
+
+    def keep_only(self, uids: Container[str]) -> None:
+        """Drop the last words of the Pods of all other jobs."""
+        self._last_words = {uid: words for uid, words in self._last_words.items() if uid in uids}
+
+    def _pods_of(self, key: Key, uid: str) -> tuple[PodView, ...]:
+        """The Pods of the job of this name and uid; those of an earlier job of the name are left out."""
+        return tuple(pod for pod in self.pods.of(key) if pod.owner_uid == uid)
+
+    def _unrecorded(self, job: SFTJob) -> tuple[PodView, ...]:
         """Pods that are gone and whose end the status does not tell yet."""
         recorded = {(attempt.stage, attempt.number) for attempt in job.status.attempts if attempt.end_time is not None}
-        words = self._last_words.pop(key, {})
+        words = self._last_words.pop(job.metadata.uid, {})
         kept = {name: pod for name, pod in words.items() if (pod.stage, pod.attempt) not in recorded}
         if kept:
-            self._last_words[key] = kept
+            self._last_words[job.metadata.uid] = kept
         return tuple(kept.values())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -48,6 +49,16 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(seconds, callback)
 
 
+@dataclass(slots=True)
+class _Failures:
+    """How often work on the job of this uid failed, when it is tried again (monotonic), and what went wrong since."""
+
+    uid: str
+    count: int = 0
+    due: float = 0.0
+    causes: set[str] = field(default_factory=set)
+
+
 class WorkQueue:
     """Keys in the order in which they were first added; the worker that got one must call `done`.
 
@@ -61,7 +72,7 @@ class WorkQueue:
         self._queued: set[Key] = set()
         self._working: set[Key] = set()
         self._timers: dict[Key, tuple[float, Timer]] = {}
-        self._failures: dict[Key, int] = {}
+        self._failures: dict[Key, _Failures] = {}
         self._wakeup = asyncio.Event()
 
     def __len__(self) -> int:
@@ -86,13 +97,28 @@ class WorkQueue:
         self._call_off(key)
         self._timers[key] = (due, self._clock.call_later(seconds, lambda: self._due(key)))
 
-    def retry(self, key: Key, at_least_seconds: float = 0) -> float:
-        """Work on `key` again after a wait that doubles with every call; answers the wait in seconds."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        wait = max(at_least_seconds, min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 32), LONGEST_RETRY_SECONDS))
-        self.add_after(key, wait)
-        return wait
+    def retry(self, key: Key, uid: str, cause: str, at_least_seconds: float = 0) -> float | None:
+        """Work on `key`, whose job has this uid, again after a wait that doubles each time.
+
+        Work that an event brought forward and that fails again leaves the wait as it is.
+
+        Returns:
+            The wait in seconds, or None if this cause was already returned for this wait.
+        """
+        now = self._clock.monotonic()
+        known = self._failures.get(key)
+        if known is None or known.uid != uid:
+            known = _Failures(uid)
+        if now >= known.due:
+            wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(known.count, 32), LONGEST_RETRY_SECONDS)
+            known = _Failures(uid, known.count + 1, now + wait)
+        known.due = max(known.due, now + at_least_seconds)
+        self._failures[key] = known
+        self.add_after(key, known.due - now)
+        if cause in known.causes:
+            return None
+        known.causes.add(cause)
+        return known.due - now
 
     def succeeded(self, key: Key) -> None:
         """The next retry of `key` waits the shortest time again."""

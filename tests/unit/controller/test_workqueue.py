@@ -72,16 +72,49 @@ async def test_a_wait_of_nothing_is_no_wait(queue: WorkQueue) -> None:
     assert len(queue) == 1
 
 
-async def test_retries_wait_twice_as_long_each_time_up_to_five_minutes(queue: WorkQueue) -> None:
-    waits = [queue.retry(A) for _ in range(11)]
+async def test_retries_wait_twice_as_long_each_time_up_to_five_minutes(queue: WorkQueue, clock: FakeClock) -> None:
+    waits = []
+    for _ in range(11):
+        wait = queue.retry(A, "uid", "down")
+        assert wait is not None
+        waits.append(wait)
+        clock.advance(wait)
     assert waits[:4] == [1, 2, 4, 8]
     assert waits[-1] == 300
     queue.succeeded(A)
-    assert queue.retry(A) == 1
+    assert queue.retry(A, "uid", "down") == 1
+
+
+async def test_a_failure_during_a_wait_leaves_the_wait_as_it_is_and_is_news_once(
+    queue: WorkQueue, clock: FakeClock
+) -> None:
+    waits = []
+    for _ in range(4):
+        wait = queue.retry(A, "uid", "down")
+        assert wait is not None
+        waits.append(wait)
+        clock.advance(wait)
+    assert queue.retry(A, "uid", "down") == 16
+    for _ in range(7):
+        clock.advance(2)
+        assert queue.retry(A, "uid", "down") is None
+    assert queue.retry(A, "uid", "another") == 2
+    while len(queue):
+        queue.done(await queue.get())
+    queue.retry(A, "uid", "down")
+    clock.advance(2)
+    assert len(queue) == 1
+    assert queue.retry(A, "uid", "down") == 32
+
+
+async def test_another_job_of_the_name_waits_the_shortest_time(queue: WorkQueue, clock: FakeClock) -> None:
+    for _ in range(5):
+        clock.advance(queue.retry(A, "uid", "down") or 0)
+    assert queue.retry(A, "another uid", "down") == 1
 
 
 async def test_a_retry_waits_as_long_as_the_server_asks(queue: WorkQueue, clock: FakeClock) -> None:
-    assert queue.retry(A, at_least_seconds=17) == 17
+    assert queue.retry(A, "uid", "busy", at_least_seconds=17) == 17
     clock.advance(16)
     assert len(queue) == 0
     clock.advance(1)

@@ -40,6 +40,8 @@ class Operator:
 
     received: list[tuple[tuple[str, str], Progress]] = field(default_factory=list)
     complaint: str | None = None
+    trainer: PodIdentity = TRAINER
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
     session: aiohttp.ClientSession | None = None
 
@@ -49,7 +51,8 @@ class Operator:
         return {"trainer": TRAINER, "another": replace(TRAINER, uid="u2")}.get(token)
 
     def accepts(self, key: tuple[str, str], pod: PodIdentity) -> int | None:
-        return 1 if (key, pod) == (("team", "demo"), TRAINER) else None
+        self.asked.set()
+        return 1 if (key, pod) == (("team", "demo"), self.trainer) else None
 
     def known(self, key: tuple[str, str]) -> Progress | None:
         return next((progress for of, progress in reversed(self.received) if of == key), None)
@@ -88,6 +91,24 @@ async def operator(material: Any) -> AsyncIterator[Operator]:
 async def test_a_report_of_the_training_pod_is_taken(operator: Operator) -> None:
     assert await operator.post(GOOD) == (204, "")
     assert operator.received == [(("team", "demo"), PROGRESS)]
+
+
+async def test_a_report_whose_job_was_created_again_while_its_body_arrived_is_refused(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield GOOD[:10].encode()
+        await answer.wait()
+        yield GOOD[10:].encode()
+
+    post = asyncio.create_task(operator.post(body()))
+    await operator.asked.wait()
+    monkeypatch.setattr(operator, "trainer", replace(TRAINER, uid="u3"))
+    answer.set()
+    assert (await post)[0] == 403
+    assert operator.received == []
 
 
 async def test_a_report_of_a_newer_trainer_is_taken(operator: Operator) -> None:

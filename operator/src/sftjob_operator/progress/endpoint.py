@@ -111,8 +111,10 @@ class ProgressEndpoint:
     async def _take(self, request: web.Request, read: _Read) -> None:
         key = (request.match_info["namespace"], request.match_info["name"])
         try:
-            attempt = await self._authorize(request, key)
+            pod, attempt = await self._authorize(request, key)
             body = await _body(request)
+            if self._accepts(key, pod) != attempt:  # the job was created again while the body arrived
+                raise _not_the_trainer()
             self._receive(key, read(key, body, attempt))
         except web.HTTPException as refusal:
             self._complain(request, key, refusal)
@@ -128,8 +130,8 @@ class ProgressEndpoint:
             self._complaints.take(request.remote)
             log.info("progress report refused with %s: %s", refusal.status, refusal.text, extra={"job": "/".join(key)})
 
-    async def _authorize(self, request: web.Request, key: Key) -> int:
-        """The attempt that the bearer runs for job `key`, or an HTTPException."""
+    async def _authorize(self, request: web.Request, key: Key) -> tuple[PodIdentity, int]:
+        """The bearer's Pod and the attempt that it runs for job `key`, or an HTTPException."""
         header = request.headers.get("Authorization", "")
         token = header.removeprefix(_BEARER).strip()
         if not header.startswith(_BEARER) or not 0 < len(token) <= _LONGEST_TOKEN:
@@ -146,12 +148,16 @@ class ProgressEndpoint:
         self._reports.take(pod)
         attempt = self._accepts(key, pod)
         if attempt is None:
-            raise web.HTTPForbidden(text="the token's Pod is not the one that trains this job now")
-        return attempt
+            raise _not_the_trainer()
+        return pod, attempt
 
 
 def _later() -> dict[str, str]:
     return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+
+def _not_the_trainer() -> web.HTTPForbidden:
+    return web.HTTPForbidden(text="the token's Pod is not the one that trains this job now")
 
 
 def _unauthorized(text: str) -> web.HTTPUnauthorized:
