@@ -1,5 +1,6 @@
 """What `training.lossOn` and `model.addEosToken` mean for rows of each shape: the text in >>...<< is trained."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.label_report import marked
 from sftjob_trainer.labels import encoder
 from sftjob_trainer.shapes import Example, PromptCompletion, Text
-from support.chats import config, conversation, encoded, prompted, use_template
+from sftjob_trainer.tokenization import load_tokenizer
+from support.chats import config, conversation, encoded, prompted, use_template, write_plain_tokenizer
 
 TEXT = Text("d.csv:2", "open a file")
 COMPLETION = PromptCompletion("d.jsonl:1", "what does it do?\n", "open a file")
@@ -83,6 +85,28 @@ def test_a_part_that_rows_do_not_have_is_refused(
         encoded(tokenizer, example, loss_on)
     assert raised.value.message == sentence + ", or remove it to train on what suits the rows"
     assert raised.value.reason is Reason.CONFIG_INVALID
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        (Text("d.jsonl:1", "<s>open a file<|endoftext|>"), ">><s>open a file<|endoftext|><<"),
+        (Text("d.jsonl:1", "<s>open a file<|endoftext|>\n \n"), ">><s>open a file<|endoftext|><<"),
+        (Text("d.jsonl:1", "open a file"), ">><s>open a file<|endoftext|><<"),
+        (PromptCompletion("d.jsonl:1", "<s>what?\n", "open<|endoftext|>\n"), "<s>what?\n>>open<|endoftext|><<"),
+        (PromptCompletion("d.jsonl:1", "", "<s>open"), "<s>>>open<|endoftext|><<"),
+    ],
+)
+def test_special_tokens_that_a_text_is_written_with_get_no_second_ones(
+    example: Example, expected: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(write_plain_tokenizer(tmp_path, begins_with_bos=True), config().model)
+    assert marked(encoded(tokenizer, example), tokenizer) == expected
+
+
+def test_what_follows_the_end_of_a_text_stays_where_no_end_is_asked_for(tokenizer: Any) -> None:
+    example = Text("d.jsonl:1", "open<|im_end|>\n")
+    assert marked(encoded(tokenizer, example, add_eos_token=False), tokenizer) == ">>open<|im_end|>\n<<"
 
 
 def test_a_text_is_closed_once(tokenizer: Any) -> None:

@@ -69,6 +69,62 @@ FILES = [
         jsonl({"prompt": "a", "completion": ""}),
         'train.jsonl:1: "completion" is empty, so there is nothing to train on',
     ),
+    (
+        "train.jsonl",
+        jsonl({"prompt": "a", "completion": " \n"}),
+        'train.jsonl:1: "completion" is blank, so there is nothing to train on',
+    ),
+    (
+        "alpaca.jsonl",
+        b'{"instruction": "a", "input": NaN, "output": "b"}',
+        'alpaca.jsonl:1: "input" must be text, not NaN (write null for a missing value)',
+    ),
+    (
+        "train.jsonl",
+        jsonl(GOOD) + b'{"text": "a", "text": "b"}\n',
+        'train.jsonl:2: an object has the key "text" twice; remove one of them',
+    ),
+    (
+        "chat.jsonl",
+        b'{"messages": [{"role": "user", "content": "a", "role": "assistant"}]}',
+        'chat.jsonl:1: an object has the key "role" twice; remove one of them',
+    ),
+    (
+        "train.json",
+        b'[{"text": "a", "text": "b"}]',
+        'train.json:1: an object has the key "text" twice; remove one of them',
+    ),
+    (
+        "train.jsonl",
+        jsonl(GOOD) + b'{"text": "a", "id": ' + b"7" * 5000 + b"}\n",
+        "train.jsonl:2: an integer has 5000 digits; write it as text",
+    ),
+    (
+        "train.json",
+        b'[{"text": "a"},\n{"text": "b", "id": ' + b"7" * 5000 + b"}]",
+        "train.json:2: an integer has 5000 digits; write it as text",
+    ),
+    (
+        "train.jsonl",
+        gzip.compress(jsonl(GOOD), mtime=0),
+        "train.jsonl: the content of the file is gzip, which its name does not say; rename it to train.jsonl.gz",
+    ),
+    (
+        "train.csv",
+        as_parquet({"text": ["a"]}),
+        "train.csv: the content of the file is Parquet, which its name does not say; rename it to train.parquet",
+    ),
+    (
+        "train.csv",
+        b"PK\x03\x04 and more",
+        "train.csv: the content of the file is ZIP, which its name does not say; unpack it first "
+        "(an .xlsx workbook is one too: export it as CSV)",
+    ),
+    (
+        "train.json",
+        b"\x28\xb5\x2f\xfd and more",
+        "train.json: the content of the file is Zstandard, which its name does not say; decompress it first",
+    ),
     ("train.jsonl", b"", "train.jsonl: the file has no rows"),
     ("train.jsonl", b"\n \n", "train.jsonl: the file has no rows"),
     (

@@ -195,6 +195,13 @@ def test_rows_that_can_not_be_used_are_left_out_and_told_if_that_is_asked_for(
     assert told[5:] == ["7 rows can not be used"]
 
 
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+def test_a_row_whose_json_is_valid_and_unusable_is_left_out_alone(bench: Workbench, name: str) -> None:
+    unusable = ('{"text": "a", "text": "b"}\n', '{"text": "a", "id": ' + "7" * 5000 + "}\n")
+    stats = bench.run(skipping(bench, GOOD + GOOD.join(unusable) + GOOD, 2, name))
+    assert (stats.rows, stats.skipped_rows) == (3, 2)
+
+
 def test_more_rows_than_may_be_left_out_fail_the_job(bench: Workbench) -> None:
     with pytest.raises(Failure) as raised:
         bench.run(skipping(bench, GOOD + BAD[0] + BAD[2] + BAD[0], 2))

@@ -88,6 +88,7 @@ def test_another_column_can_be_checked(bench: Workbench, row: dict[str, Any], se
     [
         (Syntax.JSON, '{"a": [1, null]}', None),
         (Syntax.JSON, '"text"', None),
+        (Syntax.JSON, "7" * 5000, None),
         (Syntax.JSON, '{"a": 1,}', "Expecting property name enclosed in double quotes at line 1 column 9"),
         (Syntax.JSON, '{\n  "a" 1}', "Expecting ':' delimiter at line 2 column 7"),
         (Syntax.JSON, "", "Expecting value at line 1 column 1"),

@@ -16,6 +16,7 @@ from sftjob_trainer.metrics import measure
 from sftjob_trainer.questions import TEXT_METRICS, Question
 from sftjob_trainer.run import Run
 from sftjob_trainer.telemetry import perplexity
+from sftjob_trainer.tokenization import text_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +95,9 @@ def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> li
         if chat:
             turn = [{"role": "user", "content": prompt}]
             encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
+            prompts.append(list(encoded["input_ids"]))
         else:
-            encoded = tokenizer(prompt)
-        prompts.append(list(encoded["input_ids"]))
+            prompts += text_tokens(tokenizer, [prompt])
     return prompts
 
 

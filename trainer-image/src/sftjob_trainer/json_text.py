@@ -12,7 +12,43 @@ MOST_ROW_BYTES: Final = 64 << 20
 """Largest row of a text file. A larger one is a mistake, and would take the memory of the whole Pod."""
 _PIECE_BYTES: Final = 1 << 20
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
-_DECODER: Final = json.JSONDecoder()
+_KEY_CHARACTERS: Final = 40
+
+
+class UnusableValueError(ValueError):
+    """A JSON text whose syntax is valid, but whose value would not be what its author wrote."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of the JSON `text`.
+
+    Raises:
+        UnusableValueError: an object has a key twice, or an integer has more digits than Python reads.
+        json.JSONDecodeError: the syntax is invalid.
+        RecursionError: it is nested too deeply.
+    """
+    return _DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise UnusableValueError(f'an object has the key "{repeated[:_KEY_CHARACTERS]}" twice; remove one of them')
+    return found
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as error:
+        raise UnusableValueError(f"an integer has {len(digits)} digits; write it as text") from error
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+_SYNTAX_DECODER: Final = json.JSONDecoder(parse_int=len)
+"""Finds the end of a value, whatever it is."""
 
 
 class JsonText:
@@ -40,7 +76,7 @@ class JsonText:
                 return self._text[self._at : self._at + 1]
 
     def elements(self) -> Iterator[tuple[str, Any]]:
-        """The elements of the list that begins here, each with its place.
+        """The elements of the list that begins here, each with its place; a Failure stands for an unusable one.
 
         Raises:
             Failure: the text is not valid JSON.
@@ -58,7 +94,7 @@ class JsonText:
             raise data_invalid(self.place, "not valid JSON: something follows the end of the list")
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """The values that follow one another, each with its place.
+        """The values that follow one another, each with its place; a Failure stands for an unusable one.
 
         Raises:
             Failure: the text is not valid JSON.
@@ -72,7 +108,7 @@ class JsonText:
         place = self.place
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._decoded(place)
             except json.JSONDecodeError as error:
                 if self._grow():
                     continue
@@ -81,6 +117,14 @@ class JsonText:
                 raise data_invalid(place, "not valid JSON: nested too deeply") from error
             self._move(end)
             return place, value
+
+    def _decoded(self, place: str) -> tuple[Any, int]:
+        """The value that begins here, a Failure for an unusable one, and where it ends."""
+        try:
+            return _DECODER.raw_decode(self._text, self._at)
+        except UnusableValueError as error:
+            _, end = _SYNTAX_DECODER.raw_decode(self._text, self._at)
+            return data_invalid(place, str(error)), end
 
     def _grow(self) -> bool:
         """Read on, at least as much again as there is left; False at the end of the file."""

@@ -11,7 +11,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.chat_template import Chat, Spans, training_chat
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.shapes import Conversation, Example, PromptCompletion, PromptCompletionMessages, Text
-from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder
+from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder, text_tokens
 from sftjob_trainer.wording import either
 
 _Rendered = tuple[str, str, Spans]
@@ -100,7 +100,8 @@ class _Encoders:
         return training_chat(self._tokenizer)
 
     def _texts(self, examples: Sequence[Text]) -> list[Encoded]:
-        encodings = [self._closed(ids) for ids in self._tokenizer([example.text for example in examples])["input_ids"]]
+        texts = text_tokens(self._tokenizer, [self._ended(example.text) for example in examples])
+        encodings = [self._closed(ids) for ids in texts]
         return [Encoded(example.place, ids, list(ids)) for example, ids in zip(examples, encodings, strict=True)]
 
     def _completions(self, examples: Sequence[PromptCompletion]) -> list[Encoded]:
@@ -108,8 +109,9 @@ class _Encoders:
 
         So a token that spans the boundary belongs to the completion.
         """
-        prompts = self._tokenizer([example.prompt for example in examples])["input_ids"]
-        wholes = self._tokenizer([example.prompt + example.completion for example in examples])["input_ids"]
+        prompts = text_tokens(self._tokenizer, [example.prompt for example in examples])
+        pairs = [example.prompt + self._ended(example.completion) for example in examples]
+        wholes = text_tokens(self._tokenizer, pairs)
         encoded = []
         for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
             ids = self._closed(whole)
@@ -150,6 +152,11 @@ class _Encoders:
             labels = list(ids) if self._loss_on is LossOn.ALL else label_spans(ids, offsets, spans)
             encoded.append(Encoded(place, ids, labels))
         return encoded
+
+    def _ended(self, text: str) -> str:
+        """`text` up to its end-of-sequence token where only white space follows that, unless none is asked for."""
+        end = text.rstrip()
+        return end if self._add_eos_token and end.endswith(self._tokenizer.eos_token) else text
 
     def _closed(self, ids: list[int]) -> list[int]:
         """`ids` with one end-of-sequence token at the end, if asked for; a tokenizer may have put it there itself."""

@@ -47,8 +47,8 @@ def checked_text(value: str, at: str, place: str, *, may_be_empty: bool) -> str:
     Raises:
         Failure: it can not be, or there is none.
     """
-    if not value and not may_be_empty:
-        raise data_invalid(place, f"{at} is empty, so there is nothing to train on")
+    if not value.strip() and not may_be_empty:
+        raise data_invalid(place, f"{at} is {'blank' if value else 'empty'}, so there is nothing to train on")
     try:
         value.encode()
     except UnicodeEncodeError as error:

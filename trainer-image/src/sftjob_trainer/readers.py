@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,24 @@ from typing import IO, Any, Final, cast
 
 from sftjob_trainer.failure import Failure, data_invalid
 from sftjob_trainer.files import GZIP, DataFile, kind
-from sftjob_trainer.json_text import MOST_ROW_BYTES, JsonText, too_large
+from sftjob_trainer.json_text import MOST_ROW_BYTES, JsonText, UnusableValueError, parse_json, too_large
 from sftjob_trainer.wording import type_name
 
 _BATCH_ROWS: Final = 1000
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _ARROW_FILE: Final = b"ARROW1"
 """First bytes of Arrow's file format; its stream format has none of its own."""
+_MOST_SIGNATURE_BYTES: Final = 16
+_SIGNATURES: Final = (
+    (re.compile(rb"\x1f\x8b"), "gzip", "rename it to {name}.gz"),
+    (re.compile(rb"PAR1[\x00-\x1f]"), "Parquet", "rename it to {stem}.parquet"),
+    (re.compile(rb"ARROW1\x00"), "Arrow", "rename it to {stem}.arrow"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "Zstandard", "decompress it first"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2", "decompress it first"),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz", "decompress it first"),
+    (re.compile(rb"PK\x03\x04"), "ZIP", "unpack it first (an .xlsx workbook is one too: export it as CSV)"),
+)
+"""First bytes of binary formats that are found under the names of text files, and what to do about each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,8 @@ def _opened(file: DataFile) -> Iterator[IO[bytes]]:
     """The bytes of a text file, unpacked."""
     if not file.name.endswith(GZIP):
         with file.path.open("rb") as stream:
+            _check_is_text(stream.read(_MOST_SIGNATURE_BYTES), file.name)
+            stream.seek(0)
             yield stream
         return
     try:
@@ -68,6 +82,15 @@ def _opened(file: DataFile) -> Iterator[IO[bytes]]:
             yield cast("IO[bytes]", unpacked)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise data_invalid(file.name, f"not readable as gzip: {error}") from error
+
+
+def _check_is_text(head: bytes, name: str) -> None:
+    for signature, kind_of_content, advice in _SIGNATURES:
+        if signature.match(head):
+            todo = advice.format(name=name, stem=name.rpartition(".")[0])
+            raise data_invalid(
+                name, f"the content of the file is {kind_of_content}, which its name does not say; {todo}"
+            )
 
 
 def _lines(file: DataFile) -> Iterator[tuple[str, str | Failure]]:
@@ -95,16 +118,20 @@ def _read_jsonl(file: DataFile) -> Rows:
 
 def _json_row(place: str, line: str) -> Row | Failure:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except json.JSONDecodeError as error:
         what = f"not valid JSON: {error.msg} at column {error.colno}"
         return data_invalid(place, f"{what}; every line must be one JSON object")
+    except UnusableValueError as error:
+        return data_invalid(place, str(error))
     except RecursionError:
         return data_invalid(place, "not valid JSON: nested too deeply")
     return _object_row(place, values)
 
 
 def _object_row(place: str, values: Any) -> Row | Failure:
+    if isinstance(values, Failure):
+        return values
     if not isinstance(values, dict):
         return data_invalid(place, f"a row must be a JSON object, not {type_name(values)}")
     return Row(place, values)

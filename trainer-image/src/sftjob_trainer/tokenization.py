@@ -61,6 +61,16 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
     return tokenizer
 
 
+def text_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of each of `texts`, with the special tokens that the tokenizer itself adds.
+
+    A text that is written with the beginning-of-sequence token gets no second one.
+    """
+    bos = tokenizer.bos_token_id
+    encodings = tokenizer(list(texts))["input_ids"] if texts else []
+    return [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in encodings]
+
+
 def cuts_otherwise(tokenizer: Any, directory: Path) -> bool:
     """Whether `tokenizer`, loaded from `directory`, cuts text in another way than the tokenizer.json there says.
 

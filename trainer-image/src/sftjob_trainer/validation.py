@@ -122,7 +122,7 @@ def _text_of(row: Row, column: str) -> str:
 
 def _json_problem(text: str) -> str | None:
     try:
-        json.loads(text, parse_constant=_refused_constant)
+        json.loads(text, parse_constant=_refused_constant, parse_int=len)
     except json.JSONDecodeError as error:
         return f"{error.msg} at line {error.lineno} column {error.colno}"
     except ValueError as error:

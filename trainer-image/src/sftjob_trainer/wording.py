@@ -1,5 +1,6 @@
 """Pieces of the sentences that users read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,9 @@ def either(options: Sequence[str]) -> str:
 
 
 def type_name(value: Any) -> str:
-    """What kind of JSON value `value` is."""
+    """What kind of JSON value `value` is; NaN and the infinities, which JSON has not, by their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN (write null for a missing value)" if math.isnan(value) else "infinity"
     return _TYPES.get(type(value), type(value).__name__)
 
 
