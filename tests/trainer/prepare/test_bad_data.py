@@ -117,8 +117,10 @@ FILES = [
     (
         "train.csv",
         b"PK\x03\x04 and more",
-        "train.csv: the content of the file is ZIP, which its name does not say; unpack it first "
-        "(an .xlsx workbook is one too: export it as CSV)",
+        (
+            "train.csv: the content of the file is ZIP, which its name does not say; unpack it first "
+            "(an .xlsx workbook is one too: export it as CSV)"
+        ),
     ),
     (
         "train.json",

@@ -26,7 +26,13 @@ TICKET: Mapping[str, Any] = {
     "tags": ["a", "é"],
     "order": None,
     "no. 1": 7,
+    "score": float("nan"),
+    "empty": {"gap": None},
+    "done": True,
 }
+
+
+SO = "for its JSON"
 
 
 def template(**parts: str) -> Preprocessing:
@@ -65,12 +71,23 @@ def told(raised: "pytest.ExceptionInfo[Failure]") -> tuple[Reason, str]:
         ("{% if order %}\nOrder {{ order }}\n{% endif %}\nA: {{ answer }}", "A: so"),
         ("{% for tag in tags %}{{ loop.index }}{{ tag }} {% endfor %}", "1a 2é "),
         ("{{ missing | default('none') }}", "none"),
+        ("{{ order | default('none') }}", "none"),
+        ("{{ 'y' if order is defined else 'n' }}", "n"),
+        ("{{ row.order | default('none') }}{{ empty.gap | default('!') }}", "none!"),
+        ("{{ 'y' if order is none and order == none and not order else 'n' }}", "y"),
+        ("{{ score | default('unknown') }}", "unknown"),
+        (
+            "{{ order | tojson }} {{ score | tojson }} {{ empty | tojson }} {{ done | tojson }}",
+            'null null {"gap": null} true',
+        ),
+        ("{{ tags | join(', ') }} {{ row['no. 1'] }} {{ 1.5 }}", "a, é 7 1.5"),
         ("{{ 'y' if missing is defined else 'n' }}", "n"),
     ],
 )
 def test_a_template_sees_the_columns_of_its_row(jinja: str, expected: str) -> None:
     source = replace(data_source("d.jsonl"), preprocessing=template(text=jinja))
-    assert preprocessor(source)(Row("d.jsonl:1", TICKET)) == Row("d.jsonl:1", {**TICKET, "text": expected})
+    made = preprocessor(source)(Row("d.jsonl:1", TICKET))
+    assert (made.place, made.values) == ("d.jsonl:1", {**TICKET, "text": expected})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +95,7 @@ def test_a_template_sees_the_columns_of_its_row(jinja: str, expected: str) -> No
     [
         (
             "{{ body }}",
-            'no column "body", there is "question", "answer", "tags", "order", "no. 1"',
+            'no column "body", there is "question", "answer", "tags", "order", "no. 1", "score", "empty", "done"',
         ),
         ("{{ question.body }}", "'str object' has no attribute 'body'"),
         ("{{ row['no. 2'] }}", "'dict object' has no attribute 'no. 2'"),
@@ -86,6 +103,26 @@ def test_a_template_sees_the_columns_of_its_row(jinja: str, expected: str) -> No
         ("{{ tags.append('b') }}", "SecurityError: access to attribute 'append' of 'list' object is unsafe."),
         ("{{ answer.__class__ }}", "SecurityError: access to attribute '__class__' of 'str' object is unsafe."),
         ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        *[
+            (jinja, f"a value in {{{{ }}}} must be text or a number, not {found}; write {{{{ {name} | tojson }}}} {SO}")
+            for jinja, found, name in [
+                ("{{ order }}", "null or NaN", "order"),
+                ("{{ order | trim }}", "null or NaN", "order"),
+                ("{{ 'no. ' ~ order }}", "null or NaN", "order"),
+                ("{{ row.order }}", "null or NaN", "order"),
+                ("{{ empty.gap | upper }}", "null or NaN", "gap"),
+                ("{{ score }}", "null or NaN", "score"),
+                ("{{ score | string }}", "null or NaN", "score"),
+                ("{{ none }}", "null", "..."),
+                ("{{ tags }}", "a list", "..."),
+                ("{{ tags | trim }}", "a list", "..."),
+                ("{{ 'tags: ' ~ tags }}", "a list", "..."),
+                ("{{ empty }}", "an object", "..."),
+                ("{{ row }}", "an object", "..."),
+                ("{{ [answer] }}", "a list", "..."),
+                ("{{ done }}", "true or false", "..."),
+            ]
+        ],
     ],
 )
 def test_a_row_that_a_template_can_not_use_is_told_with_its_place_and_the_field(jinja: str, problem: str) -> None:

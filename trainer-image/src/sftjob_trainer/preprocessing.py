@@ -1,7 +1,6 @@
 """Columns that a user's Jinja templates or Python function make of each row, before anything else is read of it."""
 
 import hashlib
-import json
 import re
 import sys
 import traceback
@@ -68,9 +67,11 @@ def preprocessing_problems(wanted: Preprocessing, asked_format: DataFormat) -> I
     made = _made_format(template)
     if asked_format not in (DataFormat.AUTO, made):
         yield f"{_TEMPLATE} makes rows of format {made}, not {asked_format}: remove dataset.format"
+    from sftjob_trainer.row_template import compile_template
+
     for name, text in parts.items():
         try:
-            _compiled(text)
+            compile_template(text)
         except ValueError as error:
             yield f"{_TEMPLATE}.{name}: {error}"
 
@@ -97,32 +98,10 @@ def _parts(template: RowTemplate) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def _compiled(text: str) -> Any:
-    """`text` as a `jinja2.Template` that reaches nothing but the row.
-
-    As in chat templates, a tag takes its line's end with it and `tojson` leaves characters as they are. What is not
-    there is an error, not an empty text.
-
-    Raises:
-        ValueError: it does not compile; the text says where.
-    """
-    from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["tojson"] = _to_json
-    try:
-        return environment.from_string(text)
-    except TemplateSyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.message}") from error
-    except (TemplateError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-
-
 def _templates(template: RowTemplate, columns: Columns) -> _Maker:
-    parts = [(name, getattr(columns, name), _compiled(text)) for name, text in _parts(template)]
+    from sftjob_trainer.row_template import compile_template
+
+    parts = [(name, getattr(columns, name), compile_template(text)) for name, text in _parts(template)]
 
     def make(row: Row) -> Mapping[str, Any]:
         return {column: _rendered(part, row, f"{_TEMPLATE}.{name}") for name, column, part in parts}
@@ -133,10 +112,15 @@ def _templates(template: RowTemplate, columns: Columns) -> _Maker:
 def _rendered(template: Any, row: Row, field: str) -> str:
     from jinja2 import UndefinedError
 
+    from sftjob_trainer.row_template import NotPrintableError, template_values
+
+    values = template_values(row.values)
     try:
-        return str(template.render({_ROW: row.values, **row.values}))
+        return str(template.render({_ROW: values, **values}))
     except MemoryError:
         raise
+    except NotPrintableError as error:
+        raise data_invalid(row.place, f"{field}: {error}") from error
     except UndefinedError as error:
         unknown = _UNDEFINED.fullmatch(error.message or "")
         problem = f'no column "{unknown[1]}", {columns_there(row.values)}' if unknown else error.message
@@ -220,7 +204,3 @@ def _where(error: BaseException, file: str) -> str:
 def _told(error: BaseException) -> str:
     first_line = str(error).partition("\n")[0][:200]
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)

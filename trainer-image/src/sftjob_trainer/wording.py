@@ -25,7 +25,7 @@ def type_name(value: Any) -> str:
     """What kind of JSON value `value` is; NaN and the infinities, which JSON has not, by their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN (write null for a missing value)" if math.isnan(value) else "infinity"
-    return _TYPES.get(type(value), type(value).__name__)
+    return next((name for kind, name in _TYPES.items() if isinstance(value, kind)), type(value).__name__)
 
 
 def columns_there(values: Mapping[str, Any]) -> str:
