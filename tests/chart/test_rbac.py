@@ -11,13 +11,13 @@ from support.rbac import EVERYWHERE, Grant, grants
 
 RELEASE = {"name": "sftjob-operator", "namespace": "sftjob-system"}
 SECRET = "sftjob-operator-progress-tls"
-# kopf and the listings: list, watch. effects/children.py: create, and get and delete by name. controller.py: get of a
-# job whose status write met a conflict, status by merge patch, Events.
+# kopf and the listings: list, watch. effects/children.py: create, and get, update and delete by name. execute.py: get
+# of a job whose status write met a conflict, status by merge patch, Events.
 JOB_REQUESTS = {
     (GROUP, PLURAL): {"get", "list", "watch"},
     (GROUP, f"{PLURAL}/status"): {"patch"},
     ("", "pods"): {"create", "delete", "get", "list", "watch"},
-    ("", "configmaps"): {"create", "delete", "get"},
+    ("", "configmaps"): {"create", "delete", "get", "update"},
     ("", "persistentvolumeclaims"): {"create", "delete", "get"},
     ("", "services"): {"create", "delete", "get"},
     ("", "events"): {"create"},

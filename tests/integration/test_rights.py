@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from cluster import Cluster
-from sftjob_contract.names import CA_KEY, PLURAL, progress_path
+from sftjob_contract.names import CA_KEY, CONFIG_KEY, PLURAL, progress_path
 from support.builders import a_job
 from support.exposure import exposed
 from support.helm import Helm
 from support.hostile_api import Asked, Fault
 from support.hostile_stack import HostileFakeStack
-from support.jobs import reach
+from support.jobs import phase, reach
 from support.kubectl import Kubectl
 from support.rbac import grants
 from support.rights import not_asked, not_granted
@@ -83,6 +83,17 @@ def begin(kubectl: Kubectl, namespace: str) -> None:
     kubectl("apply", "-f", "-", text=yaml.safe_dump(job.set("ttlSecondsAfterFinished", 1).manifest()))
 
 
+def resume_with_an_old_config(kubectl: Kubectl, name: str, namespace: str) -> None:
+    """Create a job whose ConfigMap, as an earlier operator wrote it, has to be brought up to date."""
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job(name, namespace).set("suspend", True).manifest()))
+    job = kubectl.json("get", "sft", name, "-n", namespace)
+    owner = {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": name, "uid": job["metadata"]["uid"]}
+    metadata = {"name": f"{name}-config", "namespace": namespace, "ownerReferences": [{**owner, "controller": True}]}
+    old = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONFIG_KEY: "{}"}}
+    kubectl("create", "-f", "-", text=yaml.safe_dump(old))
+    kubectl("patch", "sft", name, "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+
+
 def report(stack: InstalledStack, authority: str) -> int:
     """Status of a report from nobody, whose token has to be reviewed."""
     settings = stack.operator_settings()
@@ -110,8 +121,10 @@ def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
         for namespace in TEAMS:
             status = reach(Cluster(stack.kubeconfig, namespace), "demo", lambda status: "cleanupTime" in status)
             assert status["phase"] == "Succeeded"
-        kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job("stays", "team-a").manifest()))
-        reach(Cluster(stack.kubeconfig, "team-a"), "stays", lambda status: "phase" in status)
+        for namespace in TEAMS:
+            resume_with_an_old_config(kubectl, "stays", namespace)
+        for namespace in TEAMS:
+            reach(Cluster(stack.kubeconfig, namespace), "stays", phase("Succeeded"))
         authority = kubectl.json("get", "configmap", "stays-config", "-n", "team-a")["data"][CA_KEY]
         assert report(stack, authority) == 401
         asked = set(stack.api.asked)

@@ -55,6 +55,9 @@ class MortalCluster(FakeCluster):
         what = f"create {body['kind']}/{body['metadata']['name']}"
         return await self._write(what, partial(super().create, body))
 
+    async def replace(self, body: Object) -> Object:
+        return await self._write(f"replace {body['kind']}/{body['metadata']['name']}", partial(super().replace, body))
+
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         await self._write(f"delete {kind}/{name}", partial(super().delete, kind, namespace, name, uid))
 

@@ -111,6 +111,14 @@ class FakeCluster:
         self._record("get", kind, name)
         return copy.deepcopy(self._stored(kind, namespace, name))
 
+    async def replace(self, body: Object) -> Object:
+        metadata = body["metadata"]
+        self._record("replace", body["kind"], metadata["name"], body)
+        stored = self._stored(body["kind"], metadata["namespace"], metadata["name"])
+        if metadata["resourceVersion"] != stored["metadata"]["resourceVersion"]:
+            raise ConflictError("the object has been modified")
+        return self.store(copy.deepcopy(body), "MODIFIED")
+
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         self._record("delete", kind, name, uid)
         stored = self._stored(kind, namespace, name)

@@ -48,6 +48,9 @@ TRAINER_COMMAND: Final = ("python", "-m", "sftjob_trainer")
 # Environment of a job's Pods. Written by the operator's render, read by the trainer.
 ENV_RUN_CONFIG: Final = "SFTJOB_RUN_CONFIG"
 """Path of the run config (JSON)."""
+ENV_CONFIG_HASH: Final = "SFTJOB_CONFIG_HASH"
+"""SHA-256 of the run config that the Pod was created with, in hexadecimal: the trainer waits until the mounted file has
+it. Absent (an operator of an earlier version): any file is read."""
 ENV_VOLUME: Final = "SFTJOB_VOLUME"
 """Root of the job's volume, laid out as sftjob_contract.layout says."""
 ENV_CLAIMS: Final = "SFTJOB_CLAIMS"

@@ -65,7 +65,7 @@ class Execution:
     async def _create(self, key: Key, job: SFTJob, action: Create) -> Refusal | None:
         kind, name = action.body["kind"], action.body["metadata"]["name"]
         try:
-            child = await ensure(self._cluster, action.body)
+            child = await ensure(self._cluster, action.body, expected=action.expected)
         except (ForbiddenError, InvalidError) as error:
             return Refusal(kind=kind, name=name, message=str(error), final=isinstance(error, InvalidError))
         if not belongs_to(child.body, job.metadata.uid):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -5,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.codec import encode
+from sftjob_contract.codec import encode, to_json
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.configuration import read_config
+from sftjob_trainer.configuration import DELIVERY_SECONDS, read_config, read_delivered_config
 from sftjob_trainer.failure import Failure
 from support.entry import ending
 from support.tiny import lora, run_config
+from support.version_skew import PREVIOUS, Previous
 
 GOOD = run_config(model="/model", dataset="/data.jsonl")
 
@@ -39,6 +41,45 @@ def test_a_config_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(encode(GOOD)))
     assert read_config(path) == GOOD
+
+
+@pytest.mark.parametrize("previous", PREVIOUS, ids=lambda previous: previous.job["metadata"]["name"])
+def test_the_run_config_of_the_previous_operator_is_read(tmp_path: Path, previous: Previous) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(previous.config, encoding="utf-8")
+    assert to_json(read_config(path)) == previous.config
+
+
+@pytest.mark.parametrize("before", [b'{"ofAnotherVersion":1}', None], ids=["an earlier file", "no file"])
+def test_the_run_config_is_read_once_the_node_has_delivered_it(tmp_path: Path, before: bytes | None) -> None:
+    path, delivered = tmp_path / "config.json", to_json(GOOD).encode()
+    if before is not None:
+        path.write_bytes(before)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            path.write_bytes(delivered)
+
+    assert read_delivered_config(path, hashlib.sha256(delivered).hexdigest(), sleep) == GOOD
+    assert len(pauses) == 3
+
+
+def test_a_run_config_that_is_never_delivered_ends_the_pod_but_not_the_job(tmp_path: Path) -> None:
+    path, pauses = tmp_path / "config.json", list[float]()
+    path.write_text(to_json(GOOD))
+    with pytest.raises(
+        Failure, match=r"is not the one that this Pod was created with.*look at the job's ConfigMap"
+    ) as e:
+        read_delivered_config(path, "0" * 64, pauses.append)
+    assert (e.value.exit_code, sum(pauses)) == (ExitCode.RETRY, DELIVERY_SECONDS)
+
+
+def test_without_a_hash_from_an_earlier_operator_any_run_config_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(to_json(GOOD))
+    assert read_delivered_config(path, None) == GOOD
 
 
 QUANTIZATION: Mapping[str, Any] = {"type": "nf4", "doubleQuantization": True, "computeDtype": "bfloat16"}

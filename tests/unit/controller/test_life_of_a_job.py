@@ -70,7 +70,8 @@ async def test_a_quiet_life_costs_four_creates_and_one_status_write_per_phase() 
         "Pod",
         "Event",
     ]
-    assert world.requests("get") == []
+    assert [r.kind for r in world.requests("get")] == ["ConfigMap"]
+    assert world.requests("replace") == []
     assert world.requests("list") == []
     assert world.status(key)["output"] == {"uri": "pvc://demo/output/adapter", "metrics": {"evalLoss": 1.5}}
 
@@ -230,6 +231,6 @@ async def test_a_pod_that_vanished_is_looked_for_before_a_new_attempt(stage: Sta
     world.controller._known.pods.forget(key)  # as if the watch had lost it
     world.controller.queue.add(key)
     await world.settle()
-    assert [r.name for r in world.requests("get")] == [f"demo-{stage}-1"]
+    assert [r.name for r in world.requests("get", "Pod")] == [f"demo-{stage}-1"]
     assert f"demo-{stage}-2" not in world.pods()
     assert world.status(key)["phase"] in ("Pending", "Running")

@@ -158,7 +158,7 @@ async def test_a_finished_job_is_cleaned_up_after_its_time_to_live_and_never_loo
     assert world.status(KEY)["phase"] == "Succeeded"
     assert world.status(KEY)["cleanupTime"] == "2026-03-01T12:01:00Z"
     assert "Its Pods and volume were deleted" in condition(world, "Succeeded")["message"]
-    assert [r.name for r in world.requests("get")] == ["demo-config", "demo"]
+    assert [r.name for r in world.requests("get")] == ["demo-config", "demo-config", "demo"]
     before = len(world.cluster.requests)
     await world.pass_time(100_000)
     assert len(world.cluster.requests) == before

@@ -28,7 +28,7 @@ PREPARE_CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/
         ((a_pod(Stage.PREPARE, PodPhase.PENDING),), "Pending", []),
         ((a_pod(Stage.PREPARE),), "Preparing", []),
         ((a_pod(Stage.PREPARE, PodPhase.UNKNOWN),), "Preparing", []),
-        ((PREPARED,), "Preparing", ["Pod/demo-train-1"]),
+        ((PREPARED,), "Preparing", ["ConfigMap/demo-config", "Pod/demo-train-1"]),
         ((PREPARED, a_pod(Stage.TRAIN, PodPhase.PENDING)), "Preparing", []),
         ((PREPARED, a_pod(Stage.TRAIN, PodPhase.PENDING, unschedulable="0/1 nodes")), "Queued", []),
         ((PREPARED, a_pod(Stage.TRAIN)), "Running", []),
@@ -125,7 +125,10 @@ def test_no_crash_loop_spins_whatever_the_backoff(backoff_seconds: int, exit_cod
 
 def test_without_a_backoff_the_first_retry_starts_at_once() -> None:
     job = a_job().failure_policy(backoff_seconds=0)
-    assert created(decided(PREPARED, an_ended_pod(Stage.TRAIN, 137), job=job)) == ["Pod/demo-train-2"]
+    assert created(decided(PREPARED, an_ended_pod(Stage.TRAIN, 137), job=job)) == [
+        "ConfigMap/demo-config",
+        "Pod/demo-train-2",
+    ]
 
 
 def test_a_backoff_longer_than_ten_minutes_is_kept_as_asked() -> None:
@@ -156,7 +159,7 @@ def test_interruptions_cost_no_retry_and_are_followed_at_once_while_the_run_gets
         outcome = an_outcome(Stage.TRAIN, 75, reason="Interrupted", message="Stopped on request.", progress=progress)
         pods.append(an_ended_pod(Stage.TRAIN, 75, attempt, outcome=outcome))
     decision = decided(PREPARED, *pods, job=job)
-    assert created(decision) == ["Pod/demo-train-6"]
+    assert created(decision) == ["ConfigMap/demo-config", "Pod/demo-train-6"]
     assert decision.status.interruptions == 5
     assert [attempt.lost_steps for attempt in decision.status.attempts[1:]] == [0, 0, 0, 0, None, None]
 
@@ -167,7 +170,7 @@ def test_interruptions_before_a_step_was_done_are_followed_later_and_later(fruit
     pods = [an_ended_pod(Stage.TRAIN, 75, attempt) for attempt in range(1, fruitless + 1)]
     decision = decided(PREPARED, *pods, job=job)
     if wait == 0:
-        assert created(decision) == ["Pod/demo-train-2"]
+        assert created(decision) == ["ConfigMap/demo-config", "Pod/demo-train-2"]
     else:
         assert 0.75 * wait <= decision.recheck_seconds <= wait
         assert "does not count as a failure" in message(decision, "Running")
@@ -187,7 +190,7 @@ def test_a_pod_that_is_gone_without_a_verdict_is_a_lost_attempt() -> None:
     attempt = AttemptStatus(stage=Stage.TRAIN, number=1, pod="demo-train-1", reached_step=30)
     decision = decided(job=a_job().with_status(SFTJobStatus(attempts=(attempt,))), seconds=5)
     assert decision.status.phase == "Restarting"
-    assert created(decision) == ["Pod/demo-train-2"]
+    assert created(decision) == ["ConfigMap/demo-config", "Pod/demo-train-2"]
     lost, _ = decision.status.attempts
     assert (lost.reason, lost.end_time, lost.reached_step) == ("PodLost", moment(5), 30)
 
@@ -395,7 +398,7 @@ def test_the_first_train_pod_has_the_time_to_save_a_checkpoint_of_the_planned_si
     decision = decided(an_ended_pod(Stage.PREPARE, 0, outcome=outcome), job=a_job().full())
     assert decision.status.plan is not None
     assert decision.status.plan.checkpoint_bytes == 12 * LLAMA_8B.parameters
-    (pod,) = [action.body for action in decision.actions if isinstance(action, Create)]
+    pod = [action.body for action in decision.actions if isinstance(action, Create)][-1]
     assert pod["spec"]["terminationGracePeriodSeconds"] == 60 + math.ceil(12 * LLAMA_8B.parameters / 50e6)
 
 

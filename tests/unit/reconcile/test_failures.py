@@ -227,7 +227,9 @@ def after(reason: Reason, count: int, job: JobBuilder, steps: int | None = None)
 
 
 def starts(decision: Decision) -> list[str]:
-    return [action.body["metadata"]["name"] for action in decision.actions if hasattr(action, "body")]
+    """Names of the Pods that are to be created."""
+    bodies = [action.body for action in decision.actions if hasattr(action, "body")]
+    return [body["metadata"]["name"] for body in bodies if body["kind"] == "Pod"]
 
 
 def test_every_reason_has_a_policy_and_a_hint() -> None:

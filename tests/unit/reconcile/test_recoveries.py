@@ -1,6 +1,7 @@
 """What the operator does so that a run goes on: smaller micro-batches, longer grace, an end for what hangs."""
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -58,8 +59,13 @@ def acts(decision: Decision) -> list[str]:
     return [act.replace("Pod/", "") for act in decisions.acts(decision)]
 
 
+def pods_created(decision: Decision) -> list[Mapping[str, Any]]:
+    bodies = [action.body for action in decision.actions if isinstance(action, Create)]
+    return [body for body in bodies if body["kind"] == "Pod"]
+
+
 def variables(decision: Decision) -> dict[str, str]:
-    (pod,) = [action.body for action in decision.actions if isinstance(action, Create)]
+    (pod,) = pods_created(decision)
     (container,) = pod["spec"]["containers"]
     return {entry["name"]: entry.get("value", "") for entry in container["env"]}
 
@@ -75,7 +81,7 @@ class TestOutOfGpuMemory:
     def test_the_next_attempt_takes_half_at_once_and_costs_no_retry(self) -> None:
         job = a_job().training(per_device_batch_size=8, gradient_accumulation_steps=2).failure_policy(max_retries=0)
         decision = decided(ended(76), job=job)
-        assert acts(decision) == ["create demo-train-2"]
+        assert acts(decision) == ["create ConfigMap/demo-config", "create demo-train-2"]
         assert variables(decision)[ENV_MICRO_BATCH] == "4"
         (adjustment,) = to_dict(decision.status)["adjustments"]
         message = adjustment.pop("message")
@@ -115,7 +121,7 @@ class TestOutOfGpuMemory:
         job = a_job().training(per_device_batch_size=8)
         adjusted = decided(ended(76), job=job).status
         later = decided(ended(76), ended(75, 2), job=job.with_status(adjusted))
-        assert acts(later) == ["create demo-train-3"]
+        assert acts(later) == ["create ConfigMap/demo-config", "create demo-train-3"]
         assert variables(later)[ENV_MICRO_BATCH] == "4"
         assert later.status.adjustments == adjusted.adjustments
 
@@ -225,7 +231,7 @@ class TestGrace:
     ) -> None:
         report = a_report(longest_save_seconds=save, step_seconds=step)
         decision = decided(ended(137), report=report, seconds=60)
-        (pod,) = [action.body for action in decision.actions if isinstance(action, Create)]
+        (pod,) = pods_created(decision)
         assert pod["spec"]["terminationGracePeriodSeconds"] == grace
         assert variables(decision)[ENV_GRACE_SECONDS] == str(grace)
 
@@ -312,7 +318,7 @@ class TestPodsThatCanNotStart:
     def test_a_pod_that_started_at_the_last_moment_counts_as_deleted(self) -> None:
         ends = decided(waiting("ErrImagePull"), seconds=900)
         resumed = decided(ended(137, deleting=True), job=a_job().with_status(ends.status), seconds=900)
-        assert acts(resumed) == ["create demo-train-2"]
+        assert acts(resumed) == ["create ConfigMap/demo-config", "create demo-train-2"]
         assert resumed.status.attempts[-2].reason == "PodLost"
 
     def test_a_pod_that_no_node_takes_waits_for_ever(self) -> None:
@@ -372,4 +378,4 @@ class TestATrainerThatIsSilent:
         saved = ended(75, deleting=True, outcome=an_outcome(Stage.TRAIN, 75, reason="Interrupted", message="Saved."))
         decision = decided(saved, job=a_job().with_status(ends.status), seconds=HOUR)
         assert decision.status.attempts[1].reason == "Interrupted"
-        assert acts(decision) == ["create demo-train-2"]
+        assert acts(decision) == ["create ConfigMap/demo-config", "create demo-train-2"]

@@ -44,7 +44,8 @@ def attempt(decision: Decision, number: int = 1) -> AttemptStatus:
 
 
 SERVICE = "create demo-train"
-ALL = [SERVICE, "create demo-train-1-0", "create demo-train-1-1", "create demo-train-1-2"]
+CONFIG = "create ConfigMap/demo-config"
+ALL = [CONFIG, SERVICE, "create demo-train-1-0", "create demo-train-1-1", "create demo-train-1-2"]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_suspension_is_free_however_often_it_comes() -> None:
     rests = decided(PREPARED, *pods, job=job)
     assert rests.status.phase == "Suspended"
     resumed = decided(PREPARED, *pods, job=job.set("suspend", False).with_status(rests.status))
-    assert acts(resumed) == ["create Pod/demo-train-8"]
+    assert acts(resumed) == ["create ConfigMap/demo-config", "create Pod/demo-train-8"]
     assert resumed.status.phase == "Restarting"
 
 
@@ -143,7 +143,7 @@ def test_a_suspension_that_is_taken_back_waits_for_the_old_pod_to_end() -> None:
     assert said(waits, "Running") == ("True", "Stopping")
     killed = an_ended_pod(Stage.TRAIN, 137, deleting=True)
     goes_on = decided(PREPARED, killed, job=resumed.with_status(waits.status))
-    assert acts(goes_on) == ["create Pod/demo-train-2"]
+    assert acts(goes_on) == ["create ConfigMap/demo-config", "create Pod/demo-train-2"]
 
 
 def test_the_end_of_a_suspended_attempt_is_no_warning() -> None:

@@ -16,9 +16,10 @@ from sftjob_contract.config import (
     Syntax,
     Validation,
 )
-from sftjob_operator.api import MethodName
+from sftjob_operator.api import MethodName, parse_job
 from sftjob_operator.render import config_hash, method_name, run_config
 from support.builders import JobBuilder, a_job
+from support.version_skew import PREVIOUS, Previous
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,12 @@ def test_the_method_in_one_word(job: JobBuilder, name: MethodName) -> None:
 def test_the_trainer_reads_back_what_the_operator_wrote() -> None:
     config = run_config(a_job().qlora().training(max_steps=3).dataset("/d", max_samples=9).build())
     assert from_json(RunConfig, to_json(config), ignore_unknown=False) == config
+
+
+@pytest.mark.parametrize("previous", PREVIOUS, ids=lambda previous: previous.job["metadata"]["name"])
+def test_a_spec_of_the_previous_version_becomes_a_run_config_that_its_trainer_reads(previous: Previous) -> None:
+    """That trainer refuses keys that it does not know: a new one is left out while it has its default."""
+    assert to_json(run_config(parse_job(previous.job))) == previous.config
 
 
 def test_the_hash_is_of_the_config_and_nothing_else() -> None:

@@ -16,7 +16,7 @@ from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
-from sftjob_trainer.configuration import read_config, with_files
+from sftjob_trainer.configuration import read_delivered_config, with_files
 from sftjob_trainer.disk import full_volume_is_told
 from sftjob_trainer.environment import ENV_LAUNCHED, Environment, read_environment, termination_log
 from sftjob_trainer.failure import Failure
@@ -42,7 +42,8 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
     """
     try:
         environment = read_environment(environ)
-        config = with_files(read_config(environment.config_path), environment.files)
+        config = read_delivered_config(environment.config_path, environment.config_hash)
+        config = with_files(config, environment.files)
         if stage is Stage.TRAIN and is_needed(config, environment):
             return launch(config, environment, environ)
         environ.update(library_variables(stage, config, environment.cache))

@@ -1,8 +1,11 @@
 """The run config, read and checked before anything heavy is imported, so that a mistake is told within a second."""
 
+import hashlib
+import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +22,44 @@ from sftjob_trainer.preprocessing import has_function, preprocessing_problems
 
 _TOLD: Final = 8
 """Problems of one run config that are told; each is a sentence, and a status is no place for a list of hundreds."""
+DELIVERY_SECONDS: Final = 120
+"""How long a ConfigMap's change may take to reach a mounted file: the kubelet's sync period (1 min) and its cache."""
+
+logger = logging.getLogger(__name__)
+
+
+def read_delivered_config(
+    path: Path, config_hash: str | None, sleep: Callable[[float], None] = time.sleep
+) -> RunConfig:
+    """The run config in the file `path`, once its SHA-256 is `config_hash`; None: whatever is there.
+
+    A node may mount the ConfigMap as it was before the operator updated it for this Pod. That file is of another
+    version, so it is not read.
+
+    Raises:
+        Failure: as read_config, or the file did not arrive within DELIVERY_SECONDS.
+    """
+    if config_hash is None:
+        return read_config(path)
+    for waited in range(DELIVERY_SECONDS):
+        if _sha256(path) == config_hash:
+            return read_config(path)
+        if waited == 0:
+            logger.info("waiting for the run config of this Pod: %s still has an earlier one", path)
+        sleep(1)
+    raise Failure(
+        Reason.INTERRUPTED,
+        f"the run config {path} is not the one that this Pod was created with, and the node has not updated it for "
+        f"{DELIVERY_SECONDS} s (SHA-256 {_sha256(path)}, expected {config_hash}): another Pod is created; if it stays, "
+        "look at the job's ConfigMap and at the kubelet of the node",
+    )
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def read_config(path: Path) -> RunConfig:

@@ -10,6 +10,7 @@ from sftjob_contract.names import (
     ENV_ATTEMPT,
     ENV_CACHE,
     ENV_CLAIMS,
+    ENV_CONFIG_HASH,
     ENV_FILES,
     ENV_GRACE_SECONDS,
     ENV_GRADIENT_CHECKPOINTING,
@@ -41,7 +42,8 @@ class Environment:
     This Pod is number `node_rank` of `nodes`, which meet at `rendezvous` (HOST:PORT); this process is number `rank` of
     all `processes` that train, or it is the only one. `micro_batch` is the perDeviceBatchSize of this attempt,
     `gradient_checkpointing` what it does where the run config leaves that open, and the Pod is killed `grace_seconds`
-    after SIGTERM. Files of the user's own that the run config names lie in `files`.
+    after SIGTERM. Files of the user's own that the run config names lie in `files`. `config_hash` is the SHA-256 of the
+    run config that this Pod was created with.
     """
 
     config_path: Path
@@ -64,6 +66,7 @@ class Environment:
     gradient_checkpointing: bool | None = None
     grace_seconds: int | None = None
     files: Path | None = None
+    config_hash: str | None = None
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
@@ -95,6 +98,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         micro_batch=_number_if_given(environ, ENV_MICRO_BATCH),
         gradient_checkpointing=_flag_if_given(environ, ENV_GRADIENT_CHECKPOINTING),
         grace_seconds=_number_if_given(environ, ENV_GRACE_SECONDS),
+        config_hash=environ.get(ENV_CONFIG_HASH) or None,
     )
 
 

@@ -16,17 +16,50 @@ class Ensured:
     existed: bool
 
 
-async def ensure(cluster: Cluster, body: Mapping[str, Any]) -> Ensured:
-    """Create `body`; if its name is taken, read what has it.
+async def ensure(cluster: Cluster, body: Mapping[str, Any], *, expected: bool = False) -> Ensured:
+    """Create `body`; if its name is taken, read the object that has it, and bring `data` of a ConfigMap up to date.
+
+    `expected`: the object usually exists, so that it is read first. An object of another owner is never changed.
 
     Raises:
-        ClusterError: the server refuses or can not answer.
+        ClusterError: the server refuses or cannot answer.
     """
+    metadata = body["metadata"]
+    name = (body["kind"], metadata["namespace"], metadata["name"])
+    if expected and (found := await find(cluster, *name)) is not None:
+        return Ensured(body=await _up_to_date(cluster, found, body), existed=True)
     try:
         return Ensured(body=await cluster.create(dict(body)), existed=False)
     except AlreadyExistsError:
-        metadata = body["metadata"]
-        return Ensured(body=await cluster.get(body["kind"], metadata["namespace"], metadata["name"]), existed=True)
+        found = await cluster.get(*name)
+        return Ensured(body=await _up_to_date(cluster, found, body), existed=True)
+
+
+async def publish(cluster: Cluster, found: Object, data: Mapping[str, str]) -> Object:
+    """Set keys of a ConfigMap that was read; the other keys stay, and nothing is written if nothing differs.
+
+    Raises:
+        ConflictError: it has changed since it was read.
+        ClusterError: the server refuses or cannot answer.
+    """
+    kept = found.get("data") or {}
+    if kept | dict(data) == kept:
+        return found
+    return await cluster.replace({**found, "data": {**kept, **data}})
+
+
+async def _up_to_date(cluster: Cluster, found: Object, body: Mapping[str, Any]) -> Object:
+    """`found`, with the data and annotations of `body` if it is a ConfigMap of the same owner."""
+    if "data" not in body or not _same_owner(found, body):
+        return found
+    metadata = found["metadata"]
+    notes = (metadata.get("annotations") or {}) | (body["metadata"].get("annotations") or {})
+    return await publish(cluster, {**found, "metadata": metadata | {"annotations": notes}}, body["data"])
+
+
+def _same_owner(found: Object, body: Mapping[str, Any]) -> bool:
+    owners = [{owner["uid"] for owner in one["metadata"].get("ownerReferences") or ()} for one in (found, body)]
+    return bool(owners[0] & owners[1])
 
 
 async def remove(cluster: Cluster, kind: str, namespace: str, name: str, uid: str) -> None:

@@ -62,6 +62,14 @@ class Cluster(Protocol):
             NotFoundError: there is none.
         """
 
+    async def replace(self, body: Object) -> Object:
+        """Write a whole object that was read and return it as stored.
+
+        Raises:
+            ConflictError: it has changed since it was read.
+            NotFoundError: it is gone.
+        """
+
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """Ask for the end of the object that has this uid; its own grace period and finalizers hold.
 

@@ -114,11 +114,7 @@ class KubeCluster:
         return await self._request("GET", _path(kind, namespace, name))
 
     async def replace(self, body: Object) -> Object:
-        """Write a whole object that was read, and return it as stored.
-
-        Raises:
-            ConflictError: it was changed since it was read.
-        """
+        """See Cluster."""
         metadata = body["metadata"]
         return await self._request("PUT", _path(body["kind"], metadata["namespace"], metadata["name"]), body)
 

@@ -114,9 +114,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Create:
-    """An action: create this child."""
+    """An action: create this child; a ConfigMap of the job that exists already is brought up to date.
+
+    `expected`: it usually exists, so that it is read first.
+    """
 
     body: Mapping[str, Any]
+    expected: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

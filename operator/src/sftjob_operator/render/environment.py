@@ -13,6 +13,7 @@ from sftjob_contract.names import (
     ENV_ATTEMPT,
     ENV_CACHE,
     ENV_CLAIMS,
+    ENV_CONFIG_HASH,
     ENV_FILES,
     ENV_GRACE_SECONDS,
     ENV_GRADIENT_CHECKPOINTING,
@@ -47,6 +48,7 @@ from sftjob_contract.names import (
 )
 from sftjob_operator.api import AdjustmentStatus, SecretKeyRef, SecretRef, SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, pod_name, service_name, volume_root
+from sftjob_operator.render.config import config_hash, run_config
 from sftjob_operator.render.grace import grace_seconds
 from sftjob_operator.render.resources import stage_resources
 from sftjob_operator.render.volumes import user_files
@@ -81,6 +83,7 @@ def _places(volume: str, cache: str) -> dict[str, str]:
 OWN_VARIABLES: Final = frozenset(
     {
         ENV_RUN_CONFIG,
+        ENV_CONFIG_HASH,
         ENV_SECRET_VARIABLES,
         ENV_VOLUME,
         ENV_CACHE,
@@ -189,6 +192,7 @@ def _of_recipe(pod: PodContext) -> dict[str, str]:
     """What only the operator's trainer reads. What it trains with was fetched before."""
     return {
         ENV_RUN_CONFIG: f"{MOUNT_CONFIG}/{CONFIG_KEY}",
+        ENV_CONFIG_HASH: config_hash(run_config(pod.job)),
         ENV_CLAIMS: MOUNT_CLAIMS,
         **({ENV_FILES: MOUNT_FILES} if user_files(pod) else {}),
         **(_OFFLINE if pod.stage is Stage.TRAIN else {}),

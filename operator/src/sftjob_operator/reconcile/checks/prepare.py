@@ -61,15 +61,15 @@ def prepare_starts(at: Situation) -> Finding | None:
     message = f"Pod {attempt.pod} was created; its container has not started."
     claim = volume_claim(at.job)
     settings = at.settings.render
-    children = (
-        *(() if claim is None else (claim,)),
-        config_map(at.job, settings),
-        pod(at.job, Stage.PREPARE, number, settings),
+    actions = (
+        *(() if claim is None else (Create(body=claim),)),
+        Create(body=config_map(at.job, settings), expected=number > 1),
+        Create(body=pod(at.job, Stage.PREPARE, number, settings)),
     )
     return Finding(
         phase=Phase.PENDING if number == 1 else Phase.RESTARTING,
         prepared=Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.PREPARING, message=message),
         running=not_yet_training(),
-        actions=tuple(Create(body=body) for body in children),
+        actions=actions,
         started=attempt,
     )

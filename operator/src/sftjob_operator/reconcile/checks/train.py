@@ -135,21 +135,32 @@ def _creates(at: Situation, number: int, names: tuple[str, ...] = ()) -> Finding
     known = replace(with_training(at), plan=at.plan, adjustments=at.adjustments)
     bodies = pods(replace(at.job, status=known), Stage.TRAIN, number, at.settings.render)
     wanted = [body for body in bodies if not names or body["metadata"]["name"] in names]
-    children = [service(at.job)] if at.job.spec.command is None else [*_unprepared(at), service(at.job)]
+    children = [*_mounted(at, number, grows=bool(names)), *_creations(service(at.job)), *_creations(*wanted)]
     attempt = new_attempt(at, Stage.TRAIN, number)
     message = f"Pod {attempt.pod} was created; its container has not started."
     return Finding(
         phase=_before_running(at, number),
         prepared=prepared(at),
         running=Said(status=ConditionStatus.FALSE, reason=ConditionReason.POD_PENDING, message=message),
-        actions=tuple(Create(body=body) for body in (*children, *wanted) if body is not None),
+        actions=tuple(children),
         started=None if names else attempt,
     )
 
 
-def _unprepared(at: Situation) -> tuple[Mapping[str, Any] | None, ...]:
-    """What Prepare would have created, and an image of the user's own mounts as well."""
-    return volume_claim(at.job), config_map(at.job, at.settings.render)
+def _mounted(at: Situation, number: int, *, grows: bool) -> tuple[Create, ...]:
+    """What the Pods of an attempt mount: the ConfigMap, so that image and run config always come from one operator.
+
+    Pods that exist already have read theirs, so that an attempt that grows keeps it. The claim is Prepare's; for an
+    image of the user's own, which has no Prepare, it is created here.
+    """
+    config = config_map(at.job, at.settings.render)
+    if at.job.spec.command is not None:
+        return *_creations(volume_claim(at.job)), Create(body=config, expected=number > 1)
+    return () if grows else (Create(body=config, expected=True),)
+
+
+def _creations(*bodies: Mapping[str, Any] | None) -> tuple[Create, ...]:
+    return tuple(Create(body=body) for body in bodies if body is not None)
 
 
 def _before_running(at: Situation, attempt: int) -> Phase:
