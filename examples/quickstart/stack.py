@@ -120,6 +120,11 @@ class Stack:
             self._operator.wait()
             self._operator = None
 
+    def stop_operator(self) -> None:
+        """End the operator as an upgrade does (SIGTERM), and wait for its end."""
+        operator, self._operator = self._operator, None
+        _stop(operator)
+
     def check(self) -> None:
         """See that both processes are alive.
 
@@ -135,9 +140,8 @@ class Stack:
 
     def stop(self) -> None:
         """End both processes, the operator first; the sandbox ends its Pods. Does nothing the second time."""
-        operator, sandbox = self._operator, self._sandbox
-        self._operator = self._sandbox = None
-        _stop(operator)
+        sandbox, self._sandbox = self._sandbox, None
+        self.stop_operator()
         _stop(sandbox)
 
     def _operator_answers(self) -> bool:
