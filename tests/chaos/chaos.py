@@ -31,9 +31,8 @@ from support.builders import JobBuilder
 from support.faults import faulty, full, processes, slow
 from support.hostile_api import WRITES, Asked, Fault, Storm, no_faults
 from support.hostile_stack import HostileStack
-from support.jobs import INPUT, a_small_job, sentences, write_rows
+from support.jobs import a_small_job, provide_input
 from support.kubectl import Kubectl
-from support.tiny import write_model
 
 STEPS: Final = 60
 SAVE_STEPS: Final = 10
@@ -51,13 +50,6 @@ DISK_FULL: Final = (True, False, False, False, False)
 """Of so many rounds, those in which the volume is too small for a checkpoint."""
 SAVED: Final = frozenset({Reason.INTERRUPTED, Reason.PREEMPTED, Reason.EVICTED})
 """Reasons of attempts that could save before they ended."""
-CLAIM: Final = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": INPUT},
-    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-}
-
 
 Card = TypeVar("Card")
 
@@ -107,9 +99,7 @@ class Chaos:
     def __enter__(self) -> Self:
         with ExitStack() as on_error:
             on_error.enter_context(self.stack)
-            self.kubectl("apply", "-f", "-", text=yaml.safe_dump(CLAIM))
-            write_model(self.stack.volume(INPUT) / "model")
-            write_rows(self.stack.volume(INPUT) / "train.jsonl", [{"text": text} for text in sentences(200)])
+            provide_input(self.stack, self.kubectl, rows=200)
             on_error.pop_all()
         return self
 

@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from cluster import Cluster
 from sftjob_contract.layout import METRICS
 from sftjob_contract.names import Stage
 from stack import Stack
 from support.builders import JobBuilder, a_job
+from support.kubectl import Kubectl
+from support.tiny import write_model
 
 INPUT = "input"
 """Claim that holds the model and the data of the tests."""
+INPUT_CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": INPUT},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+}
 WAIT_SECONDS = 150
 Status = dict[str, Any]
 
@@ -32,6 +41,13 @@ def a_small_job(name: str, *, data: str = "train.jsonl") -> JobBuilder:
         .storage(size="1Gi")
         .resources(gpus=0, cpu="1")
     )
+
+
+def provide_input(stack: Stack, kubectl: Kubectl, *, rows: int) -> None:
+    """Create the claim that small jobs read from, with a model and so many rows on it."""
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(INPUT_CLAIM))
+    write_model(stack.volume(INPUT) / "model")
+    write_rows(stack.volume(INPUT) / "train.jsonl", [{"text": text} for text in sentences(rows)])
 
 
 def sentences(rows: int) -> list[str]:
