@@ -1,4 +1,7 @@
-"""Whole lives of a job in memory, in which the operator may die before or after any one of its writes."""
+"""Whole lives of a job in memory, in which the operator may die before or after any one of its writes.
+
+Any create may be refused first.
+"""
 
 import copy
 from collections import Counter
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 from sftjob_contract.names import KIND, LABEL_ATTEMPT, LABEL_STAGE, Stage
 from sftjob_operator.effects.cluster import Object
 from support.builders import JobBuilder
+from support.denials import Denial
 from support.fake_cluster import FakeCluster, World, ended, running
 
 T = TypeVar("T")
@@ -44,6 +48,8 @@ class MortalCluster(FakeCluster):
     """A cluster whose client dies at one of its writes, if `crash` says so."""
 
     crash: CrashPoint | None = None
+    denied: dict[str, Denial] = field(default_factory=dict)
+    """Creates that are refused once, by `KIND/NAME`."""
     writes: list[str] = field(default_factory=list)
     """What every write was, `VERB KIND/NAME`."""
     created: Counter[str] = field(default_factory=Counter)
@@ -52,8 +58,10 @@ class MortalCluster(FakeCluster):
     """Most attempts whose train Pods were live at the same time."""
 
     async def create(self, body: Object) -> Object:
-        what = f"create {body['kind']}/{body['metadata']['name']}"
-        return await self._write(what, partial(super().create, body))
+        kind, namespace, name = _identity(body)
+        if (denial := self.denied.pop(f"{kind}/{name}", None)) is not None:
+            raise denial.error(kind, namespace, name)
+        return await self._write(f"create {kind}/{name}", partial(super().create, body))
 
     async def replace(self, body: Object) -> Object:
         return await self._write(f"replace {body['kind']}/{body['metadata']['name']}", partial(super().replace, body))
@@ -120,9 +128,9 @@ class Life:
     """Pods that run until they are asked to end."""
 
 
-async def live(life: Life, crash: CrashPoint | None = None) -> MortalWorld:
+async def live(life: Life, crash: CrashPoint | None = None, denied: Mapping[str, Denial] | None = None) -> MortalWorld:
     """The world after this life."""
-    world = MortalWorld(MortalCluster(crash=crash))
+    world = MortalWorld(MortalCluster(crash=crash, denied=dict(denied or {})))
     await world.apply(life.job)
     for turn in range(TURNS):
         if act := life.acts.get(turn):

@@ -11,7 +11,7 @@ import random
 import ssl
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +24,7 @@ from aiohttp import web
 from yarl import URL
 
 from sftjob_sandbox.requests import parse_request
+from support.denials import KINDS, Denial, denials_of
 from support.progress_endpoint import write_certificate
 
 WRITES: Final = frozenset({"create", "update", "patch", "delete", "deletecollection"})
@@ -78,10 +79,11 @@ _STATUS: Final = {
     Fault.UNAVAILABLE: (503, "ServiceUnavailable"),
 }
 
-Plan = Callable[[Asked], Fault | None]
+Plan = Callable[[Asked], Fault | Denial | None]
+"""What befalls a request. A denial is an answer to the create of an object that it fits."""
 
 
-def no_faults(_: Asked) -> Fault | None:
+def no_faults(_: Asked) -> Fault | Denial | None:
     """The plan of a server that is well."""
     return None
 
@@ -119,6 +121,22 @@ class Storm:
         return self._random.choice(allowed) if allowed else None
 
 
+class Admission:
+    """A plan: of the creates of objects of `kinds`, a part of `rate` is refused, each time by another denial."""
+
+    def __init__(self, seed: int, rate: float, kinds: Collection[str] = tuple(KINDS.values())) -> None:
+        self._random = random.Random(seed)
+        self._rate = rate
+        self._kinds = kinds
+
+    def __call__(self, asked: Asked) -> Denial | None:
+        """See Plan."""
+        kind = KINDS.get(asked.resource)
+        if kind is None or kind not in self._kinds or asked.verb != "create" or asked.subresource:
+            return None
+        return self._random.choice(denials_of(kind)) if self._random.random() < self._rate else None
+
+
 @dataclass
 class HostileApi:
     """The proxy as its user sees it.
@@ -133,8 +151,8 @@ class HostileApi:
     after_write: Callable[[Asked, str], bool] = lambda _asked, _name: False
     asked: Counter[Asked] = field(default_factory=Counter)
     """Every request so far, and how often."""
-    injected: Counter[Fault] = field(default_factory=Counter)
-    """Every fault so far, and how often."""
+    injected: Counter[str] = field(default_factory=Counter)
+    """Every fault and every denial so far, and how often."""
     cut: Callable[[], None] = lambda: None
     """Drops every open connection at once."""
 
@@ -184,6 +202,9 @@ class _Proxy:
                 return await self._forward(request)
             self._api.asked[asked] += 1
             fault = self._api.plan(asked)
+            if isinstance(fault, Denial):
+                self._api.injected[fault.what] += 1
+                return _denied(fault, asked, await _name(request))
             if fault is not None:
                 self._api.injected[fault] += 1
             if asked.verb == "watch":
@@ -315,6 +336,11 @@ def _refusal(fault: Fault) -> web.Response:
     code, reason = _STATUS[fault]
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if fault == Fault.THROTTLED else {}
     return web.json_response(_status(code, reason), status=code, headers=headers)
+
+
+def _denied(denial: Denial, asked: Asked, name: str) -> web.Response:
+    status = denial.status(KINDS[asked.resource], asked.namespace, name)
+    return web.json_response(status, status=denial.code)
 
 
 def _ended(code: int) -> bytes:
