@@ -5,27 +5,62 @@ Supported types are those the contract needs: str, int, float, bool, enums, nest
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+MOST_ENTRIES: Final = 512
+"""Most entries of a list or keys of an object in a message that somebody else wrote."""
+MOST_DIGITS: Final = 512
+"""Most digits of a whole number. Reading one takes time that grows with the square of its length."""
+_MOST_SHOWN: Final = 60
+_LONGEST_PATH: Final = 200
+_REPR: Final = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 3, 20, 20
 
 
 class ContractError(ValueError):
     """A message does not have the agreed form; the text names the field and what was found."""
 
 
+class _Misfit(Exception):  # noqa: N818 -- never leaves this module
+    """What is wrong with a value, and the steps that lead to it, the last one first."""
+
+    def __init__(self, problem: str, *steps: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.steps = list(steps)
+
+    def sentence(self, root: str) -> str:
+        path = "".join(reversed(self.steps)).removeprefix(".")[:_LONGEST_PATH]
+        return f"{path or root}{self.problem}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rules:
+    """How strictly to read. `most_entries` of a list or object; None: any number."""
+
+    ignore_unknown: bool
+    most_entries: int | None
+
+
+_Reader = Callable[[Any, _Rules], Any]
+
+
 def to_json(message: object) -> str:
     """One line of JSON, keys in field order.
 
     Raises:
-        ContractError: a float is NaN or infinite, which JSON can not say.
+        ContractError: a float is NaN or infinite, which JSON cannot express.
     """
     return json.dumps(encode(message), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
 
@@ -48,18 +83,30 @@ def from_json(cls: type[T], text: str | bytes, *, ignore_unknown: bool) -> T:
     Raises:
         ContractError: not JSON, or not of the agreed form.
     """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ContractError(f"not valid JSON: {error}") from error
-    return decode(cls, data, ignore_unknown=ignore_unknown)
+    return _decoded(cls, _parsed(text), _Rules(ignore_unknown, None))
+
+
+def from_untrusted_json(cls: type[T], text: str | bytes, *, longest: int) -> T:
+    """Parse what somebody else wrote, in time and memory that are bounded whatever it is. Unknown keys are ignored.
+
+    Args:
+        cls: the dataclass.
+        text: the JSON, in bytes or characters.
+        longest: the most bytes, or characters, that are looked at.
+
+    Raises:
+        ContractError: longer, not JSON, not of the agreed form, or a list or object with more than MOST_ENTRIES.
+    """
+    if len(text) > longest:
+        raise ContractError(f"the message is longer than {longest}")
+    return _decoded(cls, _parsed(text), _Rules(ignore_unknown=True, most_entries=MOST_ENTRIES))
 
 
 def encode(value: Any) -> Any:
     """`value` as plain JSON data; fields that are None are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {camel(name): encode(item) for name, item in pairs if item is not None}
+        pairs = ((key, getattr(value, name)) for name, key in _keys(type(value)).items())
+        return {key: encode(item) for key, item in pairs if item is not None}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -71,27 +118,13 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(cls: type[T], data: Any, *, ignore_unknown: bool, at: str = "") -> T:
-    """Plain JSON data as the dataclass `cls`; `at` is the path of `data` for error messages.
+def decode(cls: type[T], data: Any, *, ignore_unknown: bool) -> T:
+    """Plain JSON data as the dataclass `cls`.
 
     Raises:
         ContractError: a key is missing, unknown (unless ignored) or of the wrong type.
     """
-    if not isinstance(data, dict):
-        raise ContractError(f"{at or cls.__name__} must be an object, not {_shown(data)}")
-    hints = _hints(cls)
-    fields = {camel(field.name): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if not ignore_unknown and (unknown := sorted(set(data) - set(fields))):
-        raise ContractError(f"{_join(at, unknown[0])} is not known; known are: {', '.join(fields)}")
-    values = {}
-    for key, field in fields.items():
-        if data.get(key) is not None:
-            values[field.name] = _value(hints[field.name], data[key], ignore_unknown, _join(at, key))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            if not _optional(hints[field.name]):
-                raise ContractError(f"{_join(at, key)} is missing")
-            values[field.name] = None
-    return cls(**values)
+    return _decoded(cls, data, _Rules(ignore_unknown, None))
 
 
 def camel(name: str) -> str:
@@ -100,60 +133,135 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return json.loads(text, parse_int=_integer)
+    except (ValueError, RecursionError) as error:  # the parser itself bounds how deep values are nested
+        raise ContractError(f"not valid JSON: {error}") from error
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _decoded(cls: type[T], data: Any, rules: _Rules) -> T:
+    try:
+        message: T = _reader(typing.cast(Any, cls))(data, rules)
+    except _Misfit as misfit:
+        raise ContractError(misfit.sentence(cls.__name__)) from None
+    return message
+
+
+@functools.cache
+def _keys(cls: type) -> Mapping[str, str]:
+    return {field.name: camel(field.name) for field in dataclasses.fields(cls)}
 
 
 def _optional(hint: Any) -> bool:
     return isinstance(hint, types.UnionType) and types.NoneType in hint.__args__
 
 
-def _value(hint: Any, data: Any, ignore_unknown: bool, at: str) -> Any:
+@functools.cache
+def _reader(hint: Any) -> _Reader:
+    """What reads values of a type, made once for each: evaluating type hints takes longer than reading a message."""
     if _optional(hint):
         (hint,) = (arm for arm in hint.__args__ if arm is not types.NoneType)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return decode(hint, data, ignore_unknown=ignore_unknown, at=at)
+        return _object_reader(hint)
     origin = typing.get_origin(hint)
-    if origin is tuple:
-        items = _expect(list, data, at)
-        return tuple(_value(hint.__args__[0], x, ignore_unknown, f"{at}[{i}]") for i, x in enumerate(items))
-    if origin is Mapping:
-        pairs = _expect(dict, data, at).items()
-        return {key: _value(hint.__args__[1], x, ignore_unknown, _join(at, key)) for key, x in pairs}
+    if origin in (tuple, Mapping):
+        return _items_reader(origin, hint.__args__)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return _member(hint, data, at)
+        return _member_reader(hint)
     if hint is float:
-        return _finite(data, at)
-    return data if hint is Any else _expect(hint, data, at)
+        return _finite
+    return lambda data, _: data if hint is Any else _expect(hint, data)
 
 
-def _member(enum: type[Enum], data: Any, at: str) -> Enum:
-    for member in enum:
-        if member.value == data and not isinstance(data, bool):
-            return member
-    raise ContractError(f"{at} must be one of {', '.join(str(m.value) for m in enum)}, not {_shown(data)}")
+def _object_reader(cls: type) -> _Reader:
+    hints, keys = typing.get_type_hints(cls), _keys(cls)
+    missing = dataclasses.MISSING
+    needed = {f.name for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing}
+    readers = [(name, key, _reader(hints[name]), name in needed, _optional(hints[name])) for name, key in keys.items()]
+    known = frozenset(keys.values())
+
+    def read(data: Any, rules: _Rules) -> Any:
+        if not isinstance(data, dict):
+            raise _Misfit(f" must be an object, not {_shown(data)}")
+        if not rules.ignore_unknown and (unknown := sorted(data.keys() - known)):
+            raise _Misfit(f" is not known; known are: {', '.join(keys.values())}", f".{unknown[0]}")
+        values = {}
+        for name, key, reader, is_needed, is_optional in readers:
+            if (value := data.get(key)) is not None:
+                values[name] = _inner(reader, value, rules, f".{key}")
+            elif is_needed and not is_optional:
+                raise _Misfit(" is missing", f".{key}")
+            elif is_needed:
+                values[name] = None
+        return cls(**values)
+
+    return read
 
 
-def _finite(data: Any, at: str) -> float:
+def _items_reader(origin: Any, arguments: tuple[Any, ...]) -> _Reader:
+    if origin is tuple:
+        reader = _reader(arguments[0])
+        return lambda data, rules: tuple(
+            _inner(reader, item, rules, f"[{i}]") for i, item in enumerate(_bounded(_expect(list, data), rules))
+        )
+    reader = _reader(arguments[1])
+    return lambda data, rules: {
+        key: _inner(reader, item, rules, f".{key}") for key, item in _bounded(_expect(dict, data), rules).items()
+    }
+
+
+def _inner(reader: _Reader, data: Any, rules: _Rules, step: str) -> Any:
+    try:
+        return reader(data, rules)
+    except _Misfit as misfit:
+        misfit.steps.append(step)
+        raise
+
+
+def _bounded(data: Any, rules: _Rules) -> Any:
+    if rules.most_entries is not None and len(data) > rules.most_entries:
+        raise _Misfit(f" must have at most {rules.most_entries} entries, not {len(data):,}")
+    return data
+
+
+def _member_reader(enum: type[Enum]) -> _Reader:
+    members = {member.value: member for member in enum}
+
+    def read(data: Any, _: _Rules) -> Enum:
+        if isinstance(data, str | int) and not isinstance(data, bool) and data in members:
+            return members[data]
+        raise _Misfit(f" must be one of {', '.join(map(str, members))}, not {_shown(data)}")
+
+    return read
+
+
+def _finite(data: Any, _: _Rules) -> float:
     try:
         number = float(data) if isinstance(data, int | float) and not isinstance(data, bool) else math.nan
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ContractError(f"{at} must be a finite number, not {_shown(data)}")
+        raise _Misfit(f" must be a finite number, not {_shown(data)}")
     return number
 
 
-def _expect(kind: type, data: Any, at: str) -> Any:
+def _expect(kind: type, data: Any) -> Any:
     if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
-        raise ContractError(f"{at} must be of type {kind.__name__}, not {_shown(data)}")
+        raise _Misfit(f" must be of type {kind.__name__}, not {_shown(data)}")
     return data
 
 
-def _join(at: str, key: str) -> str:
-    return f"{at}.{key}" if at else key
-
-
 def _shown(data: Any) -> str:
-    text = repr(data)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """`data` in a few characters, however deep and long it is."""
+    if isinstance(data, dict | list):
+        text = _REPR.repr(data)
+    else:
+        text = repr(data[: _MOST_SHOWN + 1] if isinstance(data, str) else data)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

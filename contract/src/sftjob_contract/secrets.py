@@ -1,17 +1,27 @@
-"""What secrets look like in text: refused where somebody writes them down, and left out where they would be shown."""
+"""What secrets look like in text: refused where somebody writes them down, and left out where they would be shown.
+
+Every search here takes time that is proportional to the text, whatever the text is: what follows a repetition cannot
+be taken by the repetition itself, and no two attempts read the same characters.
+"""
 
 import re
 from typing import Final
 
 LEAKY_VALUE: Final = (
     "(^|[^A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}"
-    "|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@ ]*:[^/@ ]*@"
+    "|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@ :]*:[^/@ ]*@"
 )
 """Values that well-known services issue as keys and tokens, private keys, and URLs with a password."""
 HIDDEN: Final = "***"
+TEXT_LIMIT: Final = 8192
+"""Most characters of a text from elsewhere that `shown` looks at."""
 _LEAKY_VALUE: Final = re.compile(LEAKY_VALUE)
 _BEARER: Final = re.compile(r"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}")
-_WEB_TOKEN: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*")
+_DOTTED: Final = re.compile(r"[A-Za-z0-9_.-]{25,}")
+"""Where a web token can be: parts of base64url, separated by dots."""
+_WEB_TOKEN_START: Final = re.compile(r"\beyJ")
+_SHORTEST_PART: Final = 10
+"""Characters of a web token's header, after `eyJ`, and of its payload."""
 _SIGNED: Final = re.compile(r"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|[a-z_]*token|key)=)[^&\s'\"]+")
 
 
@@ -19,5 +29,29 @@ def without_secrets(text: str) -> str:
     """`text` without what looks like a key, a token, a password in a URL, or the signature of one."""
     text = _LEAKY_VALUE.sub(f" {HIDDEN}", text)
     text = _BEARER.sub(rf"\1\2{HIDDEN}", text)
-    text = _WEB_TOKEN.sub(HIDDEN, text)
+    text = _DOTTED.sub(lambda run: _without_web_tokens(run[0]), text)
     return _SIGNED.sub(rf"\1{HIDDEN}", text)
+
+
+def shown(text: str) -> str:
+    """`text` from elsewhere as it may be shown: cut to TEXT_LIMIT characters between two words, without secrets."""
+    if len(text) > TEXT_LIMIT:
+        words = text[:TEXT_LIMIT].rsplit(None, 1)  # half a key would not be recognized as one
+        text = f"{words[0] if len(words) > 1 else ''} ..."
+    return without_secrets(text)
+
+
+def _without_web_tokens(run: str) -> str:
+    """Parts of base64url with dots between them, but none of three in a row that are a JSON web token."""
+    parts = run.split(".")
+    kept: list[str] = []
+    i = 0
+    while i < len(parts):
+        start = _WEB_TOKEN_START.search(parts[i]) if i + 2 < len(parts) else None
+        if start is not None and len(parts[i]) - start.end() >= _SHORTEST_PART <= len(parts[i + 1]):
+            kept.append(parts[i][: start.start()] + HIDDEN)
+            i += 3
+        else:
+            kept.append(parts[i])
+            i += 1
+    return ".".join(kept)

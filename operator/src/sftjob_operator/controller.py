@@ -19,10 +19,10 @@ from sftjob_operator.reconcile import (
     Report,
     Settings,
     awaits_cleanup,
-    check_progress,
     decide,
     is_finished,
     refuse,
+    usable_progress,
 )
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
 
@@ -88,7 +88,7 @@ class Controller:
         Raises:
             ValueError: it can not be stored; the text says why.
         """
-        check_progress(progress)
+        progress = usable_progress(progress)
         if (uid := self._uid(key)) is None:
             return
         known = self._reports.get(uid)

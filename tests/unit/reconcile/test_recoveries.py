@@ -19,8 +19,8 @@ from sftjob_operator.reconcile import (
     PodView,
     Report,
     Settings,
-    check_progress,
     decide,
+    usable_progress,
 )
 from sftjob_operator.reconcile.adjustments import smaller_batch
 from sftjob_operator.reconcile.policy import POLICIES
@@ -274,7 +274,7 @@ class TestGrace:
     @pytest.mark.parametrize("seconds", [-1.0, 1e30, float("nan")])
     def test_a_time_that_can_not_be_is_refused(self, name: str, seconds: float) -> None:
         with pytest.raises(ValueError, match="Seconds must be between 0 and"):
-            check_progress(a_report(**{name: seconds}).progress)
+            usable_progress(a_report(**{name: seconds}).progress)
 
 
 class TestPodsThatCanNotStart:

@@ -5,7 +5,7 @@ from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_c
 from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
 from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
 from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
-from sftjob_operator.api.parse import InvalidJob, parse_job, parse_status, replace, to_dict
+from sftjob_operator.api.parse import InvalidJob, fitting, parse_job, parse_status, replace, to_dict
 from sftjob_operator.api.preprocessing import PreprocessingSpec, RowFunctionSpec, RowTemplateSpec, ValidationSpec
 from sftjob_operator.api.results import (
     CheckpointsSpec,
@@ -40,11 +40,13 @@ from sftjob_operator.api.status import (
     SFTJobStatus,
 )
 from sftjob_operator.api.training import EarlyStoppingSpec, TrainingSpec
+from sftjob_operator.api.types import COUNT_LIMIT
 from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, Recipe, SFTJob, SFTJobSpec
 
 __all__ = [
     "ATTEMPTS_LIMIT",
     "CHECKPOINTS_LIMIT",
+    "COUNT_LIMIT",
     "NAME_LIMIT",
     "AccessMode",
     "AdjustmentStatus",
@@ -106,6 +108,7 @@ __all__ = [
     "UploadSpec",
     "ValidationSpec",
     "WandbSpec",
+    "fitting",
     "parse_job",
     "parse_status",
     "replace",

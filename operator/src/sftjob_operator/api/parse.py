@@ -1,16 +1,18 @@
 """Objects as the API server gives them to models, and back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from sftjob_operator.api.status import SFTJobStatus
 from sftjob_operator.api.types import Model
 from sftjob_operator.api.v1alpha1 import SFTJob
 
 M = TypeVar("M", bound=Model)
+T = TypeVar("T")
 
 # How pydantic begins its messages, and its names for a value that is no JSON object.
 _SHOULD: Final = re.compile(r"^(Input|String|Value|Tuple|Dictionary) should")
@@ -46,6 +48,18 @@ def parse_status(status: Mapping[str, Any]) -> SFTJobStatus:
         raise InvalidJob(_sentence(error)) from error
 
 
+def fitting(what: str, build: Callable[[], T]) -> T:
+    """What `build` makes, if all of it is within the bounds of its models; `what` names it in the error.
+
+    Raises:
+        InvalidJob: a value is of the wrong type or out of bounds.
+    """
+    try:
+        return build()
+    except ValidationError as error:
+        raise InvalidJob(f"{what}: {_sentence(error, to_camel)}") from error
+
+
 def to_dict(model: Model) -> dict[str, Any]:
     """`model` as JSON data: camelCase keys, absent for None."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -63,11 +77,11 @@ def replace(model: M, **changes: Any) -> M:
     return type(model)(**{**dict(model), **changes})
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, name: Callable[[str], str] = str) -> str:
     first, *rest = error.errors(include_url=False, include_context=False)
     field = ""
     for part in first["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+        field += f"[{part}]" if isinstance(part, int) else f".{name(part)}" if field else name(part)
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] == "missing":
         return f"{field} is missing{more}"

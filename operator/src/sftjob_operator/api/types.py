@@ -39,8 +39,9 @@ def rules(*entries: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {"x-kubernetes-validations": list(entries)}
 
 
-_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that are commands to a terminal, or turn the direction of writing; not tabs and line ends."""
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that are commands to a terminal, turn the direction of writing, or are halves of one that no UTF-8 can
+carry; not tabs and line ends."""
 
 
 def _cut(limit: int) -> Callable[[Any], Any]:
@@ -152,7 +153,8 @@ Sentence = Annotated[str, Field(max_length=MESSAGE_LIMIT), BeforeValidator(_cut(
 """Text for people in a status, without characters that are not seen; longer ones are cut."""
 Uri = Annotated[str, Field(max_length=1400)]
 """A place, on a volume as a rule: pvc://CLAIM/PATH."""
-Count = Annotated[int, Field(ge=0, le=2**53)]
+COUNT_LIMIT: Final = 2**53
+Count = Annotated[int, Field(ge=0, le=COUNT_LIMIT)]
 """A number of things; JSON readers keep integers exact up to 2**53."""
 Measure = Annotated[float, AfterValidator(_six_digits)]
 """A measured number, kept to six significant digits so that status and columns stay readable."""

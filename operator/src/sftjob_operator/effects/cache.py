@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 Key = tuple[str, str]
 """Namespace and name of an SFTJob."""
+_MOST_DIGITS = 64
+"""Of a resourceVersion that is read as a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +109,4 @@ class Cache(Generic[T]):
 
 def _version(body: Mapping[str, Any]) -> int | None:
     text = body["metadata"].get("resourceVersion") or ""
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None

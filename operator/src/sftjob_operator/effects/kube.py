@@ -5,6 +5,7 @@ more memory than the whole operator, and every object here is rendered and read 
 """
 
 import json
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from sftjob_operator.effects.cluster import (
 Traces = Sequence[aiohttp.TraceConfig]
 
 REQUEST_TIMEOUT_SECONDS: Final = 30
+LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
+"""Most of a Retry-After that is followed: a proxy may ask for anything."""
 PAGE_SIZE: Final = 250
 """Objects per page of a list, so that no answer is large."""
 _USER_AGENT: Final = "sftjob-operator"
@@ -220,14 +223,18 @@ def _parsed(status: int, headers: Mapping[str, str], data: bytes) -> Object:
     """The JSON object that was answered. What is no such object (a proxy's page) becomes a Status."""
     try:
         answer = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         answer = {"kind": "Status", "message": data[:200].decode(errors="replace") or f"HTTP {status}"}
         if status < 300:
             raise UnavailableError(f"the server answered {status} with something that is not JSON: {answer['message']}")
     if "Retry-After" in headers:
-        answer.setdefault("details", {}).setdefault("retryAfterSeconds", headers["Retry-After"])
+        details = answer.get("details")
+        answer["details"] = {
+            "retryAfterSeconds": headers["Retry-After"],
+            **(details if isinstance(details, dict) else {}),
+        }
     return answer
 
 
@@ -246,7 +253,10 @@ def _error(status: int, answer: Object, method: str) -> ClusterError:
 
 
 def _retry_after(answer: Object) -> float | None:
+    """What the server asks for, within reason; a Retry-After that is a date is none."""
+    details = answer.get("details")
     try:
-        return float((answer.get("details") or {})["retryAfterSeconds"])
-    except (KeyError, TypeError, ValueError):
+        seconds = float(details["retryAfterSeconds"]) if isinstance(details, dict) else math.nan
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)

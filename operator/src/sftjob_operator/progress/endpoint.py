@@ -17,7 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sftjob_contract.codec import from_json
+from sftjob_contract.codec import from_untrusted_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
 from sftjob_contract.progress import PROGRESS_VERSION, Progress
 from sftjob_operator.progress.identity import PodIdentity, TokenReviewer
@@ -175,7 +175,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 def _report(body: bytes, attempt: int) -> Progress:
-    progress = from_json(Progress, body, ignore_unknown=True)
+    progress = from_untrusted_json(Progress, body, longest=PROGRESS_BODY_LIMIT_BYTES)
     if progress.version != PROGRESS_VERSION:
         raise ValueError(f"version must be {PROGRESS_VERSION}, not {progress.version}")
     if progress.attempt != attempt:

@@ -10,17 +10,22 @@ https://github.com/huggingface/transformers/pull/44487 (transformers.integration
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
-from sftjob_contract.codec import from_json
+from sftjob_contract.codec import from_untrusted_json
+from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES
 from sftjob_contract.progress import HISTORY_POINTS, PROGRESS_VERSION, Activity, HistoryPoint, Progress
+from sftjob_contract.times import parse_time
 
 NEWEST_SHARE: Final = 0.3
 """Weight of the newest step time in the exponential mean: about the last ten reports count, so that an evaluation or a
 checkpoint between two of them is forgotten again."""
 _ENDED_PERCENT: Final = 100
 """Sent at the end of training only: before it, at most 99."""
+_LARGEST: Final = 2**53
+_LONGEST_NUMBER: Final = 64
+"""Characters of a metric's value that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ def kubeflow_progress(body: bytes, attempt: int, known: Progress | None) -> Prog
     Raises:
         ValueError: not such a body, or the number of steps was never told; the text says what is wrong.
     """
-    status = from_json(_Body, body, ignore_unknown=True).trainer_status
+    status = from_untrusted_json(_Body, body, longest=PROGRESS_BODY_LIMIT_BYTES).trainer_status
     measured = _measured(status.metrics)
     time = _moment(status.last_updated_time)
     before = known if known is not None and known.attempt == attempt else None
@@ -91,7 +96,7 @@ def _measured(metrics: tuple[_Metric, ...]) -> Mapping[str, float]:
     numbers: dict[str, float] = {}
     for metric in metrics:
         try:
-            number = float(metric.value)
+            number = float(metric.value[:_LONGEST_NUMBER])
         except ValueError:
             continue
         if math.isfinite(number):
@@ -100,17 +105,18 @@ def _measured(metrics: tuple[_Metric, ...]) -> Mapping[str, float]:
 
 
 def _whole(measured: Mapping[str, float], name: str, otherwise: int | None) -> int | None:
-    return int(measured[name]) if name in measured else otherwise
+    if name not in measured:
+        return otherwise
+    if not 0 <= measured[name] <= _LARGEST:
+        raise ValueError(f"trainerStatus.metrics: {name} must be between 0 and 2**53, not {measured[name]:g}")
+    return int(measured[name])
 
 
 def _moment(text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        return parse_time(text)
     except ValueError as error:
-        raise ValueError(f"trainerStatus.lastUpdatedTime must be an RFC 3339 time, not {text[:60]!r}") from error
-    if moment.tzinfo is None:
-        raise ValueError(f"trainerStatus.lastUpdatedTime must have an offset from UTC, not {text[:60]!r}")
-    return moment.astimezone(UTC)
+        raise ValueError(f"trainerStatus.lastUpdatedTime: {error}") from error
 
 
 def _step_seconds(before: Progress | None, step: int | None, time: datetime) -> float | None:

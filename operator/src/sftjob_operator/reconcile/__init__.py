@@ -33,7 +33,7 @@ from sftjob_operator.reconcile.observed import (
 )
 from sftjob_operator.reconcile.patches import merge_patch
 from sftjob_operator.reconcile.pods import belongs_to, owner_uid, pod_job, pod_view
-from sftjob_operator.reconcile.reports import check_progress
+from sftjob_operator.reconcile.reports import usable_progress
 from sftjob_operator.reconcile.situation import Said, situation
 from sftjob_operator.reconcile.status import condition, status_of
 from sftjob_operator.reconcile.times import parse_time, rfc3339
@@ -53,7 +53,6 @@ __all__ = [
     "TimeUse",
     "awaits_cleanup",
     "belongs_to",
-    "check_progress",
     "decide",
     "goodput",
     "is_finished",
@@ -65,6 +64,7 @@ __all__ = [
     "pod_view",
     "refuse",
     "rfc3339",
+    "usable_progress",
 ]
 
 

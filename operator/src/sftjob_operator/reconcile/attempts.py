@@ -114,13 +114,14 @@ def _brought_up_to_date(
     entry = replace(
         entry, node=head.node if head is not None else entry.node, start_time=group.started or entry.start_time
     )
-    entry = _advanced(entry, progress_of(entry, head, report))
+    entry = advanced(entry, progress_of(entry, head, report))
     if not group.live:
         return _ended(entry, group, now)
     return replace(_disrupted(entry, group), end_time=None, exit_code=None)
 
 
-def _advanced(entry: AttemptStatus, progress: Progress | None) -> AttemptStatus:
+def advanced(entry: AttemptStatus, progress: Progress | None) -> AttemptStatus:
+    """`entry` with what a report says of its attempt."""
     if progress is None:
         return entry
     skipped = [without_secrets(f"{skip.path} was skipped: {skip.why}") for skip in progress.skipped_checkpoints]

@@ -7,7 +7,7 @@ from typing import Final
 from sftjob_contract.config import RunConfig
 from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.stats import PreparedStats
-from sftjob_operator.api import MemoryPlanStatus, PlanStatus, SFTJob, replace
+from sftjob_operator.api import COUNT_LIMIT, MemoryPlanStatus, PlanStatus, SFTJob, replace
 from sftjob_operator.plan import (
     Memory,
     alternative,
@@ -33,17 +33,8 @@ _GIB: Final = 1 << 30
 
 def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
     """What the run consists of and what it will need, as far as the model's shape is known."""
-    counted = PlanStatus(
-        steps=stats.max_steps,
-        steps_per_epoch=stats.steps_per_epoch,
-        rows=stats.rows,
-        train_rows=stats.train_rows,
-        evaluation_rows=stats.evaluation_rows,
-        sequences=stats.sequences,
-        tokens=stats.tokens,
-        trained_tokens=stats.trained_tokens,
-        gradient_checkpointing=_recomputes(job, stats),
-        gpu_memory_bytes=known_gpu_memory(job),
+    counted = replace(
+        counts(stats), gradient_checkpointing=_recomputes(job, stats), gpu_memory_bytes=known_gpu_memory(job)
     )
     shape, config = stats.model_shape, _with_checkpointing(run_config(job), enabled=_recomputes(job, stats))
     if shape is None:
@@ -54,12 +45,28 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
     row_tokens = longest_row(config)
     return replace(
         counted,
-        trainable_parameters=trainable_parameters(config.method, shape),
+        trainable_parameters=_bounded(trainable_parameters(config.method, shape)),
         memory=_memory_status(gpu_memory(config, shape, row_tokens)),
-        host_memory_bytes=host_memory_bytes(config, shape, row_tokens),
-        checkpoint_bytes=checkpoint_bytes(config, shape),
-        disk_bytes=disk_bytes(config, shape, stats, caches_on_volume=job.spec.storage.shared_cache_claim is None),
+        host_memory_bytes=_bounded(host_memory_bytes(config, shape, row_tokens)),
+        checkpoint_bytes=_bounded(checkpoint_bytes(config, shape)),
+        disk_bytes=_bounded(
+            disk_bytes(config, shape, stats, caches_on_volume=job.spec.storage.shared_cache_claim is None)
+        ),
         misfit=_misfit(job, config, stats, shape),
+    )
+
+
+def counts(stats: PreparedStats) -> PlanStatus:
+    """What the run consists of."""
+    return PlanStatus(
+        steps=stats.max_steps,
+        steps_per_epoch=stats.steps_per_epoch,
+        rows=stats.rows,
+        train_rows=stats.train_rows,
+        evaluation_rows=stats.evaluation_rows,
+        sequences=stats.sequences,
+        tokens=stats.tokens,
+        trained_tokens=stats.trained_tokens,
     )
 
 
@@ -125,15 +132,20 @@ def _known_memory(job: SFTJob) -> int | None:
 
 def _memory_status(memory: Memory) -> MemoryPlanStatus:
     return MemoryPlanStatus(
-        weights=memory.weights,
-        adapter=memory.adapter,
-        gradients=memory.gradients,
-        optimizer=memory.optimizer,
-        activations=memory.activations,
-        logits=memory.logits,
-        context=memory.context,
-        total=memory.total,
+        weights=_bounded(memory.weights),
+        adapter=_bounded(memory.adapter),
+        gradients=_bounded(memory.gradients),
+        optimizer=_bounded(memory.optimizer),
+        activations=_bounded(memory.activations),
+        logits=_bounded(memory.logits),
+        context=_bounded(memory.context),
+        total=_bounded(memory.total),
     )
+
+
+def _bounded(count: int) -> int:
+    """A count that a status can hold: the shape that it follows from is what an image claims, and may be absurd."""
+    return max(0, min(count, COUNT_LIMIT))
 
 
 def _misfit(job: SFTJob, config: RunConfig, stats: PreparedStats, shape: ModelShape) -> str | None:

@@ -1,10 +1,9 @@
 """A Pod as the API server describes it, reduced to what decisions need."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
-from sftjob_contract.codec import from_json
+from sftjob_contract.codec import from_untrusted_json
 from sftjob_contract.names import (
     ANNOTATION_CONFIG_HASH,
     ANNOTATION_JOB_UID,
@@ -14,17 +13,21 @@ from sftjob_contract.names import (
     LABEL_JOB,
     LABEL_NODE_RANK,
     LABEL_STAGE,
+    TERMINATION_MESSAGE_LIMIT_BYTES,
     Stage,
 )
 from sftjob_contract.outcome import Outcome
-from sftjob_contract.secrets import without_secrets
+from sftjob_contract.secrets import shown
 from sftjob_operator.reconcile.observed import PodPhase, PodView
-from sftjob_operator.reconcile.reports import check_outcome
+from sftjob_operator.reconcile.reports import usable_outcome
+from sftjob_operator.reconcile.times import parse_time, rfc3339
 
 Body = Mapping[str, Any]
 LAST_LINES: Final = 5
 LAST_CHARACTERS: Final = 400
 """How much of a log's end is told in a status."""
+_MOST_DIGITS: Final = 9
+"""Of an attempt's number, or a rank."""
 
 
 def pod_job(body: Body) -> tuple[str, str] | None:
@@ -32,8 +35,12 @@ def pod_job(body: Body) -> tuple[str, str] | None:
     metadata = body["metadata"]
     labels = metadata.get("labels") or {}
     numbers = (labels.get(LABEL_ATTEMPT, ""), labels.get(LABEL_NODE_RANK, "0"))
-    ours = labels.get(LABEL_STAGE) in set(Stage) and all(number.isdecimal() for number in numbers)
+    ours = labels.get(LABEL_STAGE) in set(Stage) and all(map(_is_number, numbers))
     return (metadata["namespace"], labels[LABEL_JOB]) if ours and labels.get(LABEL_JOB) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def owner_uid(body: Body) -> str | None:
@@ -69,9 +76,9 @@ def pod_view(body: Body) -> PodView:
         gated=_not_scheduled(status, "SchedulingGated") is not None,
         node=(body.get("spec") or {}).get("nodeName"),
         grace_seconds=(body.get("spec") or {}).get("terminationGracePeriodSeconds"),
-        acknowledged=status.get("startTime"),
-        started=ended.get("startedAt") or (state.get("running") or {}).get("startedAt"),
-        finished=ended.get("finishedAt"),
+        acknowledged=_time(status.get("startTime")),
+        started=_time(ended.get("startedAt") or (state.get("running") or {}).get("startedAt")),
+        finished=_time(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason") or waiting.get("reason"),
         message=_without_secrets(status.get("message") or waiting.get("message")),
@@ -110,8 +117,8 @@ def _disruption(status: Body) -> Body:
 
 def _last_lines(text: str | None) -> str | None:
     """The end of what the kubelet took from the log, on one line and without what looks like a secret."""
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    told = without_secrets(" | ".join(lines[-LAST_LINES:]))
+    lines = [line.strip() for line in (text or "")[-TERMINATION_MESSAGE_LIMIT_BYTES:].splitlines() if line.strip()]
+    told = shown(" | ".join(lines[-LAST_LINES:]))
     return told[-LAST_CHARACTERS:] or None
 
 
@@ -120,17 +127,24 @@ def _outcome(ended: Body, stage: Stage) -> Outcome | None:
     if not (text := ended.get("message")):
         return None
     try:
-        outcome = from_json(Outcome, text, ignore_unknown=True)
-        check_outcome(outcome)
+        outcome = usable_outcome(from_untrusted_json(Outcome, text, longest=TERMINATION_MESSAGE_LIMIT_BYTES))
     except ValueError:
         return None
     if outcome.stage != stage or outcome.exit_code != ended.get("exitCode"):
         return None
-    return replace(outcome, message=_without_secrets(outcome.message))
+    return outcome
 
 
 def _without_secrets(text: str | None) -> str | None:
-    return None if text is None else without_secrets(text)
+    return None if text is None else shown(text)
+
+
+def _time(text: str | None) -> str | None:
+    """A time of the kubelet's in UTC; None if there is none, or none that can be read."""
+    try:
+        return rfc3339(parse_time(text or ""))
+    except ValueError:
+        return None
 
 
 def _named(items: Iterable[Body], name: str) -> Body:

@@ -1,6 +1,8 @@
 """A trainer's report as the parts of a status."""
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from sftjob_contract.layout import CHECKPOINTS, checkpoint_name
@@ -25,16 +27,7 @@ def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, receive
 
     A checkpoint that is listed, since it was verified when it was taken, stays so while it is verified again.
     """
-    told = tuple(
-        CheckpointStatus(
-            step=checkpoint.step,
-            uri=volume_uri(job, checkpoint.path),
-            bytes=checkpoint.bytes,
-            time=checkpoint.time,
-            eval_loss=checkpoint.eval_loss,
-        )
-        for checkpoint in progress.checkpoints
-    )
+    told = checkpoint_parts(progress, partial(volume_uri, job))
     again = set(progress.unverified_checkpoints) - {checkpoint.step for checkpoint in told}
     listed = (checkpoint for checkpoint in status.checkpoints if checkpoint.step in again)
     checkpoints = tuple(sorted((*listed, *told), key=lambda checkpoint: checkpoint.step))
@@ -42,7 +35,7 @@ def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, receive
     heard = status.progress.last_report_time if status.progress is not None else None
     return replace(
         status,
-        progress=_progress(progress, rfc3339(received) if received is not None else heard, _devices(job)),
+        progress=progress_part(progress, rfc3339(received) if received is not None else heard, _devices(job)),
         history=_history(status.history, progress.history),
         checkpoints=checkpoints,
         latest_checkpoint=checkpoints[-1].uri if checkpoints else None,
@@ -74,7 +67,8 @@ def _devices(job: SFTJob) -> int:
     return max(1, resources.gpus) * resources.nodes
 
 
-def _progress(progress: Progress, heard: str | None, devices: int) -> ProgressStatus:
+def progress_part(progress: Progress, heard: str | None, devices: int) -> ProgressStatus:
+    """Where training stands, by a report that arrived at `heard`."""
     eta, speed = progress.eta_seconds, progress.tokens_per_second
     return ProgressStatus(
         activity=progress.activity,
@@ -99,11 +93,30 @@ def _progress(progress: Progress, heard: str | None, devices: int) -> ProgressSt
     )
 
 
+def checkpoint_parts(progress: Progress, uri: Callable[[str], str]) -> tuple[CheckpointStatus, ...]:
+    """The reported checkpoints; `uri` is that of a path on the volume."""
+    return tuple(
+        CheckpointStatus(
+            step=checkpoint.step,
+            uri=uri(checkpoint.path),
+            bytes=checkpoint.bytes,
+            time=checkpoint.time,
+            eval_loss=checkpoint.eval_loss,
+        )
+        for checkpoint in progress.checkpoints
+    )
+
+
+def history_part(told: tuple[HistoryPoint, ...]) -> tuple[HistoryPointStatus, ...]:
+    """The reported curve."""
+    return tuple(HistoryPointStatus(step=p.step, loss=p.loss, eval_loss=p.eval_loss) for p in told)
+
+
 def _history(
     recorded: tuple[HistoryPointStatus, ...], told: tuple[HistoryPoint, ...]
 ) -> tuple[HistoryPointStatus, ...]:
     """The reported curve; where a termination message had to shorten it, the recorded one with its later points."""
-    points = tuple(HistoryPointStatus(step=p.step, loss=p.loss, eval_loss=p.eval_loss) for p in told)
+    points = history_part(told)
     if len(points) >= len(recorded):
         return points[-HISTORY_POINTS:]
     later = tuple(point for point in points if not recorded or point.step > recorded[-1].step)

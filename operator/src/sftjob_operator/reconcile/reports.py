@@ -1,92 +1,167 @@
-"""Whether a trainer's report can be believed enough to be stored: the status must never be refused because of one."""
+"""What a Pod reports about itself, brought into the form that a status holds, or refused.
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+Nothing else may reach a decision: a status write that the API server refuses, or a fault in a decision, would disable
+`suspend` and `deadlineSeconds` for as long as the report is known. The bounds are those of the status models.
+"""
 
-from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import Checkpoint, Progress
-from sftjob_operator.reconcile.times import parse_time
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, TypeVar
 
-_LARGEST: Final = 2**53
-_LONGEST_PATH: Final = 1024
+from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
+from sftjob_contract.names import Stage
+from sftjob_contract.outcome import Outcome, Output
+from sftjob_contract.progress import HISTORY_POINTS, Checkpoint, Progress, SkippedCheckpoint
+from sftjob_contract.secrets import shown
+from sftjob_contract.stats import PreparedStats
+from sftjob_operator.api import (
+    CHECKPOINTS_LIMIT,
+    COUNT_LIMIT,
+    AttemptStatus,
+    OutputStatus,
+    ProvenanceStatus,
+    fitting,
+)
+from sftjob_operator.reconcile.attempts import advanced
+from sftjob_operator.reconcile.planning import counts
+from sftjob_operator.reconcile.progress import checkpoint_parts, history_part, progress_part
+from sftjob_operator.reconcile.times import parse_time, rfc3339
+
+MOST_ITEMS: Final = 32
+"""Most metrics and libraries that a status holds."""
+MOST_COPIES: Final = 2
+"""Most places beside the volume that hold an output."""
+_MOST_SKIPPED: Final = 16
+_LONGEST_PATH: Final = 512
+"""Characters. A URI in a status has room for it after the names of a claim and a job, of 253 each."""
 _LONGEST_SECONDS: Final = 10**9
+_LARGEST_PARAMETERS: Final = 10**15
+_LARGEST_DIMENSION: Final = 10**9
 _SHOWN_CHARACTERS: Final = 60
+_LABEL: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_./@-]{0,127}")
+"""Name of a metric or library."""
+_SHOWN_POD: Final = "pod"
+
+V = TypeVar("V")
 
 
-def check_progress(progress: Progress) -> None:
-    """Accept a report whose every part fits into a status.
+def usable_progress(progress: Progress) -> Progress:
+    """A report in the form that a status holds: times in UTC, newest entries of lists, texts without secrets.
 
     Raises:
-        ValueError: a part does not; the text names it and what it must be.
+        ValueError: a part does not fit; the text names it and what it must be.
     """
-    _check_counts(_counts(progress))
     for name, seconds in _seconds(progress):
-        _check_seconds(name, seconds)
+        if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:
+            raise ValueError(f"{name} must be between 0 and 10**9, not {seconds}")
     if progress.step > progress.max_steps:
         raise ValueError(f"step must be at most maxSteps {progress.max_steps}, not {progress.step}")
-    for checkpoint in progress.checkpoints:
-        _check_checkpoint(checkpoint)
+    _check_counts(("unverifiedCheckpoints", step) for step in progress.unverified_checkpoints)
+    usable = replace(
+        progress,
+        time=_moment("time", progress.time).isoformat().replace("+00:00", "Z"),
+        checkpoints=tuple(_checkpoint(each) for each in progress.checkpoints[-CHECKPOINTS_LIMIT:]),
+        unverified_checkpoints=progress.unverified_checkpoints[:CHECKPOINTS_LIMIT],
+        skipped_checkpoints=tuple(
+            SkippedCheckpoint(path=shown(skipped.path), why=shown(skipped.why))
+            for skipped in progress.skipped_checkpoints[:_MOST_SKIPPED]
+        ),
+        history=progress.history[-HISTORY_POINTS:],
+    )
+    attempt = AttemptStatus(stage=Stage.TRAIN, number=1, pod=_SHOWN_POD)
+    fitting("progress", lambda: progress_part(usable, None, devices=1))
+    fitting("history", lambda: history_part(usable.history))
+    fitting("checkpoints", lambda: checkpoint_parts(usable, str))
+    fitting("progress", lambda: advanced(attempt, usable))
+    _check_counts((("attempt", usable.attempt), ("bestStep", usable.best_step or 0)))
+    return usable
 
 
-def check_outcome(outcome: Outcome) -> None:
-    """Accept a last word whose every part fits into a status.
+def usable_outcome(outcome: Outcome) -> Outcome:
+    """A termination message in the form that a status holds, as `usable_progress` does it.
 
     Raises:
-        ValueError: a part does not; the text names it and what it must be.
+        ValueError: a part does not fit; the text names it and what it must be.
     """
-    if outcome.progress is not None:
-        check_progress(outcome.progress)
+    usable = replace(
+        outcome,
+        message=None if outcome.message is None else shown(outcome.message),
+        progress=None if outcome.progress is None else usable_progress(outcome.progress),
+        output=None if outcome.output is None else _output(outcome.output),
+        libraries=None if outcome.libraries is None else _named(outcome.libraries),
+    )
+    fitting("libraries", lambda: ProvenanceStatus(libraries=dict(usable.libraries or {})))
     if outcome.prepared is not None:
-        _check_counts((name, value) for name, value in vars(outcome.prepared).items() if isinstance(value, int))
-    if outcome.output is not None:
-        for path in (outcome.output.path, *outcome.output.uploaded):
-            _check_path("output", path)
+        _check_prepared(outcome.prepared)
+    return usable
 
 
-def _check_counts(counts: Iterable[tuple[str, int]]) -> None:
-    for name, count in counts:
-        if not 0 <= count <= _LARGEST:
+def _check_prepared(prepared: PreparedStats) -> None:
+    _check_counts((name, value) for name, value in vars(prepared).items() if isinstance(value, int))
+    fitting("prepared", lambda: counts(prepared))
+    if prepared.model_shape is not None:
+        _check_shape(prepared.model_shape)
+
+
+def _check_shape(shape: ModelShape) -> None:
+    """Accept the size of a model as far as memory can be computed from it."""
+    if len(shape.linear_layers) > LINEAR_KINDS_LIMIT:
+        raise ValueError(f"linearLayers must have at most {LINEAR_KINDS_LIMIT} entries")
+    parts: tuple[ModelShape | LinearShape, ...] = (shape, *shape.linear_layers)
+    for part in parts:
+        for name, size in vars(part).items():
+            _check_size(part, name, size)
+
+
+def _check_size(part: ModelShape | LinearShape, name: str, size: object) -> None:
+    if isinstance(size, str) and len(size) > LINEAR_NAME_LIMIT:
+        raise ValueError(f"modelShape: {name} must have at most {LINEAR_NAME_LIMIT} characters")
+    if not isinstance(size, int) or isinstance(size, bool):
+        return
+    total = isinstance(part, ModelShape) and name in {"parameters", "bias_parameters", "weight_bytes"}
+    least, most = (0, _LARGEST_PARAMETERS) if total else (1, _LARGEST_DIMENSION)
+    if not least <= size <= most:
+        raise ValueError(f"modelShape: {name} must be between {least} and {most}, not {size}")
+
+
+def _output(output: Output) -> Output:
+    for path in (output.path, *output.uploaded[:MOST_COPIES]):
+        _check_path("output", path)
+    metrics = _named(output.metrics)
+    fitting("output", lambda: OutputStatus(uri=output.path, metrics=metrics))
+    return replace(output, metrics=metrics, uploaded=output.uploaded[:MOST_COPIES])
+
+
+def _named(items: Mapping[str, V]) -> dict[str, V]:
+    """The first MOST_ITEMS by name, without those that have no proper name."""
+    return {name: items[name] for name in sorted(filter(_LABEL.fullmatch, items))[:MOST_ITEMS]}
+
+
+def _check_counts(named: Iterable[tuple[str, int]]) -> None:
+    for name, count in named:
+        if not 0 <= count <= COUNT_LIMIT:
             raise ValueError(f"{name} must be between 0 and 2**53, not {count}")
 
 
-def _check_seconds(name: str, seconds: float | None) -> None:
-    if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:
-        raise ValueError(f"{name} must be between 0 and 10**9, not {seconds}")
-
-
 def _check_path(name: str, path: str) -> None:
-    if not path.isprintable() or ".." in path.split("/"):
-        raise ValueError(f"{name}: {path[:_SHOWN_CHARACTERS]!r} is no place on the volume")
     if len(path) > _LONGEST_PATH:
         raise ValueError(f"{name}: a path has {len(path)} characters, at most {_LONGEST_PATH} fit")
+    if not path.isprintable() or ".." in path.split("/"):
+        raise ValueError(f"{name}: {path[:_SHOWN_CHARACTERS]!r} is no place on the volume")
 
 
-def _check_checkpoint(checkpoint: Checkpoint) -> None:
+def _checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     _check_path("checkpoints", checkpoint.path)
+    return replace(checkpoint, time=rfc3339(_moment(f"time of {checkpoint.path}", checkpoint.time)))
+
+
+def _moment(name: str, text: str) -> datetime:
     try:
-        parse_time(checkpoint.time)
+        return parse_time(text)
     except ValueError as error:
-        raise ValueError(f"checkpoints: time of {checkpoint.path}: {error}") from error
-
-
-def _counts(progress: Progress) -> Iterator[tuple[str, int]]:
-    yield from (
-        ("attempt", progress.attempt),
-        ("step", progress.step),
-        ("maxSteps", progress.max_steps),
-        ("resumedFromStep", progress.resumed_from_step or 0),
-        ("tokens", progress.tokens or 0),
-        ("etaSeconds", progress.eta_seconds or 0),
-        ("bestStep", progress.best_step or 0),
-        ("peakMemoryBytes", progress.peak_memory_bytes or 0),
-    )
-    for point in progress.history:
-        yield "history: step", point.step
-    for checkpoint in progress.checkpoints:
-        yield "checkpoints: step", checkpoint.step
-        yield "checkpoints: bytes", checkpoint.bytes
-    for step in progress.unverified_checkpoints:
-        yield "unverifiedCheckpoints", step
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _seconds(progress: Progress) -> tuple[tuple[str, float | None], ...]:

@@ -24,9 +24,6 @@ from sftjob_operator.reconcile.times import rfc3339
 from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.render import method_name, volume_uri
 
-_MOST_ITEMS = 32
-"""Most metrics and libraries that a status holds."""
-_MOST_COPIES = 2
 _LONGEST_IMAGE = 1024
 
 
@@ -98,9 +95,9 @@ def _output(at: Situation) -> OutputStatus | None:
     outcome = _outcome(at, at.last(Stage.TRAIN))
     if outcome is None or outcome.output is None:
         return None
-    metrics = dict(sorted(outcome.output.metrics.items())[:_MOST_ITEMS])
-    uploaded = outcome.output.uploaded[:_MOST_COPIES] or None
-    return OutputStatus(uri=volume_uri(at.job, outcome.output.path), metrics=metrics, uploaded=uploaded)
+    told = outcome.output
+    uri = volume_uri(at.job, told.path)
+    return OutputStatus(uri=uri, metrics=dict(told.metrics), uploaded=told.uploaded or None)
 
 
 def _provenance(at: Situation) -> ProvenanceStatus | None:
@@ -114,7 +111,7 @@ def _provenance(at: Situation) -> ProvenanceStatus | None:
         if view.config_hash is not None:
             known = replace(known, config_hash=view.config_hash)
         if view.outcome is not None and view.outcome.libraries is not None:
-            known = replace(known, libraries=dict(sorted(view.outcome.libraries.items())[:_MOST_ITEMS]))
+            known = replace(known, libraries=dict(view.outcome.libraries))
     return known if known != ProvenanceStatus() else None
 
 

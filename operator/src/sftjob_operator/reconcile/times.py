@@ -1,23 +1,10 @@
-"""Moments as Kubernetes writes them: RFC 3339 in UTC, whole seconds."""
+"""Times and durations of statuses. Moments are those of sftjob_contract.times."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
+from sftjob_contract.times import parse_time, rfc3339
 
-def rfc3339(moment: datetime) -> str:
-    """`2026-01-31T23:59:59Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_time(text: str) -> datetime:
-    """The moment that `text` tells.
-
-    Raises:
-        ValueError: not RFC 3339 with an offset.
-    """
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no offset from UTC: write it as 2026-01-31T23:59:59Z")
-    return moment
+__all__ = ["duration", "parse_time", "rfc3339", "seconds_since"]
 
 
 def seconds_since(text: str, now: datetime) -> float:
