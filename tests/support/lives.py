@@ -76,5 +76,5 @@ LIVES = {
     "one of several nodes fails": Life(
         retried().resources(nodes=2), {"demo-train-1-1": ended(137), "demo-train-1": ended(143)}
     ),
-    "an impossible spec": Life(a_job().set("method", "dance")),
+    "an impossible spec": Life(a_job().training(extra={"output_dir": "/elsewhere"})),
 }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sftjob_contract.progress import Progress
-from sftjob_operator.api import InvalidJob, parse_job
+from sftjob_operator.api import InvalidJob, read_job
 from sftjob_operator.effects.cluster import Cluster, ClusterError, NotFoundError, Object, UnavailableError
 from sftjob_operator.execute import Execution, job_field
 from sftjob_operator.gather import Gathering
@@ -21,7 +21,6 @@ from sftjob_operator.reconcile import (
     awaits_cleanup,
     decide,
     is_finished,
-    refuse,
     usable_progress,
 )
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
@@ -200,10 +199,10 @@ class Controller:
             return
         now = self._clock.now()
         try:
-            job = parse_job(body)
+            job, unread = read_job(body)
         except InvalidJob as error:
-            if not is_finished(body):
-                await self._execution.settle(key, body, refuse(body, str(error), now))
+            if not is_finished(body) and "deletionTimestamp" not in body["metadata"]:
+                await self._execution.hold(key, body, str(error))
             return
         pods = await self._known.gather_pods(key, job)
         observed = Observed(job=job, pods=pods, report=self._reports.get(uid))
@@ -214,7 +213,7 @@ class Controller:
             pods = await self._known.gather_pods(key, job)  # with those that were created before it
             decision = decide(replace(observed, pods=pods, refusal=refusal), self._settings, now)
             await self._execution.execute(key, job, decision.actions)
-        await self._execution.settle(key, body, decision)
+        await self._execution.settle(key, body, decision, unread)
 
     def _uid(self, key: Key) -> str | None:
         body = self._known.job(key)

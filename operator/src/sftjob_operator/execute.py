@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sftjob_contract.names import KIND
-from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, SFTJob, to_dict
+from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, SFTJob, Unread, keep_unknown, to_dict
 from sftjob_operator.effects.children import ensure, find, remove
 from sftjob_operator.effects.cluster import (
     AlreadyExistsError,
@@ -28,12 +28,24 @@ from sftjob_operator.reconcile import (
     EventNote,
     Refusal,
     belongs_to,
+    held_events,
+    held_status,
     is_finished,
     merge_patch,
     owner_uid,
     rfc3339,
 )
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
+
+_URGENT: Final = frozenset(
+    {
+        ConditionReason.STOPPING,
+        ConditionReason.INVALID_SPEC,
+        ConditionReason.NAME_CONFLICT,
+        ConditionReason.CREATION_REFUSED,
+    }
+)
+"""Reasons that Pods have to end for, or that keep the operator from acting."""
 
 log = logging.getLogger(__name__)
 Body = Mapping[str, Any]
@@ -89,22 +101,35 @@ class Execution:
         await remove(self._cluster, action.kind, namespace, action.name, uid)
         log.info("deleted %s %s", action.kind, action.name, extra=job_field(key))
 
-    async def settle(self, key: Key, body: Body, decision: Decision) -> None:
+    async def settle(self, key: Key, body: Body, decision: Decision, unread: Unread) -> None:
         """Make the decided status the stored one, now or when it is due, and schedule the next look at the job.
+
+        `unread` is what of the stored status could not be read; it stays.
 
         Raises:
             ClusterError: the server refuses the status, or does not answer.
         """
+        decided = {name: part for name, part in to_dict(decision.status).items() if part not in ([], {})}
+        await self._store(key, body, keep_unknown(body.get("status") or {}, decided, unread), decision.events)
+        if decision.recheck_seconds is not None:
+            self._queue.add_after(key, decision.recheck_seconds)
+
+    async def hold(self, key: Key, body: Body, why: str) -> None:
+        """Leave a job that cannot be read as it is, and say so in its conditions.
+
+        Raises:
+            ClusterError: the server refuses the status, or does not answer.
+        """
+        await self._store(key, body, held_status(body, why, self._clock.now()), held_events(why))
+
+    async def _store(self, key: Key, body: Body, new: Object, events: tuple[EventNote, ...]) -> None:
         old = body.get("status") or {}
-        new = {name: part for name, part in to_dict(decision.status).items() if part not in ([], {})}
         if patch := merge_patch(old, new):
             wait = 0.0 if _urgent(old, new) else self._pace.seconds_until_allowed(body["metadata"]["uid"])
             if wait > 0:
                 self._queue.add_after(key, wait)
             elif await self._write(key, body, patch, new):
-                await self._post(body, decision.events)
-        if decision.recheck_seconds is not None:
-            self._queue.add_after(key, decision.recheck_seconds)
+                await self._post(body, events)
 
     async def _write(self, key: Key, body: Body, patch: Object, new: Object) -> bool:
         """Patch the status, provided that the job is still the one that was decided about."""
@@ -149,24 +174,22 @@ def job_field(key: Key) -> dict[str, str]:
 
 
 def _urgent(old: Body, new: Body) -> bool:
-    """A change that people wait for, or that must not get lost: another phase, first reports, Pods that have to end."""
+    """A change that people wait for, or that must not get lost: another phase, first reports, what keeps a job back."""
     return (
         old.get("phase") != new.get("phase")
         or old.get("cleanupTime") != new.get("cleanupTime")
-        or (_reporting(new) and not _reporting(old))
-        or (_stopping(new) and not _stopping(old))
+        or bool(_telling(new) - _telling(old))
     )
 
 
-def _reporting(status: Body) -> bool:
-    return any(
-        condition["type"] == ConditionType.PROGRESS_REPORTING and condition["status"] == ConditionStatus.TRUE
-        for condition in status.get("conditions") or ()
-    )
+def _telling(status: Body) -> set[tuple[str, str]]:
+    """Conditions, by type and reason, whose first appearance is written without delay."""
+    return {(str(c.get("type")), str(c.get("reason"))) for c in status.get("conditions") or () if _is_urgent(c)}
 
 
-def _stopping(status: Body) -> bool:
-    return any(condition["reason"] == ConditionReason.STOPPING for condition in status.get("conditions") or ())
+def _is_urgent(condition: Body) -> bool:
+    reporting = (ConditionType.PROGRESS_REPORTING, ConditionStatus.TRUE)
+    return (condition.get("type"), condition.get("status")) == reporting or condition.get("reason") in _URGENT
 
 
 def _taken(body: Body, kind: str, name: str) -> str:

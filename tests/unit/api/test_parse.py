@@ -32,9 +32,30 @@ def test_no_field_of_any_job_is_lost_on_the_way(job: SFTJob) -> None:
     assert parse_job(to_dict(job)) == job
 
 
-def test_fields_of_a_newer_version_are_ignored() -> None:
-    body = a_job().set("training.fancyNewOption", 1).set("futureSection", {"x": [1]}).body()
-    assert parse_job(body) == a_job().build()
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        ("futureSection", {"x": [1]}, "spec.futureSection"),
+        ("training.fancyNewOption", 1, "spec.training.fancyNewOption"),
+        (
+            "scheduling.tolerations",
+            [{"key": "a", "operator": "Exists"}, {"key": "b", "until": 3}],
+            "tolerations[1].until",
+        ),
+        ("dataset.sources", [{"source": "/a", "columns": {"novel": "x"}}], "spec.dataset.sources[0].columns.novel"),
+    ],
+)
+def test_a_field_of_the_spec_that_a_newer_version_has_is_named_and_not_dropped(
+    path: str, value: Any, field: str
+) -> None:
+    with pytest.raises(InvalidJob, match="is a field that this version of the operator does not have") as caught:
+        parse_job(a_job().set(path, value).body())
+    assert field in str(caught.value)
+
+
+def test_maps_with_keys_of_the_users_own_have_no_unknown_fields() -> None:
+    job = a_job().training(extra={"any_option": {"a": 1}}).scheduling(node_selector={"a.b/c": "d"})
+    assert job.build().spec.training.extra == {"any_option": {"a": 1}}
 
 
 def test_a_whole_number_quantity_becomes_text() -> None:

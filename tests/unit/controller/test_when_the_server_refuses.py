@@ -138,23 +138,11 @@ async def test_a_job_that_is_gone_meanwhile_is_forgotten() -> None:
     assert world.controller._known.jobs.of(KEY) == ()
 
 
-async def test_a_spec_that_does_not_parse_is_said_once_and_never_raises(caplog: pytest.LogCaptureFixture) -> None:
-    world = World()
-    await world.apply(a_job().set("method", "dance"))
-    assert world.status(KEY)["phase"] == "Failed"
-    assert condition(world, "Prepared")["reason"] == "InvalidSpec"
-    assert "spec.method" in condition(world, "Succeeded")["message"]
-    await world.restart_operator()
-    await world.pass_time(3600)
-    assert len(world.requests("patch")) == 1
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
 async def test_an_event_that_can_not_be_posted_changes_nothing() -> None:
     world = World()
     world.cluster.fail("create", "Event", ForbiddenError("no"))
     await world.apply(a_job().set("method", "dance"))
-    assert world.status(KEY)["phase"] == "Failed"
+    assert condition(world, "Prepared")["reason"] == "InvalidSpec"
 
 
 async def test_a_fault_of_the_operator_is_logged_with_the_job_and_tried_again(

@@ -101,12 +101,17 @@ async def test_jobs_are_counted_by_phase_and_reason() -> None:
     }
 
 
-async def test_a_status_of_another_version_is_counted_and_told_no_further() -> None:
+async def test_a_status_of_another_version_is_shown_as_far_as_it_can_be_read() -> None:
     world = World()
     body = a_job().body() | {"status": {"phase": "Running", "progress": {"step": "many"}}}
     world.controller.job_changed(body)
-    assert scraped(world).about("demo") == {}
+    assert "sftjob_job_info[, Running]" in scraped(world).about("demo")
+    assert "sftjob_job_step" not in scraped(world).about("demo")
     assert scraped(world).value("sftjob_jobs", phase="Running") == 1
+    attempts = {"phase": "Running", "attempts": [{"stage": "train", "number": "first"}]}
+    world.controller.job_changed(a_job("other").body() | {"status": attempts})
+    assert scraped(world).about("other") == {}
+    assert scraped(world).value("sftjob_jobs", phase="Running") == 2
 
 
 def many_jobs(world: World, jobs: int, finished: int) -> None:

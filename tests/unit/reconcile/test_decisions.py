@@ -12,10 +12,10 @@ from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import SkippedCheckpoint
 from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJobStatus, replace, to_dict
-from sftjob_operator.reconcile import Create, PodPhase, PodView, Refusal, refuse
+from sftjob_operator.reconcile import Create, PodPhase, PodView, Refusal
 from support.builders import a_job
 from support.decisions import PREPARED, STATS, a_pod, a_report, an_ended_pod, created, decided, message, said
-from support.fake_cluster import START, an_outcome, moment
+from support.fake_cluster import an_outcome, moment
 from support.model_shapes import LLAMA_8B
 
 PREPARE_CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/demo-prepare-1"]
@@ -418,16 +418,6 @@ def test_a_job_that_has_ended_or_is_being_deleted_is_left_alone(how: str) -> Non
     assert created(decision) == []
     assert decision.events == ()
     assert decision.status == job.build().status
-
-
-def test_a_stored_spec_that_does_not_parse_is_a_condition() -> None:
-    body = a_job().body()
-    decision = refuse(body, "spec.method is missing", START)
-    assert decision.status.phase == "Failed"
-    assert said(decision, "Prepared") == ("False", "InvalidSpec")
-    assert said(decision, "Succeeded") == ("False", "ConfigInvalid")
-    assert "spec.method is missing" in message(decision, "Succeeded")
-    assert decision.actions == ()
 
 
 def test_times_of_conditions_change_only_with_their_status() -> None:

@@ -5,7 +5,7 @@ from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_c
 from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
 from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
 from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
-from sftjob_operator.api.parse import InvalidJob, fitting, parse_job, parse_status, replace, to_dict
+from sftjob_operator.api.parse import InvalidJob, fitting, parse_job, parse_status, read_job, replace, to_dict
 from sftjob_operator.api.preprocessing import PreprocessingSpec, RowFunctionSpec, RowTemplateSpec, ValidationSpec
 from sftjob_operator.api.results import (
     CheckpointsSpec,
@@ -39,6 +39,7 @@ from sftjob_operator.api.status import (
     ProvenanceStatus,
     SFTJobStatus,
 )
+from sftjob_operator.api.stored import Unread, keep_unknown
 from sftjob_operator.api.training import EarlyStoppingSpec, TrainingSpec
 from sftjob_operator.api.types import COUNT_LIMIT
 from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, Recipe, SFTJob, SFTJobSpec
@@ -105,12 +106,15 @@ __all__ = [
     "Toleration",
     "TrackingSpec",
     "TrainingSpec",
+    "Unread",
     "UploadSpec",
     "ValidationSpec",
     "WandbSpec",
     "fitting",
+    "keep_unknown",
     "parse_job",
     "parse_status",
+    "read_job",
     "replace",
     "set_condition",
     "to_dict",

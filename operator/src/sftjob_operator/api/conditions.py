@@ -54,7 +54,7 @@ class ConditionReason(StrEnum):
     INTERRUPTIONS_EXHAUSTED = "InterruptionsExhausted"
     """The run was interrupted more often than failurePolicy.maxInterruptions allows."""
     INVALID_SPEC = "InvalidSpec"
-    """The stored spec does not parse."""
+    """The stored spec, or a part of the status that decisions need, cannot be read; the job keeps its state."""
     NAME_CONFLICT = "NameConflict"
     """A child of that name exists and belongs to something else."""
     CREATION_REFUSED = "CreationRefused"

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from sftjob_operator.api.status import SFTJobStatus
+from sftjob_operator.api.stored import Unread, read_status, unknown_field
 from sftjob_operator.api.types import Model
-from sftjob_operator.api.v1alpha1 import SFTJob
+from sftjob_operator.api.v1alpha1 import SFTJob, SFTJobSpec
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
@@ -24,28 +25,46 @@ class InvalidJob(ValueError):  # noqa: N818 -- named for what the object is
 
 
 def parse_job(body: Mapping[str, Any]) -> SFTJob:
-    """`body` as a typed job. Unknown fields are ignored, since a newer CRD may have them.
+    """`body` as a typed job. See `read_job`.
 
     Raises:
-        InvalidJob: a field is missing, of the wrong type or out of bounds. The API server refuses such a job, so
-            this is about one that was stored under another version of the CRD.
+        InvalidJob: it cannot be read.
+    """
+    return read_job(body)[0]
+
+
+def read_job(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
+    """`body` as a typed job, and what of its status could not be read; that is put back by `keep_unknown`.
+
+    Raises:
+        InvalidJob: a field of the spec is unknown, missing, of the wrong type or out of bounds, or so is a field of the
+            status that decisions need. The API server refuses such a job, so this is about one that was stored under
+            another version of the CRD. An unknown field of the spec is not dropped: it asks for something.
     """
     try:
-        return SFTJob.model_validate(dict(body))
+        job = SFTJob.model_validate({**body, "status": {}})
     except ValidationError as error:
         raise InvalidJob(_sentence(error)) from error
+    if (field := unknown_field(SFTJobSpec, body.get("spec"), "spec")) is not None:
+        raise InvalidJob(f"{field} is a field that this version of the operator does not have")
+    status, unread = _read_status(body.get("status") or {}, ("status",))
+    return job.model_copy(update={"status": status}), unread
 
 
 def parse_status(status: Mapping[str, Any]) -> SFTJobStatus:
-    """A stored status as a typed one. Unknown fields are ignored.
+    """A stored status as a typed one. Unknown fields and unreadable values are left out.
 
     Raises:
-        InvalidJob: a field is missing, of the wrong type or out of bounds.
+        InvalidJob: a value that decisions need cannot be read.
     """
+    return _read_status(status, ())[0]
+
+
+def _read_status(status: Any, at: tuple[str, ...]) -> tuple[SFTJobStatus, Unread]:
     try:
-        return SFTJobStatus.model_validate(dict(status))
+        return read_status(status)
     except ValidationError as error:
-        raise InvalidJob(_sentence(error)) from error
+        raise InvalidJob(_sentence(error, at=at)) from error
 
 
 def fitting(what: str, build: Callable[[], T]) -> T:
@@ -77,10 +96,10 @@ def replace(model: M, **changes: Any) -> M:
     return type(model)(**{**dict(model), **changes})
 
 
-def _sentence(error: ValidationError, name: Callable[[str], str] = str) -> str:
+def _sentence(error: ValidationError, name: Callable[[str], str] = str, at: tuple[str, ...] = ()) -> str:
     first, *rest = error.errors(include_url=False, include_context=False)
     field = ""
-    for part in first["loc"]:
+    for part in (*at, *first["loc"]):
         field += f"[{part}]" if isinstance(part, int) else f".{name(part)}" if field else name(part)
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] == "missing":

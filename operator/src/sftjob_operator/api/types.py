@@ -7,9 +7,19 @@ with a rule.
 
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 MESSAGE_LIMIT: Final = 1024
@@ -142,7 +152,22 @@ Extra = Annotated[
 """Options under a library's own names. No schema knows their types: the trainer checks them before it trains, the
 operator that nothing in them is a secret."""
 
-Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+READ_FROM_STORAGE: Final = "read from storage"
+"""Context of a validation: the data may be of another version, so that its times are looked at too."""
+
+
+def _moment(text: str, info: ValidationInfo) -> str:
+    if info.context == READ_FROM_STORAGE:
+        try:
+            datetime.fromisoformat(text).astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError(f"{text!r} is out of range") from error
+        if datetime.fromisoformat(text).tzinfo is None:
+            raise ValueError(f"{text!r} has no offset from UTC")
+    return text
+
+
+Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
 """RFC 3339 in UTC."""
 
 Name = Annotated[str, Field(max_length=253)]

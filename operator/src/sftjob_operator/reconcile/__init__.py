@@ -1,22 +1,13 @@
 """What to do about a job, decided from what is observed now. Pure: no I/O, no clock."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-from sftjob_contract.reasons import Reason
-from sftjob_operator.api import (
-    ConditionReason,
-    ConditionStatus,
-    ConditionType,
-    Phase,
-    SFTJobStatus,
-)
 from sftjob_operator.reconcile.checks import CHECKS
 from sftjob_operator.reconcile.cleanup import clean_up
 from sftjob_operator.reconcile.events import events_between
 from sftjob_operator.reconcile.goodput import TimeUse, goodput
 from sftjob_operator.reconcile.groups import pod_names
+from sftjob_operator.reconcile.holding import held_events, held_status
 from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished
 from sftjob_operator.reconcile.observed import (
     Action,
@@ -34,8 +25,8 @@ from sftjob_operator.reconcile.observed import (
 from sftjob_operator.reconcile.patches import merge_patch
 from sftjob_operator.reconcile.pods import belongs_to, owner_uid, pod_job, pod_view
 from sftjob_operator.reconcile.reports import usable_progress
-from sftjob_operator.reconcile.situation import Said, situation
-from sftjob_operator.reconcile.status import condition, status_of
+from sftjob_operator.reconcile.situation import situation
+from sftjob_operator.reconcile.status import status_of
 from sftjob_operator.reconcile.times import parse_time, rfc3339
 
 __all__ = [
@@ -55,6 +46,8 @@ __all__ = [
     "belongs_to",
     "decide",
     "goodput",
+    "held_events",
+    "held_status",
     "is_finished",
     "merge_patch",
     "owner_uid",
@@ -62,7 +55,6 @@ __all__ = [
     "pod_job",
     "pod_names",
     "pod_view",
-    "refuse",
     "rfc3339",
     "usable_progress",
 ]
@@ -84,30 +76,3 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Decision:
         events=events_between(job.status, status),
         recheck_seconds=recheck_seconds,
     )
-
-
-def refuse(body: Mapping[str, Any], why: str, now: datetime) -> Decision:
-    """End a job whose stored spec can not be read: said in its status, never tried again."""
-    time = rfc3339(now)
-    generation = body["metadata"].get("generation", 1)
-    message = f"{why}. The stored object does not fit this operator's CRD: delete it and apply a corrected one."
-    said = {
-        ConditionType.PREPARED: Said(
-            status=ConditionStatus.FALSE, reason=ConditionReason.INVALID_SPEC, message=message
-        ),
-        ConditionType.RUNNING: Said(
-            status=ConditionStatus.FALSE, reason=ConditionReason.FAILED, message="The job has failed; see Succeeded."
-        ),
-        ConditionType.PROGRESS_REPORTING: Said(
-            status=ConditionStatus.FALSE, reason=ConditionReason.FAILED, message="The job has ended."
-        ),
-        ConditionType.SUCCEEDED: Said(status=ConditionStatus.FALSE, reason=Reason.CONFIG_INVALID, message=message),
-    }
-    status = SFTJobStatus(
-        phase=Phase.FAILED,
-        observed_generation=generation,
-        start_time=time,
-        completion_time=time,
-        conditions=tuple(condition(type_, what, generation, time) for type_, what in said.items()),
-    )
-    return Decision(status=status, events=events_between(SFTJobStatus(), status))

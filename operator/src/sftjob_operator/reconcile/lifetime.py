@@ -38,7 +38,11 @@ def stop_reason(job: SFTJob, now: datetime) -> str | None:
 def is_finished(body: Mapping[str, Any]) -> bool:
     """Whether a job as stored has succeeded or failed, even if the rest of it can not be read."""
     conditions = (body.get("status") or {}).get("conditions") or ()
-    return any(c.get("type") == ConditionType.SUCCEEDED and c.get("status") in _ENDS for c in conditions)
+    return any(
+        c.get("type") == ConditionType.SUCCEEDED and c.get("status") in _ENDS
+        for c in conditions
+        if isinstance(c, Mapping)
+    )
 
 
 def awaits_cleanup(body: Mapping[str, Any]) -> bool:

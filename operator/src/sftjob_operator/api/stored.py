@@ -1,0 +1,226 @@
+"""Stored statuses that another version of the operator may have written: read leniently, kept whole.
+
+A newer version, or a newer CRD, may have added fields and values. What this version does not know, or cannot read, is
+left out when a status is read and put back when the next one is written.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Final, NamedTuple, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from sftjob_contract.names import Stage
+from sftjob_operator.api.status import SFTJobStatus
+from sftjob_operator.api.types import READ_FROM_STORAGE, Model
+
+Path = tuple[str | int, ...]
+Unread = frozenset[Path]
+"""Paths in a stored status whose values could not be read."""
+
+_DECIDED_FROM: Final = frozenset({"attempts", "conditions", "adjustments", "interruptions"})
+"""Fields of a status without which nothing can be decided."""
+_FOR_PEOPLE: Final = frozenset(
+    {
+        *("attempts.node", "attempts.message", "attempts.fromStep", "attempts.reachedStep", "attempts.lostSteps"),
+        *("attempts.loadingSeconds", "attempts.evaluatingSeconds", "attempts.savingSeconds"),
+        *("conditions.message", "conditions.observedGeneration"),
+    }
+)
+"""What is in them for people only."""
+_CONDITION_TYPES: Final = frozenset({"Prepared", "Running", "ProgressReporting", "Succeeded"})
+_IDENTITY: Final = {
+    "conditions": ("type",),
+    "attempts": ("stage", "number"),
+    "checkpoints": ("uri",),
+    "history": ("step",),
+    "adjustments": ("attempt",),
+}
+"""The fields by which an item of a status list is the same item as before."""
+
+
+class _Field(NamedTuple):
+    """A field: the model of its value or of its items, if it is one, and how many items it holds at most."""
+
+    model: type[Model] | None
+    most: int
+
+
+_SCALAR: Final = _Field(None, 0)
+
+
+def read_status(stored: Any) -> tuple[SFTJobStatus, Unread]:
+    """Read a stored status; fields with unreadable values are left out, items that lack a required one as a whole.
+
+    Raises:
+        ValidationError: one of them is needed for decisions.
+    """
+    try:
+        return SFTJobStatus.model_validate(stored, context=READ_FROM_STORAGE), frozenset()
+    except ValidationError:
+        return _Leniently(stored).read()
+
+
+def keep_unknown(stored: Mapping[str, Any], decided: Mapping[str, Any], unread: Unread) -> dict[str, Any]:
+    """`decided`, a status as JSON data, with everything of `stored` that this version does not know or could not read.
+
+    A value that could not be read gives way to one that was decided now.
+    """
+    return _kept(SFTJobStatus, stored, decided, (), unread)
+
+
+def unknown_field(model: type[Model], data: Any, at: str) -> str | None:
+    """Path of the first field in `data` that `model`, found at path `at`, does not have."""
+    if not isinstance(data, Mapping):
+        return None
+    fields = _fields(model)
+    for key, value in data.items():
+        if key not in fields:
+            return f"{at}.{key}"
+        if (inner := fields[key].model) is None:
+            continue
+        for index, item in enumerate(value if isinstance(value, list) else [value]):
+            where = f"{at}.{key}[{index}]" if isinstance(value, list) else f"{at}.{key}"
+            if (found := unknown_field(inner, item, where)) is not None:
+                return found
+    return None
+
+
+class _Leniently:
+    """Reads a status again and again, each time without what could not be read the time before."""
+
+    def __init__(self, stored: Any) -> None:
+        self._data = copy.deepcopy(stored)
+        self._positions: dict[str, list[int]] = {}
+        """The original positions of the items that the lists at the top still have."""
+        for key, field in _fields(SFTJobStatus).items() if isinstance(stored, Mapping) else ():
+            if isinstance(items := stored.get(key), list):
+                first = max(0, len(items) - field.most)
+                self._data[key] = self._data[key][first:]
+                self._positions[key] = list(range(first, len(items)))
+
+    def read(self) -> tuple[SFTJobStatus, Unread]:
+        unread: set[Path] = set()
+        while True:
+            try:
+                return SFTJobStatus.model_validate(self._data, context=READ_FROM_STORAGE), frozenset(unread)
+            except ValidationError as error:
+                errors = error.errors(include_url=False)
+                paths = {self._dispensable(_present(self._data, entry["loc"])) for entry in errors}
+                if None in paths:
+                    raise
+                for path in sorted((p for p in paths if p is not None), key=_in_order, reverse=True):
+                    unread.add(self._remove(path))  # later items first, so that earlier ones stay in their place
+
+    def _dispensable(self, path: Path) -> Path | None:
+        """What to leave out so that the value at this path is; None if decisions need it.
+
+        They need every attempt and every condition, but for one of a type that this version does not know, or of a
+        stage that it does not know and that is over: such an item is left out whole.
+        """
+        if not path:
+            return None
+        if path[0] not in _DECIDED_FROM or (len(path) > 2 and f"{path[0]}.{path[2]}" in _FOR_PEOPLE):
+            return path
+        item = self._data[path[0]][path[1]] if len(path) > 1 else None
+        if not isinstance(item, Mapping):
+            return None
+        type_, stage = item.get("type"), item.get("stage")
+        if path[0] == "conditions":
+            unknown = isinstance(type_, str) and type_ not in _CONDITION_TYPES
+        else:
+            unknown = isinstance(stage, str) and stage not in set(Stage) and item.get("endTime") is not None
+        return path[:2] if unknown else None
+
+    def _remove(self, path: Path) -> Path:
+        """Remove what is at `path`; answers where it was at first."""
+        original = list(path)
+        positions = self._positions.get(str(path[0]))
+        if len(path) > 1 and isinstance(path[1], int) and positions is not None:
+            original[1] = positions[path[1]]
+            if len(path) == 2:
+                del positions[path[1]]
+        parent = self._data
+        for part in path[:-1]:
+            parent = parent[part]
+        del parent[path[-1]]
+        return tuple(original)
+
+
+def _kept(
+    model: type[Model] | None, stored: Mapping[str, Any], decided: Mapping[str, Any], at: Path, unread: Unread
+) -> dict[str, Any]:
+    """The object `decided` with what is kept of `stored`; without a model, one with keys of the user's own."""
+    fields = _fields(model) if model is not None else dict.fromkeys(stored, _SCALAR)
+    result = dict(decided)
+    for key, value in stored.items():
+        path, field, now = (*at, key), fields.get(key), decided.get(key)
+        if field is None or (path in unread and now is None):
+            result[key] = value
+        elif isinstance(value, list) and isinstance(now, list | None):
+            if items := _kept_items(field, value, now or (), path, unread):
+                result[key] = items
+        elif isinstance(value, Mapping) and isinstance(now, Mapping | None):
+            rest = _kept(field.model, value, now or {}, path, unread)
+            if rest or key in decided:
+                result[key] = rest
+    return result
+
+
+def _kept_items(field: _Field, stored: Sequence[Any], decided: Sequence[Any], at: Path, unread: Unread) -> list[Any]:
+    keys = _IDENTITY.get(str(at[-1])) if field.model is not None else None
+    result = list(decided)
+    if field.model is not None and keys is not None and result != stored:
+        before = {_identity(item, keys): index for index, item in enumerate(stored) if isinstance(item, Mapping)}
+        for position, item in enumerate(decided):
+            if (index := before.get(_identity(item, keys))) is not None:
+                result[position] = _kept(field.model, stored[index], item, (*at, index), unread)
+    for index, item in enumerate(stored if unread else ()):
+        if (*at, index) in unread and len(result) < field.most:
+            result.insert(min(index, len(result)), item)
+    return result
+
+
+def _identity(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(repr(item.get(key)) for key in keys)
+
+
+@cache
+def _fields(model: type[Model]) -> Mapping[str, _Field]:
+    """The fields of a model by their names in JSON."""
+    return {
+        field.alias or name: _Field(_model(field.annotation), _most(field))
+        for name, field in model.model_fields.items()
+    }
+
+
+def _model(annotation: Any) -> type[Model] | None:
+    """The model in an annotation such as `M`, `M | None`, `tuple[M, ...]` or `Annotated[M, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    if get_origin(annotation) is dict:
+        return None
+    arms = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return next((found for arm in arms if (found := _model(arm)) is not None), None)
+
+
+def _most(field: FieldInfo) -> int:
+    return min((bound.max_length for bound in field.metadata if hasattr(bound, "max_length")), default=2**31)
+
+
+def _present(data: Any, location: tuple[int | str, ...]) -> Path:
+    """The part of an error's location that is in `data`: of a missing field, the object that lacks it."""
+    path: list[str | int] = []
+    for part in location:
+        there = part < len(data) if isinstance(data, list) and isinstance(part, int) else isinstance(data, Mapping)
+        if not there or (isinstance(data, Mapping) and part not in data):
+            break
+        data = data[part]
+        path.append(part)
+    return tuple(path)
+
+
+def _in_order(path: Path) -> tuple[tuple[int, str], ...]:
+    return tuple((part, "") if isinstance(part, int) else (0, part) for part in path)
