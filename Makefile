@@ -37,6 +37,12 @@ sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; st
 test: $(INSTALLED) ## Run every test but those that build images
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/image/test_images.py
 
+.PHONY: test-cluster
+test-cluster: $(INSTALLED) ## Test a cluster: KUBECONFIG=FILE, and REGISTRY and STORAGE_CLASS if needed (docs/testing.md)
+	@test -n "$(KUBECONFIG)" || { echo "name the cluster: make test-cluster KUBECONFIG=FILE" >&2; exit 2; }
+	SFTJOB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" SFTJOB_TEST_REGISTRY="$(REGISTRY)" \
+	  SFTJOB_TEST_STORAGE_CLASS="$(STORAGE_CLASS)" $(BIN)/pytest -v -n 0 $(ARGS) tests/cluster
+
 .PHONY: test-image
 test-image: $(INSTALLED) ## Build both images twice, run them, and look into them (root; see image-tools)
 	$(BIN)/pytest -n 0 tests/image

@@ -135,6 +135,19 @@ def test_every_path_in_a_table_or_sentence_exists(name: str) -> None:
             assert (ROOT / token).exists(), f"{name} names {token}"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_target_of_make_that_is_named_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:`|^)make ([a-z][a-z-]*)", text, re.MULTILINE)) <= targets
+
+
+def test_every_folder_of_tests_is_in_the_page_about_them() -> None:
+    told = set(re.findall(r"`(tests/\w+)`", (ROOT / "docs/testing.md").read_text(encoding="utf-8")))
+    folders = {path for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))}
+    assert told == {f"tests/{path.name}" for path in folders} - {"tests/support"}
+
+
 COMMANDS = [pytest.param(name, line, id=f"{name}: {line}") for name in NAMES for line in commands(name)]
 
 

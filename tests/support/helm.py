@@ -45,15 +45,17 @@ class Helm:
 
 
 @contextmanager
-def running_helm(home: Path) -> Iterator[Helm]:
-    """Helm, away from the user's home."""
+def running_helm(scratch: Path, *, home: Path | None = None) -> Iterator[Helm]:
+    """Helm, away from the user's own files; programs that log in to a cluster need the user's `home`."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=(str(home),)) as pool:
+    arguments = (str(scratch), str(home or scratch))
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=arguments) as pool:
         yield Helm(pool)
 
 
-def _start(home: str) -> None:
-    os.environ.update(HOME=home, KUBECACHEDIR=f"{home}/kube-cache")
+def _start(scratch: str, home: str) -> None:
+    own = {f"HELM_{kind}_HOME": f"{scratch}/helm-{kind.lower()}" for kind in ("CACHE", "CONFIG", "DATA")}
+    os.environ.update(own, HOME=home, KUBECACHEDIR=f"{scratch}/kube-cache")
     os.environ.pop("KUBECONFIG", None)
 
 

@@ -15,6 +15,11 @@ class Kubectl:
 
     kubeconfig: Path
     cache: Path
+    options: tuple[str, ...] = ()
+
+    def within(self, namespace: str) -> "Kubectl":
+        """The same in a namespace."""
+        return Kubectl(self.kubeconfig, self.cache, (f"--namespace={namespace}",))
 
     def run(self, *arguments: str, text: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run to the end, whatever the exit status; `text` goes to standard input."""
@@ -36,4 +41,4 @@ class Kubectl:
         """The argument list, for callers that need a process of their own (`-w`, `-f`)."""
         program = shutil.which("kubectl", path=os.environ["PATH"])
         assert program is not None, "these tests need kubectl on the PATH"
-        return [program, f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.cache}", *arguments]
+        return [program, f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.cache}", *self.options, *arguments]

@@ -1,0 +1,1 @@
+"""A test bed on any cluster: it needs a kubeconfig, the chart and the two images."""
