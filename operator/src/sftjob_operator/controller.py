@@ -3,24 +3,34 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
 from sftjob_contract.progress import Progress
-from sftjob_operator.api import InvalidJob, read_job
-from sftjob_operator.effects.cluster import Cluster, ClusterError, NotFoundError, Object, UnavailableError
-from sftjob_operator.execute import Execution, job_field
+from sftjob_operator.api import ConditionReason, InvalidJob, read_job
+from sftjob_operator.effects.cluster import (
+    Cluster,
+    ClusterError,
+    NotFoundError,
+    Object,
+    UnavailableError,
+    UnrecognizedError,
+)
+from sftjob_operator.execute import Execution, NotDoneError, job_field
 from sftjob_operator.gather import Gathering
 from sftjob_operator.metrics.operator import Failure, OperatorMetrics
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.pace import WritePace
 from sftjob_operator.reconcile import (
+    Decision,
     Observed,
     Report,
     Settings,
     awaits_cleanup,
     decide,
     is_finished,
+    unreadable,
     usable_progress,
 )
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
@@ -30,6 +40,10 @@ RESYNC_SECONDS: Final = 600
 SETTLE_SECONDS: Final = 2.0
 """How long a status change that is neither a new phase nor a first report waits for company."""
 FIRST_LISTING_RETRY_SECONDS: Final = 5.0
+
+_FAULT_MESSAGE: Final = (
+    "An internal error keeps the operator from deciding about this job; its log has the traceback. It tries again."
+)
 
 log = logging.getLogger(__name__)
 Body = Mapping[str, Any]
@@ -47,6 +61,8 @@ class Controller:
         self._known = Gathering(cluster)
         self._reports: dict[str, Report] = {}
         """By the uid of the job, so that one created again under the name inherits nothing."""
+        self._told: dict[str, str] = {}
+        """By uid: the refusal or fault that was logged last, so that it is not logged at each try."""
         self._pace = WritePace(interval_seconds, SETTLE_SECONDS, clock.monotonic)
         self.queue = WorkQueue(clock)
         self._execution = Execution(cluster, self._known, self._pace, self.queue, clock)
@@ -127,7 +143,7 @@ class Controller:
             await asyncio.sleep(FIRST_LISTING_RETRY_SECONDS)
 
     async def resync(self) -> None:
-        """List all jobs and Pods, and look at every job.
+        """List all jobs and Pods, and look at every job that may need something.
 
         Raises:
             ClusterError: they could not be listed.
@@ -136,6 +152,7 @@ class Controller:
             self.queue.add(key)
         uids = self._known.uids()
         self._reports = {uid: report for uid, report in self._reports.items() if uid in uids}
+        self._told = {uid: text for uid, text in self._told.items() if uid in uids}
         self._pace.keep_only(uids)
         self._known.keep_only(uids)
 
@@ -168,18 +185,33 @@ class Controller:
             if body is not None:
                 await self._reconcile(key, body)
             self.queue.succeeded(key)
-        except UnavailableError as error:
-            self._failed(key, body, error, Failure.UNAVAILABLE)
-        except ClusterError as error:
-            self._failed(key, body, error, Failure.REFUSED)
+        except NotDoneError as told:
+            await self._explain(key, body, told.reason, str(told))
+            self._failed(key, body, told.error)
         except Exception as error:  # noqa: BLE001 -- one job's fault must not stop the others; it is logged
-            self._failed(key, body, error, Failure.FAULT)
+            if isinstance(error, UnrecognizedError):
+                await self._explain(key, body, ConditionReason.NAME_CONFLICT, str(error))
+            elif not isinstance(error, ClusterError):
+                await self._explain(key, body, ConditionReason.OPERATOR_FAULT, _FAULT_MESSAGE)
+            self._failed(key, body, error)
         finally:
             self._metrics.reconciled(self._clock.monotonic() - began)
             self.queue.done(key)
 
-    def _failed(self, key: Key, body: Object | None, error: Exception, cause: Failure) -> None:
+    async def _explain(self, key: Key, body: Object | None, reason: ConditionReason, message: str) -> None:
+        """Say in the job's conditions what keeps the operator from acting; a server that is back at once needs none."""
+        passing = reason == ConditionReason.SERVER_UNAVAILABLE
+        if body is None or is_finished(body) or (passing and not self.queue.has_failed(key, body["metadata"]["uid"])):
+            return
+        try:
+            await self._execution.hold(key, body, reason, message)
+        except ClusterError as error:
+            log.info("cannot write the reason into the status: %s", error, extra=job_field(key))
+
+    def _failed(self, key: Key, body: Object | None, error: Exception) -> None:
         """Work on a job failed: try again later, and log that once for each wait, however often the job is woken."""
+        refused = Failure.REFUSED if isinstance(error, ClusterError) else Failure.FAULT
+        cause = Failure.UNAVAILABLE if isinstance(error, UnavailableError) else refused
         self._metrics.failed(cause)
         longer = getattr(error, "retry_after_seconds", None) or 0
         uid = "" if body is None else body["metadata"]["uid"]
@@ -194,26 +226,50 @@ class Controller:
 
     async def _reconcile(self, key: Key, body: Object) -> None:
         uid = body["metadata"]["uid"]
-        if is_finished(body) and not awaits_cleanup(body):
-            self._forget(key, uid)
-            return
-        now = self._clock.now()
+        if is_finished(body):
+            await self._execution.end_pods(key, uid, self._known.late_pods(key, uid))
+            if not awaits_cleanup(body):
+                self._forget(key, uid)
+                return
         try:
             job, unread = read_job(body)
         except InvalidJob as error:
             if not is_finished(body) and "deletionTimestamp" not in body["metadata"]:
-                await self._execution.hold(key, body, str(error))
+                await self._execution.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(str(error)))
             return
         pods = await self._known.gather_pods(key, job)
         observed = Observed(job=job, pods=pods, report=self._reports.get(uid))
-        decision = decide(observed, self._settings, now)
+        decision = self._decide(key, observed)
         refusal = await self._execution.execute(key, job, decision.actions)
         if refusal is not None:
-            log.warning("%s", refusal.message, extra=job_field(key))
+            if self._told.get(uid) != refusal.message:
+                log.warning("%s", refusal.message, extra=job_field(key))
+                self._told[uid] = refusal.message
             pods = await self._known.gather_pods(key, job)  # with those that were created before it
-            decision = decide(replace(observed, pods=pods, refusal=refusal), self._settings, now)
+            decision = self._decide(key, replace(observed, pods=pods, refusal=refusal))
             await self._execution.execute(key, job, decision.actions)
         await self._execution.settle(key, body, decision, unread)
+
+    def _decide(self, key: Key, observed: Observed) -> Decision:
+        """Decide; if that faults, without what came from inside the Pods, so that suspend and deadlines still hold."""
+        now, uid = self._clock.now(), observed.job.metadata.uid
+        try:
+            return decide(observed, self._settings, now)
+        except Exception as error:  # noqa: BLE001 -- whatever a Pod has sent
+            fault = error
+        quiet = replace(observed, report=None)
+        for less in (quiet, replace(quiet, pods=tuple(replace(pod, outcome=None) for pod in observed.pods))):
+            with suppress(Exception):
+                decision = decide(less, self._settings, now)
+                self._reports.pop(uid, None)
+                self._metrics.failed(Failure.FAULT)
+                if self._told.get(uid) != repr(fault):
+                    self._told[uid] = repr(fault)
+                    log.error(
+                        "Internal error; decided without what its Pods sent", exc_info=fault, extra=job_field(key)
+                    )
+                return decision
+        raise fault
 
     def _uid(self, key: Key) -> str | None:
         body = self._known.job(key)
@@ -222,6 +278,7 @@ class Controller:
     def _forget(self, key: Key, uid: str) -> None:
         """A job that has ended or is gone needs no memory but its own; one that has its name by now keeps its own."""
         self._reports.pop(uid, None)
+        self._told.pop(uid, None)
         self._pace.forget(uid)
         self._known.forget(uid)
         if self._uid(key) in (None, uid):

@@ -26,13 +26,14 @@ from sftjob_operator.reconcile import (
     Decision,
     Delete,
     EventNote,
+    PodView,
     Refusal,
     belongs_to,
-    held_events,
     held_status,
     is_finished,
     merge_patch,
     owner_uid,
+    rendered_invalid,
     rfc3339,
 )
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
@@ -43,12 +44,24 @@ _URGENT: Final = frozenset(
         ConditionReason.INVALID_SPEC,
         ConditionReason.NAME_CONFLICT,
         ConditionReason.CREATION_REFUSED,
+        ConditionReason.DELETION_REFUSED,
+        ConditionReason.SERVER_UNAVAILABLE,
+        ConditionReason.OPERATOR_FAULT,
     }
 )
 """Reasons that Pods have to end for, or that keep the operator from acting."""
 
 log = logging.getLogger(__name__)
 Body = Mapping[str, Any]
+
+
+class NotDoneError(Exception):
+    """An action could not be carried out. `reason` and the text are for a condition, `error` is the server's answer."""
+
+    def __init__(self, reason: ConditionReason, what: str, error: ClusterError) -> None:
+        super().__init__(f"The operator could not {what}: {error}. It tries again.")
+        self.reason = reason
+        self.error = error
 
 
 class Execution:
@@ -65,21 +78,33 @@ class Execution:
         """Carry out actions in order, up to the first child that the server refuses to create.
 
         Raises:
-            ClusterError: the server does not answer, or refuses anything but a create.
+            NotDoneError: the server does not answer, or refuses anything but a create.
         """
         for action in actions:
             if isinstance(action, Delete):
-                await self._delete(key, job, action)
+                await self._delete(key, job.metadata.uid, action)
             elif (refusal := await self._create(key, job, action)) is not None:
                 return refusal
         return None
+
+    async def end_pods(self, key: Key, job_uid: str, pods: tuple[PodView, ...]) -> None:
+        """Delete Pods of a job that has ended, such as one whose create was answered after the job's last decision.
+
+        Raises:
+            NotDoneError: the server refuses, or does not answer.
+        """
+        for pod in pods:
+            await self._delete(key, job_uid, Delete(kind="Pod", name=pod.name, uid=pod.uid))
 
     async def _create(self, key: Key, job: SFTJob, action: Create) -> Refusal | None:
         kind, name = action.body["kind"], action.body["metadata"]["name"]
         try:
             child = await ensure(self._cluster, action.body, expected=action.expected)
-        except (ForbiddenError, InvalidError) as error:
-            return Refusal(kind=kind, name=name, message=str(error), final=isinstance(error, InvalidError))
+        except (ForbiddenError, InvalidError, NotFoundError) as error:
+            final = rendered_invalid(action.body, str(error), getattr(error, "causes", ()))
+            return Refusal(kind=kind, name=name, message=str(error), final=final)
+        except ClusterError as error:
+            raise NotDoneError(ConditionReason.SERVER_UNAVAILABLE, f"create {kind} {name}", error) from error
         if not belongs_to(child.body, job.metadata.uid):
             return Refusal(kind=kind, name=name, message=_taken(child.body, kind, name), conflict=True)
         if kind == "Pod":
@@ -90,15 +115,20 @@ class Execution:
                 log.info("created Pod %s", name, extra=job_field(key))
         return None
 
-    async def _delete(self, key: Key, job: SFTJob, action: Delete) -> None:
+    async def _delete(self, key: Key, job_uid: str, action: Delete) -> None:
         """Delete a child, but nothing that belongs to something else."""
-        namespace, uid = job.metadata.namespace, action.uid
-        if uid is None:
-            body = await find(self._cluster, action.kind, namespace, action.name)
-            if body is None or owner_uid(body) != job.metadata.uid:
-                return
-            uid = str(body["metadata"]["uid"])
-        await remove(self._cluster, action.kind, namespace, action.name, uid)
+        uid = action.uid
+        try:
+            if uid is None:
+                body = await find(self._cluster, action.kind, key[0], action.name)
+                if body is None or owner_uid(body) != job_uid:
+                    return
+                uid = str(body["metadata"]["uid"])
+            await remove(self._cluster, action.kind, key[0], action.name, uid)
+        except ClusterError as error:
+            refused = isinstance(error, ForbiddenError | InvalidError)
+            reason = ConditionReason.DELETION_REFUSED if refused else ConditionReason.SERVER_UNAVAILABLE
+            raise NotDoneError(reason, f"delete {action.kind} {action.name}", error) from error
         log.info("deleted %s %s", action.kind, action.name, extra=job_field(key))
 
     async def settle(self, key: Key, body: Body, decision: Decision, unread: Unread) -> None:
@@ -114,13 +144,14 @@ class Execution:
         if decision.recheck_seconds is not None:
             self._queue.add_after(key, decision.recheck_seconds)
 
-    async def hold(self, key: Key, body: Body, why: str) -> None:
-        """Leave a job that cannot be read as it is, and say so in its conditions.
+    async def hold(self, key: Key, body: Body, reason: str, message: str) -> None:
+        """Leave a job that cannot be decided about, or acted on, as it is, and say why in its conditions.
 
         Raises:
             ClusterError: the server refuses the status, or does not answer.
         """
-        await self._store(key, body, held_status(body, why, self._clock.now()), held_events(why))
+        events = (EventNote(type="Warning", reason=reason, message=message),)
+        await self._store(key, body, held_status(body, reason, message, self._clock.now()), events)
 
     async def _store(self, key: Key, body: Body, new: Object, events: tuple[EventNote, ...]) -> None:
         old = body.get("status") or {}
@@ -189,7 +220,7 @@ def _telling(status: Body) -> set[tuple[str, str]]:
 
 def _is_urgent(condition: Body) -> bool:
     reporting = (ConditionType.PROGRESS_REPORTING, ConditionStatus.TRUE)
-    return (condition.get("type"), condition.get("status")) == reporting or condition.get("reason") in _URGENT
+    return (condition.get("type"), condition.get("status")) == reporting or str(condition.get("reason")) in _URGENT
 
 
 def _taken(body: Body, kind: str, name: str) -> str:

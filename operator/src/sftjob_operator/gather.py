@@ -1,15 +1,24 @@
 """What is known of the jobs: their objects and Pods as last seen, and how deleted Pods ended."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from typing import Any, Final
 
 from sftjob_contract.names import KIND, LABEL_JOB, Stage
 from sftjob_operator.api import SFTJob
 from sftjob_operator.effects.cache import Cache
 from sftjob_operator.effects.children import find
-from sftjob_operator.effects.cluster import Cluster, ClusterError, Object
+from sftjob_operator.effects.cluster import Cluster, Object, UnrecognizedError
 from sftjob_operator.progress.identity import PodIdentity
-from sftjob_operator.reconcile import PodView, awaits_cleanup, is_finished, owner_uid, pod_job, pod_names, pod_view
+from sftjob_operator.reconcile import (
+    PodPhase,
+    PodView,
+    awaits_cleanup,
+    is_finished,
+    owner_uid,
+    pod_job,
+    pod_names,
+    pod_view,
+)
 from sftjob_operator.workqueue import Key
 
 _KEPT_METADATA: Final = (
@@ -74,22 +83,39 @@ class Gathering:
         told = (body.get("status") or {}).get("attempts")
         return (told[-1]["number"], told[-1]["pod"]) if told else None
 
+    def late_pods(self, key: Key, uid: str) -> tuple[PodView, ...]:
+        """Live Pods of a job that nobody has asked to end."""
+        return tuple(pod for pod in self._pods_of(key, uid) if pod.live and not pod.deleting)
+
     async def resync(self) -> tuple[Key, ...]:
-        """List all jobs and Pods; returns the jobs that are there or were there before.
+        """List all jobs and Pods; returns the jobs that something may have to be done about.
 
         Raises:
             ClusterError: they could not be listed.
         """
-        before = self.jobs.jobs()
         await self.jobs.replace(self._cluster.list(KIND))
-        await self.pods.replace(self._cluster.list("Pod", LABEL_JOB))
-        return tuple({*before, *self.jobs.jobs()})
+        await self.pods.replace(self._unsettled(self._cluster.list("Pod", LABEL_JOB)))
+        return tuple(key for key in self.jobs.jobs() if not self._is_settled(key) or self.pods.of(key))
+
+    def _is_settled(self, key: Key) -> bool:
+        """Whether a job has ended and nothing is left to do about it."""
+        body = self.job(key)
+        return body is not None and "spec" not in body
+
+    async def _unsettled(self, pods: AsyncIterator[Object]) -> AsyncIterator[Object]:
+        """`pods` without those that have ended, of jobs that are settled: there may be thousands."""
+        async for body in pods:
+            key = pod_job(body)
+            ended = (body.get("status") or {}).get("phase") in (PodPhase.SUCCEEDED, PodPhase.FAILED)
+            if key is not None and not (ended and self._is_settled(key)):
+                yield body
 
     async def gather_pods(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
         """The job's Pods. That one is gone is believed only after looking, since a second one would follow.
 
         Raises:
-            ClusterError: the server does not answer, or a Pod has lost its labels.
+            ClusterError: the server does not answer.
+            UnrecognizedError: a Pod has lost its labels.
         """
         uid = job.metadata.uid
         gone = self._unrecorded(job)
@@ -104,7 +130,7 @@ class Gathering:
                 if body is None or owner_uid(body) != uid:
                     continue
                 if pod_job(body) != key:
-                    raise ClusterError(f"Pod {name} has lost its labels: put them back, or delete it")
+                    raise UnrecognizedError(f"Pod {name} has lost its labels: put them back, or delete it")
                 self.pods.put(body)
         return tuple({pod.name: pod for pod in (*gone, *self._pods_of(key, uid))}.values())
 

@@ -120,6 +120,10 @@ class WorkQueue:
         known.causes.add(cause)
         return known.due - now
 
+    def has_failed(self, key: Key, uid: str) -> bool:
+        """Whether the last work on `key`, with the job of this uid, failed."""
+        return key in self._failures and self._failures[key].uid == uid
+
     def succeeded(self, key: Key) -> None:
         """The next retry of `key` waits the shortest time again."""
         self._failures.pop(key, None)

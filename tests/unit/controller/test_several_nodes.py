@@ -112,7 +112,8 @@ async def test_a_pod_that_is_called_invalid_fails_the_job_and_ends_those_that_we
 
     async def picky(body: dict) -> dict:
         if body["metadata"]["name"] == PODS[2]:
-            raise InvalidError("spec.hostname: Invalid value")
+            cause = ("spec.hostname", f'Invalid value: "{body["spec"]["hostname"]}": must be a label')
+            raise InvalidError(f'Pod "{PODS[2]}" is invalid: {cause[0]}: {cause[1]}', (cause,))
         return await create(body)
 
     world.cluster.create = picky

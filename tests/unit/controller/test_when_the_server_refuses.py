@@ -9,7 +9,6 @@ from sftjob_operator.effects.cluster import (
     ClusterError,
     ConflictError,
     ForbiddenError,
-    InvalidError,
     NotFoundError,
     UnavailableError,
 )
@@ -58,7 +57,7 @@ async def test_a_failure_that_stays_is_tried_less_and_less_often() -> None:
     await world.apply(a_job())
     for _ in range(600):
         await world.pass_time(1)
-    assert len(world.requests("create")) == 10
+    assert len(world.requests("create", "PersistentVolumeClaim")) == 10
 
 
 async def test_a_quota_is_said_in_the_status_and_asked_again_until_there_is_room() -> None:
@@ -75,14 +74,6 @@ async def test_a_quota_is_said_in_the_status_and_asked_again_until_there_is_room
     assert world.pods() == ["demo-prepare-1"]
     assert condition(world, "Prepared")["status"] == "Unknown"
     assert len([r for r in world.requests("create") if r.kind == "Pod"]) == 4
-
-
-async def test_an_object_that_is_called_invalid_fails_the_job_with_the_servers_sentence() -> None:
-    world = World()
-    world.cluster.fail("create", "Pod", InvalidError('Pod "demo-prepare-1" is invalid: spec.priorityClassName'))
-    await world.apply(a_job())
-    assert world.status(KEY)["phase"] == "Failed"
-    assert "spec.priorityClassName" in condition(world, "Succeeded")["message"]
 
 
 async def test_a_name_that_belongs_to_something_else_is_said_and_left_alone() -> None:

@@ -41,13 +41,14 @@ from sftjob_operator.api.status import (
 )
 from sftjob_operator.api.stored import Unread, keep_unknown
 from sftjob_operator.api.training import EarlyStoppingSpec, TrainingSpec
-from sftjob_operator.api.types import COUNT_LIMIT
+from sftjob_operator.api.types import COUNT_LIMIT, MESSAGE_LIMIT
 from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, Recipe, SFTJob, SFTJobSpec
 
 __all__ = [
     "ATTEMPTS_LIMIT",
     "CHECKPOINTS_LIMIT",
     "COUNT_LIMIT",
+    "MESSAGE_LIMIT",
     "NAME_LIMIT",
     "AccessMode",
     "AdjustmentStatus",

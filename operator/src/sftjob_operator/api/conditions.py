@@ -58,7 +58,13 @@ class ConditionReason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     """A child of that name exists and belongs to something else."""
     CREATION_REFUSED = "CreationRefused"
-    """The API server does not let the operator create a child now (a quota, missing rights); it asks again."""
+    """The API server does not let the operator create a child now (quota, policy, missing rights); it asks again."""
+    DELETION_REFUSED = "DeletionRefused"
+    """The API server does not let the operator delete a child now (a policy, missing rights); it asks again."""
+    SERVER_UNAVAILABLE = "ServerUnavailable"
+    """The API server, or a webhook that it asks, does not answer; the operator asks again."""
+    OPERATOR_FAULT = "OperatorFault"
+    """A fault of the operator keeps it from deciding about the job; its log has the traceback. It tries again."""
 
 
 def set_condition(conditions: Iterable[Condition], new: Condition, now: str) -> tuple[Condition, ...]:

@@ -5,7 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sftjob_operator.effects.cluster import AlreadyExistsError, Cluster, ConflictError, NotFoundError, Object
+from sftjob_operator.effects.cluster import (
+    AlreadyExistsError,
+    Cluster,
+    ConflictError,
+    NotFoundError,
+    Object,
+    UnavailableError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +37,9 @@ async def ensure(cluster: Cluster, body: Mapping[str, Any], *, expected: bool = 
         return Ensured(body=await _up_to_date(cluster, found, body), existed=True)
     try:
         return Ensured(body=await cluster.create(dict(body)), existed=False)
-    except AlreadyExistsError:
-        found = await cluster.get(*name)
+    except AlreadyExistsError as error:
+        if (found := await find(cluster, *name)) is None:  # it went meanwhile, or a webhook refused it with this code
+            raise UnavailableError(str(error)) from error
         return Ensured(body=await _up_to_date(cluster, found, body), existed=True)
 
 

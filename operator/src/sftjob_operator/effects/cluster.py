@@ -27,7 +27,14 @@ class ConflictError(ClusterError):
 
 
 class InvalidError(ClusterError):
-    """400, 413, 415, 422: the request itself is wrong. Repeating it as it is does not help."""
+    """400, 405, 413, 415, 422: the API server's validation, or a policy or a webhook, calls the request wrong.
+
+    `causes` are the fields and messages that the server's own validation gives; empty for anything else.
+    """
+
+    def __init__(self, message: str, causes: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.causes = causes
 
 
 class ForbiddenError(ClusterError):
@@ -43,6 +50,10 @@ class UnavailableError(ClusterError):
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class UnrecognizedError(ClusterError):
+    """An object is there that the operator cannot tell to be its own; the text says what to do."""
 
 
 class Cluster(Protocol):

@@ -248,8 +248,16 @@ def _error(status: int, answer: Object, method: str) -> ClusterError:
     if status == 403:
         return ForbiddenError(message)
     if status in (400, 405, 413, 415, 422):
-        return InvalidError(message)
+        return InvalidError(message, _causes(answer) if status == 422 else ())
     return UnavailableError(message, _retry_after(answer))
+
+
+def _causes(answer: Object) -> tuple[tuple[str, str], ...]:
+    """Fields and messages of an answer with reason Invalid. A policy or webhook may use it too, but names no field."""
+    causes = (answer.get("details") or {}).get("causes") or ()
+    if answer.get("reason") != "Invalid" or not all(isinstance(cause, Mapping) for cause in causes):
+        return ()
+    return tuple((str(cause.get("field") or ""), str(cause.get("message") or "")) for cause in causes)
 
 
 def _retry_after(answer: Object) -> float | None:

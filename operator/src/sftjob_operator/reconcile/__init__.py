@@ -2,12 +2,13 @@
 
 from datetime import datetime
 
+from sftjob_operator.reconcile.admission import rendered_invalid
 from sftjob_operator.reconcile.checks import CHECKS
 from sftjob_operator.reconcile.cleanup import clean_up
 from sftjob_operator.reconcile.events import events_between
 from sftjob_operator.reconcile.goodput import TimeUse, goodput
 from sftjob_operator.reconcile.groups import pod_names
-from sftjob_operator.reconcile.holding import held_events, held_status
+from sftjob_operator.reconcile.holding import held_status, unreadable
 from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished
 from sftjob_operator.reconcile.observed import (
     Action,
@@ -46,7 +47,6 @@ __all__ = [
     "belongs_to",
     "decide",
     "goodput",
-    "held_events",
     "held_status",
     "is_finished",
     "merge_patch",
@@ -55,7 +55,9 @@ __all__ = [
     "pod_job",
     "pod_names",
     "pod_view",
+    "rendered_invalid",
     "rfc3339",
+    "unreadable",
     "usable_progress",
 ]
 

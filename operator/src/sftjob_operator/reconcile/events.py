@@ -4,13 +4,18 @@ from collections.abc import Iterator
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_operator.api import AttemptStatus, ConditionStatus, ConditionType, Phase, SFTJobStatus
+from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase, SFTJobStatus
 from sftjob_operator.reconcile.observed import EventNote
 from sftjob_operator.reconcile.policy import STOPPED
 
 _NORMAL = "Normal"
 _WARNING = "Warning"
-_WAITS = (Reason.UNSCHEDULABLE, Reason.IMAGE_PULL_FAILED)
+_WAITS = (
+    Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILED,
+    ConditionReason.CREATION_REFUSED,
+    ConditionReason.NAME_CONFLICT,
+)
 
 
 def events_between(before: SFTJobStatus, after: SFTJobStatus) -> tuple[EventNote, ...]:

@@ -1,15 +1,13 @@
-"""A job whose stored object cannot be read, since another version of the operator or of the CRD wrote it.
+"""A job that the operator cannot decide about now, or cannot act on: it keeps its state, and its conditions say why.
 
-It keeps its state: its Pods keep running, and nothing is created, deleted or ended. Everything here works on the object
-as it is stored, since that is all there is.
+Everything here works on the object as it is stored, which may be of another version of the operator or of the CRD.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, Phase, to_dict
-from sftjob_operator.reconcile.observed import EventNote
+from sftjob_operator.api import MESSAGE_LIMIT, ConditionStatus, ConditionType, Phase, to_dict
 from sftjob_operator.reconcile.situation import NOT_ENDED, Said
 from sftjob_operator.reconcile.status import condition
 from sftjob_operator.reconcile.times import rfc3339
@@ -19,17 +17,14 @@ _LONGEST_REASON: Final = 600
 """Characters; the whole message has to fit into a condition."""
 
 
-def held_status(body: Body, why: str, now: datetime) -> dict[str, Any]:
-    """The stored status with the reason in its conditions, and nothing else changed.
-
-    `why` is a sentence without its full stop.
-    """
+def held_status(body: Body, reason: str, message: str, now: datetime) -> dict[str, Any]:
+    """The stored status with reason and message in the conditions that people look at, and nothing else changed."""
     status = dict(body.get("status") or {})
     generation, time = body["metadata"].get("generation", 1), rfc3339(now)
     conditions = status.get("conditions") or []
     if not isinstance(conditions, list) or not all(isinstance(item, Mapping) for item in conditions):
         return status
-    said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.INVALID_SPEC, message=_message(why))
+    said = Said(status=ConditionStatus.UNKNOWN, reason=reason, message=message[:MESSAGE_LIMIT])
     prepared = any(
         (item.get("type"), item.get("status")) == (ConditionType.PREPARED, ConditionStatus.TRUE) for item in conditions
     )
@@ -45,12 +40,8 @@ def held_status(body: Body, why: str, now: datetime) -> dict[str, Any]:
     return {"phase": Phase.PENDING, "startTime": time, **status, "conditions": conditions}
 
 
-def held_events(why: str) -> tuple[EventNote, ...]:
-    """What `kubectl describe` shows of it."""
-    return (EventNote(type="Warning", reason=ConditionReason.INVALID_SPEC, message=_message(why)),)
-
-
-def _message(why: str) -> str:
+def unreadable(why: str) -> str:
+    """The message about an object that cannot be read; `why` is a sentence without its full stop."""
     return (
         f"{why[:_LONGEST_REASON]}. This version of the operator cannot read the stored object: upgrade the operator to "
         "the version of the installed CRD. Until then the job keeps its state: its Pods keep running, and no Pod is "

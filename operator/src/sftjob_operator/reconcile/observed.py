@@ -83,8 +83,8 @@ class Report:
 class Refusal:
     """A child that could not be created.
 
-    `conflict`: its name belongs to something else. `final`: asking again can not help, since the request itself was
-    called wrong. Neither: somebody has to change something, such as a quota.
+    `conflict`: its name belongs to something else. `final`: the API server's own validation rejects values that the
+    operator rendered. Neither: somebody has to change something, such as a quota or a policy.
     """
 
     kind: str

@@ -3,7 +3,8 @@
 from typing import Final
 
 from sftjob_contract.reasons import Reason
-from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, Phase
+from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase
+from sftjob_operator.reconcile.attempts import succeeded
 from sftjob_operator.reconcile.checks.findings import failed, not_yet_training, prepared
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.spec_problems import spec_problem
@@ -22,12 +23,19 @@ def spec_is_invalid(at: Situation) -> Finding | None:
 
 
 def refused_for_good(at: Situation) -> Finding | None:
-    """The API server calls a child itself wrong: since the spec can not change, the job has failed."""
+    """The API server's validation rejects a child of a first attempt as it was rendered: the spec cannot change.
+
+    A later attempt is rendered as the first one was, which the server took: something in the cluster has changed.
+    """
     refusal = at.refusal
-    if refusal is None or not refusal.final:
+    if refusal is None or not refusal.final or any(entry.number > 1 or _failed(entry) for entry in at.attempts):
         return None
     message = f"The API server refuses the {refusal.kind} {refusal.name}: {refusal.message}"
     return failed(at, Reason.CONFIG_INVALID, message)
+
+
+def _failed(entry: AttemptStatus) -> bool:
+    return entry.end_time is not None and not succeeded(entry)
 
 
 def refused(at: Situation) -> Finding | None:
