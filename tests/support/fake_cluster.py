@@ -132,10 +132,11 @@ class FakeCluster:
         else:
             self.remove(kind, namespace, name)
 
-    async def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
-        self._record("list", kind, "")
-        for (of_kind, _, _), stored in tuple(self.objects.items()):
-            if of_kind == kind and (label is None or label in (stored["metadata"].get("labels") or {})):
+    async def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
+        self._record("list", kind, namespace or "")
+        for (of_kind, of_namespace, _), stored in tuple(self.objects.items()):
+            listed = of_kind == kind and namespace in (None, of_namespace)
+            if listed and (label is None or label in (stored["metadata"].get("labels") or {})):
                 yield copy.deepcopy(stored)
 
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:

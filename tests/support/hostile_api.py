@@ -52,8 +52,13 @@ class Asked:
 
 
 class Fault(StrEnum):
-    """What may befall a request. The last four are for watches alone, those before `DROPPED_BEFORE` for all others."""
+    """What may happen to a request: `ON_WATCHES` to watches alone, `ON_REQUESTS` to all others.
 
+    `OF_NAMESPACES` are what a server answers to all requests in a namespace that was deleted with its rights.
+    """
+
+    FORBIDDEN = "403"
+    NOT_FOUND = "404"
     CONFLICT = "409"
     INVALID = "422"
     THROTTLED = "429"
@@ -70,8 +75,11 @@ class Fault(StrEnum):
 
 
 ON_WATCHES: Final = (Fault.WATCH_DROPPED, Fault.WATCH_SILENT, Fault.WATCH_GONE, Fault.WATCH_ERROR)
-ON_REQUESTS: Final = tuple(fault for fault in Fault if fault not in ON_WATCHES)
+OF_NAMESPACES: Final = (Fault.FORBIDDEN, Fault.NOT_FOUND)
+ON_REQUESTS: Final = tuple(fault for fault in Fault if fault not in (*ON_WATCHES, *OF_NAMESPACES))
 _STATUS: Final = {
+    Fault.FORBIDDEN: (403, "Forbidden"),
+    Fault.NOT_FOUND: (404, "NotFound"),
     Fault.CONFLICT: (409, "Conflict"),
     Fault.INVALID: (422, "Invalid"),
     Fault.THROTTLED: (429, "TooManyRequests"),
@@ -236,6 +244,8 @@ class _Proxy:
             return web.Response(status=answer.status, body=body, content_type=answer.content_type or None)
 
     async def _watch(self, request: web.BaseRequest, fault: Fault | None) -> web.StreamResponse:
+        if fault in OF_NAMESPACES:
+            return _refusal(fault)
         async with self._sent(request) as answer:
             if answer.status != 200:
                 return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)

@@ -90,7 +90,7 @@ async def run(settings: OperatorSettings) -> None:
         TlsError, ClusterError, OSError: it can not start: no certificate, no API server to name, or no free address.
     """
     metrics = OperatorMetrics()
-    cluster = await KubeCluster.connect(settings.kubeconfig, settings.namespaces, [metrics.trace()])
+    cluster = await KubeCluster.connect(settings.kubeconfig, [metrics.trace()])
     try:
         await _run(cluster, settings, metrics)
     finally:
@@ -108,7 +108,8 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
         context = server_context(tls)
         render = RenderSettings(trainer_image=settings.trainer_image, progress_url=url, progress_ca=tls.ca)
         deciding = Settings(render=render, silence_seconds=settings.silence_seconds)
-        controller = Controller(cluster, deciding, settings.progress_interval_seconds, clock, metrics)
+        interval = settings.progress_interval_seconds
+        controller = Controller(cluster, deciding, interval, clock, metrics, settings.namespaces)
         reviewer = TokenReviewer(cluster.review_token, clock.now)
         endpoint = ProgressEndpoint(
             reviewer, controller.training_attempt, controller.report, controller.newest_progress
@@ -146,6 +147,11 @@ def _complete(
 ) -> CollectorRegistry:
     """The registry with what is read from the parts of this operator."""
     metrics.read("sftjob_workqueue_depth", "Jobs that wait for a worker.", controller.queue.__len__)
+    metrics.read(
+        "sftjob_unserved_namespaces",
+        "Namespaces of SFTJOB_NAMESPACES that the API server refuses to list.",
+        controller.unserved_namespaces,
+    )
     metrics.read("sftjob_watch_age_seconds", "Since the API server last answered the older watch.", watches.seconds)
     metrics.registry.register(JobMetrics(controller.jobs, clock.now, limit))
     return metrics.registry

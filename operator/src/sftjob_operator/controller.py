@@ -53,12 +53,18 @@ class Controller:
     """The queue of jobs to look at, the work on one of them, and what watches and trainers report meanwhile."""
 
     def __init__(
-        self, cluster: Cluster, settings: Settings, interval_seconds: float, clock: Clock, metrics: OperatorMetrics
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        interval_seconds: float,
+        clock: Clock,
+        metrics: OperatorMetrics,
+        namespaces: tuple[str, ...] = (),
     ) -> None:
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
-        self._known = Gathering(cluster)
+        self._known = Gathering(cluster, namespaces)
         self._reports: dict[str, Report] = {}
         """By the uid of the job, so that one created again under the name inherits nothing."""
         self._told: dict[str, str] = {}
@@ -123,6 +129,10 @@ class Controller:
     def jobs(self) -> Iterator[Object]:
         """Every job that is there, as it was last seen."""
         return self._known.all_jobs()
+
+    def unserved_namespaces(self) -> int:
+        """How many namespaces are not served, since the server refuses to list them."""
+        return len(self._known.unserved)
 
     def newest_pod(self, job: str) -> tuple[int, str] | None:
         """Attempt and name of the newest Pod of a job, which is NAMESPACE/NAME; None before the first."""

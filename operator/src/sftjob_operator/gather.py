@@ -1,5 +1,6 @@
 """What is known of the jobs: their objects and Pods as last seen, and how deleted Pods ended."""
 
+import logging
 from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from typing import Any, Final
 
@@ -7,7 +8,14 @@ from sftjob_contract.names import KIND, LABEL_JOB, Stage
 from sftjob_operator.api import SFTJob
 from sftjob_operator.effects.cache import Cache
 from sftjob_operator.effects.children import find
-from sftjob_operator.effects.cluster import Cluster, Object, UnrecognizedError
+from sftjob_operator.effects.cluster import (
+    Cluster,
+    ClusterError,
+    ForbiddenError,
+    NotFoundError,
+    Object,
+    UnrecognizedError,
+)
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.reconcile import (
     PodPhase,
@@ -30,14 +38,19 @@ _KEPT_STATUS: Final = (
 )  # fmt: skip
 """What metrics are made of once a job has ended."""
 
+log = logging.getLogger(__name__)
 Body = Mapping[str, Any]
 
 
 class Gathering:
     """The watch caches of jobs and Pods, and the last words of deleted Pods."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, namespaces: tuple[str, ...] = ()) -> None:
+        """Take in the objects of `namespaces`, or of the whole cluster if there are none."""
         self._cluster = cluster
+        self._namespaces = namespaces
+        self.unserved: dict[str, ClusterError] = {}
+        """Namespaces that the server refuses to list, such as deleted ones, and its words."""
         self.jobs: Cache[Object] = Cache(stored_job, job_key)
         self.pods: Cache[PodView] = Cache(pod_view, pod_job)
         self._last_words: dict[str, dict[str, PodView]] = {}
@@ -90,11 +103,18 @@ class Gathering:
     async def resync(self) -> tuple[Key, ...]:
         """List all jobs and Pods; returns the jobs that something may have to be done about.
 
+        Each of several namespaces stands alone: what is known of one that the server refuses to list stays as it is.
+
         Raises:
-            ClusterError: they could not be listed.
+            NotFoundError: SFTJobs are not served at all.
+            ClusterError: the server does not answer, or refuses to list the whole cluster.
         """
-        await self.jobs.replace(self._cluster.list(KIND))
-        await self.pods.replace(self._unsettled(self._cluster.list("Pod", LABEL_JOB)))
+        if not self._namespaces:
+            await self._list(None)
+        for namespace in self._namespaces:
+            await self._list_alone(namespace)
+        if self._namespaces and all(isinstance(self.unserved.get(name), NotFoundError) for name in self._namespaces):
+            raise self.unserved[self._namespaces[0]]
         return tuple(key for key in self.jobs.jobs() if not self._is_settled(key) or self.pods.of(key))
 
     def _is_settled(self, key: Key) -> bool:
@@ -109,6 +129,21 @@ class Gathering:
             ended = (body.get("status") or {}).get("phase") in (PodPhase.SUCCEEDED, PodPhase.FAILED)
             if key is not None and not (ended and self._is_settled(key)):
                 yield body
+
+    async def _list_alone(self, namespace: str) -> None:
+        try:
+            await self._list(namespace)
+        except (ForbiddenError, NotFoundError) as error:
+            if namespace not in self.unserved:
+                log.warning("namespace %s is not served until the server lists it: %s", namespace, error)
+            self.unserved[namespace] = error
+        else:
+            if self.unserved.pop(namespace, None) is not None:
+                log.info("namespace %s is served again", namespace)
+
+    async def _list(self, namespace: str | None) -> None:
+        await self.jobs.replace(self._cluster.list(KIND, namespace), namespace)
+        await self.pods.replace(self._unsettled(self._cluster.list("Pod", namespace, LABEL_JOB)), namespace)
 
     async def gather_pods(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
         """The job's Pods. That one is gone is believed only after looking, since a second one would follow.

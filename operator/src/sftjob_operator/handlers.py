@@ -10,7 +10,7 @@ from sftjob_contract.names import GROUP, PLURAL, VERSION
 from sftjob_operator.controller import Controller
 from sftjob_operator.effects.kube import Credentials
 from sftjob_operator.metrics.operator import OperatorMetrics
-from sftjob_operator.watch_age import LONGEST_AGE_SECONDS, WatchAge
+from sftjob_operator.watch_age import LONGEST_AGE_SECONDS, NAMESPACED, WatchAge
 
 _DELETED: Final = "DELETED"
 
@@ -69,12 +69,26 @@ def healthy_age(seconds: float) -> int:
 def session(info: kopf.ConnectionInfo, *traces: aiohttp.TraceConfig) -> kopf.AiohttpSession:
     """The session that kopf would make of `info`, under the eyes of `traces`."""
     client = aiohttp.ClientSession(
+        middlewares=[missing_as_forbidden],
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         proxy=info.proxy_url,
         trace_configs=list(traces),
     )
     return kopf.AiohttpSession(server=info.server, aiohttp_session=client)
+
+
+async def missing_as_forbidden(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Turn 404 on objects of one namespace into 403, which kopf 1.45 tries again without end (`api.request`).
+
+    Any other 4xx to a watch ends all watches of the process. A namespace that is not there must not end the others'.
+    """
+    response = await handler(request)
+    if response.status == 404 and NAMESPACED in request.url.path:
+        response.status = 403
+    return response
 
 
 def connection(credentials: Credentials) -> kopf.ConnectionInfo:

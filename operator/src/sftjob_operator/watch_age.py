@@ -11,6 +11,8 @@ import aiohttp
 
 WATCH_SECONDS: Final = 300
 """How long the API server is asked to keep a watch open."""
+NAMESPACED: Final = "/namespaces/"
+"""In the paths of what belongs to one namespace."""
 LONGEST_AGE_SECONDS: Final = 900
 """An operator whose watch is older than this is restarted."""
 
@@ -42,5 +44,8 @@ class WatchAge:
     async def _ended(
         self, _session: aiohttp.ClientSession, _context: Any, request: aiohttp.TraceRequestEndParams
     ) -> None:
-        if "watch" in request.url.query and request.response.status == 200:
-            self._answered[request.url.path] = self._monotonic()
+        """A refusal is an answer: a deleted namespace is asked about again and again while others are served."""
+        path, status = request.url.path, request.response.status
+        refused = path in self._answered and NAMESPACED in path and status == 403
+        if refused or ("watch" in request.url.query and status == 200):
+            self._answered[path] = self._monotonic()

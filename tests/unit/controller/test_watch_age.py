@@ -100,6 +100,14 @@ async def test_a_watch_that_was_never_answered_ages_from_the_first_try(server: S
     assert server.watches.seconds() == 100
 
 
+async def test_a_namespace_that_is_refused_does_not_age_its_watch(server: Server) -> None:
+    await server.get("/api/v1/namespaces/a/pods?watch=true")
+    server.clock.advance(100)
+    server.status = 403
+    await server.get("/api/v1/namespaces/a/pods?limit=250")
+    assert server.watches.seconds() == 0
+
+
 def test_a_probe_fails_after_a_quarter_of_an_hour() -> None:
     assert healthy_age(899.7) == 900
     with pytest.raises(kopf.PermanentError, match="a watch was last answered 901 s ago, more than 900 s"):

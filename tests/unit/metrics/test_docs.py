@@ -18,7 +18,7 @@ def test_every_metric_is_in_a_table_and_nothing_else_is() -> None:
     metrics.registry.register(JobMetrics(world.controller.jobs, world.clock.now, 200))
     told = {family.name: family.type for family in scrape(metrics.registry).families if "_created" not in family.name}
     names = {f"{name}_total" if kind == "counter" else name for name, kind in told.items()}
-    read = set(re.findall(r'metrics\.read\("(\w+)"', ENTRY.read_text(encoding="utf-8")))
+    read = set(re.findall(r'metrics\.read\(\s*"(\w+)"', ENTRY.read_text(encoding="utf-8")))
     rows = set(re.findall(r"^\| `(sftjob_\w+)`", PAGE, re.MULTILINE))
     assert rows == {name for name in names | read if name.startswith("sftjob_")}
 

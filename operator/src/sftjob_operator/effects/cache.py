@@ -73,8 +73,10 @@ class Cache(Generic[T]):
         """Forget all objects of one job."""
         self._entries.pop(key, None)
 
-    async def replace(self, listing: AsyncIterator[Mapping[str, Any]]) -> None:
+    async def replace(self, listing: AsyncIterator[Mapping[str, Any]], namespace: str | None = None) -> None:
         """Take in a complete listing and forget what it lacks, save what changed while the listing was read.
+
+        `namespace`: the one that was listed; objects of others stay. None: all were.
 
         A watch that had to start anew tells of what exists, never of what went away in between; this finds it.
         """
@@ -89,8 +91,8 @@ class Cache(Generic[T]):
                 if identity not in touched:
                     self.put(body)
                     touched.discard(identity)
-            gone = [(key, name) for key, names in self._entries.items() for name in names]
-            for key, name in gone:
+            listed = (item for item in self._entries.items() if namespace in (None, item[0][0]))
+            for key, name in [(key, name) for key, names in listed for name in names]:
                 if (key, name) not in seen and (key, name) not in touched:
                     self._remove(key, name)
         finally:

@@ -89,8 +89,8 @@ class Cluster(Protocol):
             ConflictError: the one of that name has another uid.
         """
 
-    def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
-        """All objects of `kind` in the namespaces that the operator watches; `label` keeps those that have it."""
+    def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
+        """All objects of `kind` in `namespace`, or in all for None; `label` keeps those that have it."""
 
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         """Merge `patch` into an SFTJob's status subresource and return the SFTJob.

@@ -67,27 +67,20 @@ class Credentials:
 class KubeCluster:
     """The API server that KUBECONFIG names, or the one that this Pod runs in."""
 
-    def __init__(
-        self, configuration: Configuration, kubeconfig: Path | None, namespaces: tuple[str, ...], traces: Traces
-    ) -> None:
+    def __init__(self, configuration: Configuration, kubeconfig: Path | None, traces: Traces) -> None:
         self._configuration = configuration
         self._kubeconfig = kubeconfig
-        self._namespaces = namespaces
         self._traces = traces
         self._client = _client(configuration)
 
     @classmethod
-    async def connect(
-        cls, kubeconfig: Path | None, namespaces: tuple[str, ...] = (), traces: Traces = ()
-    ) -> "KubeCluster":
-        """Read the credentials; no request is made. `namespaces` bounds `list`, empty means all of them.
-
-        `traces` are told of every request.
+    async def connect(cls, kubeconfig: Path | None, traces: Traces = ()) -> "KubeCluster":
+        """Read the credentials; no request is made. `traces` see every request.
 
         Raises:
             ClusterError: there is no usable configuration.
         """
-        return cls(await _configuration(kubeconfig, traces), kubeconfig, namespaces, traces)
+        return cls(await _configuration(kubeconfig, traces), kubeconfig, traces)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -126,17 +119,16 @@ class KubeCluster:
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         await self._request("DELETE", _path(kind, namespace, name), options)
 
-    async def list(self, kind: str, label: str | None = None) -> AsyncIterator[Object]:
+    async def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
         """See Cluster. Objects come with apiVersion and kind, which a list of the server leaves out."""
-        for namespace in self._namespaces or (None,):
-            query: dict[str, Any] = {"limit": PAGE_SIZE} | ({"labelSelector": label} if label else {})
-            while True:
-                page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}")
-                for item in page.get("items") or ():
-                    yield {"apiVersion": page["apiVersion"], "kind": kind, **item}
-                if not (token := (page.get("metadata") or {}).get("continue")):
-                    break
-                query["continue"] = token
+        query: dict[str, Any] = {"limit": PAGE_SIZE} | ({"labelSelector": label} if label else {})
+        while True:
+            page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}")
+            for item in page.get("items") or ():
+                yield {"apiVersion": page["apiVersion"], "kind": kind, **item}
+            if not (token := (page.get("metadata") or {}).get("continue")):
+                break
+            query["continue"] = token
 
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         """See Cluster."""
