@@ -41,7 +41,7 @@ test: $(INSTALLED) ## Run every test but those that build images
 test-cluster: $(INSTALLED) ## Test a cluster: KUBECONFIG=FILE, and REGISTRY and STORAGE_CLASS if needed (docs/testing.md)
 	@test -n "$(KUBECONFIG)" || { echo "name the cluster: make test-cluster KUBECONFIG=FILE" >&2; exit 2; }
 	SFTJOB_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" SFTJOB_TEST_REGISTRY="$(REGISTRY)" \
-	  SFTJOB_TEST_STORAGE_CLASS="$(STORAGE_CLASS)" $(BIN)/pytest -v -n 0 $(ARGS) tests/cluster
+	  SFTJOB_TEST_STORAGE_CLASS="$(STORAGE_CLASS)" $(BIN)/pytest -v --tb=short -n 0 $(ARGS) tests/cluster
 
 .PHONY: test-image
 test-image: $(INSTALLED) ## Build both images twice, run them, and look into them (root; see image-tools)

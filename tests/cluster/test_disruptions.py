@@ -65,7 +65,7 @@ def test_a_trainer_killed_by_sigkill_resumes_from_its_newest_checkpoint(run: str
         pytest.skip(f"the cluster admits no Pod with hostPID: {allowed.stderr.strip()}")
     before = on_its_way(bed)
     killed = bed.run("killer", "kill.py", namespace=bed.open, env={"POD": pod(before)}, pod={"hostPID": True})
-    assert len(killed.split()) == 1
+    assert killed.split(), "the trainer's process is not visible on its node"
     ended, following = next_attempt(bed, before)
     assert (ended["reason"], ended["exitCode"]) == ("Killed", 137)
     assert 0 < following["fromStep"] == ended["reachedStep"] - ended["lostSteps"]

@@ -43,8 +43,9 @@ def rights(kubectl: Kubectl, namespace: str) -> set[Right]:
     }
     path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
     status = json.loads(kubectl("create", "--raw", path, "-f", "-", text=json.dumps(review)))["status"]
-    if status["incomplete"]:
-        pytest.skip(f"the server cannot list all rights: {status.get('evaluationError', 'no reason given')}")
+    unlisted = status.get("evaluationError", "no reason given")
+    if status["incomplete"] and "node authorizer" not in unlisted:  # that one gives rights to kubelets only
+        pytest.skip(f"the server cannot list all rights: {unlisted}")
     return {
         (verb, group, resource, name)
         for rule in status["resourceRules"]

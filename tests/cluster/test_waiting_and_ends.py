@@ -93,7 +93,6 @@ def test_a_job_created_suspended_has_no_children_until_it_is_resumed(bed: Bed) -
     assert bed.end("patient")["phase"] == "Succeeded"
 
 
-@pytest.mark.xfail(strict=False, reason="the Pod waits for it")
 def test_the_next_attempt_makes_a_deleted_config_map_again(bed: Bed) -> None:
     bed.reach("stripped", phase("Running"))
     bed.kubectl()("delete", "configmap", "stripped-config")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ def _start(scratch: str, home: str) -> None:
     own = {f"HELM_{kind}_HOME": f"{scratch}/helm-{kind.lower()}" for kind in ("CACHE", "CONFIG", "DATA")}
     os.environ.update(own, HOME=home, KUBECACHEDIR=f"{scratch}/kube-cache")
     os.environ.pop("KUBECONFIG", None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends its owner, who may still have something to uninstall
 
 
 def _lint(values: dict[str, Any]) -> list[str]:

@@ -75,7 +75,7 @@ class Bed:
             .full()
             .training(per_device_batch_size=2, gradient_accumulation_steps=1, learning_rate=1e-3)
             .training(max_steps=40, max_length=64, logging_steps=1, gradient_checkpointing=False)
-            .resources(memory="2Gi")
+            .resources(memory="1536Mi")
         )
 
     def a_command(self, name: str, program: str, *arguments: str, namespace: str | None = None) -> JobBuilder:

@@ -120,7 +120,7 @@ class SandboxRelease(Release):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sftjob_operator"], env=environ, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(self._is_ready, lambda: f"the operator is not ready: {self.log()}", seconds=60)
+        wait_until(self._is_ready, lambda: f"the operator is not ready: {self.log()}")
 
     def _container_environment(self) -> dict[str, str]:
         pod = self._kubectl.json("get", "deployment", NAME)["spec"]["template"]["spec"]
@@ -128,7 +128,7 @@ class SandboxRelease(Release):
         given = {
             entry["name"]: entry.get("value", "")
             if "valueFrom" not in entry
-            else fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+            else fields.get(entry["valueFrom"]["fieldRef"]["fieldPath"], NAME)
             for entry in pod["containers"][0]["env"]
         }
         own = {f"SFTJOB_{name}_ADDRESS": f"127.0.0.1:{port}" for name, port in self._ports.items()}

@@ -12,7 +12,7 @@ import yaml
 from sftjob_contract.names import GROUP, PLURAL
 from support.any_cluster.bed import Bed
 from support.any_cluster.helper_pods import PROGRAMS, programs
-from support.any_cluster.release import Release, SandboxRelease
+from support.any_cluster.release import NAME, Release, SandboxRelease
 from support.any_cluster.server import LONG_SECONDS, Server, wait_until
 from support.builders import a_command
 from support.helm import CHART, Helm, HelmRefusalError
@@ -73,6 +73,8 @@ def clear(bed: Bed, *, with_definition: bool) -> None:
             steps.callback(_remove_definition, bed.server)
         wait = f"--timeout={int(LONG_SECONDS)}s"
         steps.callback(kubectl.run, "delete", "namespace", "-l", selector, wait, timeout=LONG_SECONDS + 10)
+        roles = ("clusterroles,clusterrolebindings", f"{bed.release.namespace}:{NAME}")
+        steps.callback(kubectl.run, "delete", *roles, "--ignore-not-found")  # if Helm could not
         steps.callback(_uninstall, bed)
         for namespace in (bed.namespace, bed.second, bed.guarded):
             steps.callback(bed.kubectl(namespace).run, "delete", "sft", "--all", "--wait=false")

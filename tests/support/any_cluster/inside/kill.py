@@ -5,6 +5,7 @@ A process cannot send SIGKILL to the first process of its own container, so `kub
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -19,5 +20,6 @@ def is_trainer(process: Path) -> bool:
 
 
 for found in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and is_trainer(path)]:
-    os.kill(found, signal.SIGKILL)
-    print(found)
+    with suppress(ProcessLookupError):  # the children of the one before end with it
+        os.kill(found, signal.SIGKILL)
+        print(found)
