@@ -3,6 +3,7 @@
 from sftjob_contract.names import Stage
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, SFTJobStatus
 from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.sentences import silent_node
 from sftjob_operator.reconcile.situation import Said, Situation
 from sftjob_operator.reconcile.times import rfc3339, seconds_since
 
@@ -14,7 +15,7 @@ def reporting(at: Situation, phase: Phase) -> tuple[Said, float | None]:
         return Said(status=ConditionStatus.FALSE, reason=reason, message="The job has ended."), None
     group = at.live(Stage.TRAIN)
     view = group.head if group is not None else None
-    if view is None or view.phase != PodPhase.RUNNING:
+    if view is None or view.phase not in (PodPhase.RUNNING, PodPhase.UNKNOWN):
         said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message="Nothing is training.")
         return said, None
     heard = last_heard(at, view)
@@ -47,6 +48,11 @@ def last_heard(at: Situation, view: PodView) -> str | None:
 
 
 def _missing(at: Situation, view: PodView, since: str) -> str:
+    if (node := silent_node(view)) is not None:
+        return (
+            f"No report since {since}. {node} Training may continue on it: reports arrive again when the node is "
+            "ready, and a new attempt starts if the Pod is removed with its node."
+        )
     url = at.settings.render.progress_url or "(no URL)"
     return (
         f"No report since {since}. Training itself does not depend on reports. Check that Pod {view.name} can reach "
