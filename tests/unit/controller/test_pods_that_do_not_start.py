@@ -70,7 +70,7 @@ async def test_what_only_an_event_says_is_in_the_conditions_within_a_minute(reas
     await world.pass_time(5)
     happens(world, "Pod", "demo-prepare-1", "Warning", reason, words)
     await world.pass_time(30)
-    assert condition(world) == (reason, f"Pod demo-prepare-1 waits with {reason}: {words}.")
+    assert condition(world) == (reason, f"Pod demo-prepare-1 waits: {reason}: {words}.")
     assert condition(world, "Succeeded")[0] == reason
     assert told(world) == [("Warning", reason)]
     await world.pod("demo-prepare-1", running())
@@ -183,6 +183,18 @@ async def test_a_claim_without_a_storage_class_is_told(type_: str) -> None:
     await world.pass_time(30)
     assert words in condition(world)[1]
     assert "a default StorageClass" in condition(world)[1]
+
+
+async def test_a_volume_that_is_being_made_is_told_and_no_reason_to_warn() -> None:
+    world = World()
+    await a_pending_pod(world)
+    words = "Waiting for a volume to be created either by the external provisioner 'ebs.csi.aws.com' or manually"
+    happens(world, "PersistentVolumeClaim", "demo", "Normal", "ExternalProvisioning", words)
+    await world.pass_time(30)
+    await world.pass_time(INTERVAL_SECONDS)
+    assert condition(world)[0] == "Preparing"
+    assert words in condition(world)[1]
+    assert told(world) == []
 
 
 async def test_a_claim_that_does_not_exist_is_told_with_what_to_change() -> None:

@@ -14,8 +14,9 @@ from sftjob_operator.api import AttemptStatus, SFTJobStatus
 from sftjob_operator.reconcile import Create, Decision, PodView, parse_time, pod_view
 from sftjob_operator.reconcile.retries import LONGEST_BACKOFF_SECONDS
 from sftjob_operator.reconcile.times import known_time
+from support import decisions
 from support.builders import UID, a_command, a_job
-from support.decisions import PREPARED, acts, decided, message, said
+from support.decisions import PREPARED, decided, message, said
 from support.fake_cluster import START, an_outcome, ended, moment, running
 
 NODE = "node-7"
@@ -27,6 +28,11 @@ HOOK = (
     "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
     "error during container init: error running hook #0: nvidia-container-cli: initialization error: driver error"
 )
+
+
+def acts(decision: Decision) -> list[str]:
+    """What is done to Pods."""
+    return [act for act in decisions.acts(decision) if " Pod/" in act]
 
 
 def train_pod(status: dict[str, Any], attempt: int = 1, *, deleting: bool = False, created: float = 0) -> PodView:

@@ -8,8 +8,9 @@ from sftjob_contract.names import CONTAINER, LABEL_ATTEMPT, LABEL_STAGE, Stage
 from sftjob_operator.api import SFTJobStatus
 from sftjob_operator.reconcile import Decision, PodView, pod_view
 from sftjob_operator.reconcile.lingering import LINGER_SECONDS
+from support import decisions
 from support.builders import UID, JobBuilder, a_job
-from support.decisions import PREPARED, acts, decided, message, said
+from support.decisions import PREPARED, decided, message, said
 from support.fake_cluster import an_outcome, ended, moment, running
 
 MESH = {"name": "istio-proxy", "ready": True, "state": {"running": {"startedAt": moment(0)}}}
@@ -18,6 +19,11 @@ CRASHING = {
     "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}},
     "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}},
 }
+
+
+def acts(decision: Decision) -> list[str]:
+    """What is done to Pods."""
+    return [act for act in decisions.acts(decision) if " Pod/" in act]
 
 
 def a_pod(status: dict[str, Any], stage: Stage = Stage.TRAIN, attempt: int = 1, **spec: Any) -> PodView:

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from sftjob_contract.secrets import shown
 from sftjob_operator.reconcile.observed import PodPhase, PodView, Trouble
-from sftjob_operator.reconcile.pods import STARTING
 from sftjob_operator.reconcile.situation import SETTLE_SECONDS
+from sftjob_operator.reconcile.starting import STARTING
 from sftjob_operator.reconcile.times import known_time, seconds_since
 from sftjob_operator.reconcile.unschedulable import names_volume
 
@@ -18,6 +18,10 @@ _GOES_ON: Final = frozenset({"Pulling", "Pulled", "Created", "Started", "Success
 _NO_NEWS: Final = frozenset({"WaitForFirstConsumer", "WaitForPodScheduled", "Provisioning", "ProvisioningSucceeded"})
 """Reasons of a claim's Events that say no more than that it is pending."""
 _WARNING: Final = "Warning"
+_FAILED_BINDING: Final = "FailedBinding"
+"""A Normal Event, although no volume will ever be bound."""
+NO_TROUBLE: Final = ""
+"""The reason of a wait that is usual, such as for a volume that is being made."""
 
 
 def is_unexplained(pod: PodView, now: datetime) -> bool:
@@ -43,11 +47,12 @@ def told_by_events(events: Iterable[Body]) -> Trouble | None:
     warnings = [event for event in events if event.get("type") == _WARNING and event.get("message")]
     if newest is None or not warnings or newest.get("reason") in _GOES_ON:
         return None
-    return _trouble(max(warnings, key=_time))
+    trouble = _trouble(max(warnings, key=_time))
+    return Trouble(reason=trouble.reason, message=f"{trouble.reason}: {trouble.message}")
 
 
 def told_by_claim(name: str, claim: Body | None, events: Iterable[Body]) -> Trouble | None:
-    """What is wrong with a claim that a Pod mounts; None if it is bound."""
+    """What a claim that a Pod mounts waits for; None if it is bound, or its Events say nothing."""
     said = f"PersistentVolumeClaim {name}"
     if claim is None:
         return Trouble(reason="ClaimNotFound", message=f"{said} does not exist")
@@ -58,9 +63,12 @@ def told_by_claim(name: str, claim: Body | None, events: Iterable[Body]) -> Trou
         return None
     told = [event for event in events if event.get("message") and event.get("reason") not in _NO_NEWS]
     if not told:
-        return Trouble(reason=f"Claim{phase}", message=f"{said} is {phase}")
-    newest = _trouble(max(told, key=lambda event: (_time(event), event.get("type") == _WARNING)))
-    return Trouble(reason=newest.reason, message=f"{said} is {phase} with {newest.reason}: {newest.message}")
+        return Trouble(reason=f"Claim{phase}", message=f"{said} is {phase}") if phase != "Pending" else None
+    newest = max(told, key=lambda event: (_time(event), event.get("type") == _WARNING))
+    trouble = _trouble(newest)
+    wrong = newest.get("type") == _WARNING or trouble.reason == _FAILED_BINDING
+    message = f"{said} is {phase} with {trouble.reason}: {trouble.message}"
+    return Trouble(reason=trouble.reason if wrong else NO_TROUBLE, message=message)
 
 
 def _trouble(event: Body) -> Trouble:

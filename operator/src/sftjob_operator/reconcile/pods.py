@@ -22,14 +22,11 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.secrets import shown
 from sftjob_operator.reconcile.observed import PodPhase, PodView, Trouble
 from sftjob_operator.reconcile.reports import usable_outcome
+from sftjob_operator.reconcile.starting import NOT_STARTED, STARTING
 from sftjob_operator.reconcile.times import known_time
 
 Body = Mapping[str, Any]
 _ENDED: Final = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
-NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
-"""Reasons of a container whose process could not even be executed; the times beside them are made up."""
-STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
-"""Waiting reasons of every healthy start, not worth a status write."""
 LAST_LINES: Final = 5
 LAST_CHARACTERS: Final = 400
 """How much of a log's end is told in a status."""

@@ -8,10 +8,9 @@ from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, SFTJob, replace
 from sftjob_operator.reconcile.observed import PodPhase, PodView, Trouble
-from sftjob_operator.reconcile.pods import STARTING
 from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.reconcile.situation import Situation
-from sftjob_operator.reconcile.starting import PULL_FAILURES
+from sftjob_operator.reconcile.starting import PULL_FAILURES, STARTING
 from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.reconcile.unschedulable import unschedulable_hint
 from sftjob_operator.render import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination, volume_uri
@@ -43,7 +42,7 @@ def pod_waits(at: Situation, pod: PodView, otherwise: str) -> tuple[str, str]:
     if pod.trouble is not None:
         return _word(pod.trouble.reason, otherwise), f"Pod {pod.name} waits. {closed(pod.trouble.message)}"
     if found is not None:
-        return _word(found.reason, otherwise), f"Pod {pod.name} waits with {found.reason}: {closed(found.message)}"
+        return _word(found.reason, otherwise), f"Pod {pod.name} waits: {closed(found.message)}"
     return otherwise, f"Pod {pod.name} was created; its container has not started."
 
 

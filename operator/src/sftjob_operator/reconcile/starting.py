@@ -4,6 +4,10 @@ from typing import Final
 
 from sftjob_operator.reconcile.observed import PodPhase, PodView
 
+NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
+"""Reasons of a container whose process could not even be executed; the times beside them are made up."""
+STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
+"""Waiting reasons of every healthy start, not worth a status write."""
 PULL_FAILURES: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
     | {"RegistryUnavailable", "SignatureValidationFailed"}

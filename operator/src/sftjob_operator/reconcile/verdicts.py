@@ -9,8 +9,8 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import REASON_BY_EXIT_CODE, Reason
 from sftjob_operator.reconcile.groups import Group
 from sftjob_operator.reconcile.observed import PodView
-from sftjob_operator.reconcile.pods import NOT_STARTED
 from sftjob_operator.reconcile.policy import STOPPED
+from sftjob_operator.reconcile.starting import NOT_STARTED
 
 SIGNAL_BASE: Final = 128
 """A shell's and the kubelet's exit code of a process that signal N ended is 128 + N."""
