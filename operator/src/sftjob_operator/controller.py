@@ -265,7 +265,8 @@ class Controller:
             decision = self._decide(key, replace(observed, pods=pods, refusal=refusal))
             await self._execution.execute(key, job, decision.actions)
         await self._execution.settle(key, body, decision, unread)
-        if (wait := self._inquiries.seconds_until_next(key, pods, now)) is not None:
+        now_there = self._known.pods.of(key)  # with those that were just created
+        if (wait := self._inquiries.seconds_until_next(key, now_there, now)) is not None:
             self.queue.add_after(key, wait)
 
     async def _finish(self, key: Key, body: Object, now: datetime) -> None:
