@@ -20,7 +20,7 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
-from sftjob_trainer.chat_template import given_template, without_markers
+from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.data import Data, Files, find_files, load_data
 from sftjob_trainer.durable import sync_tree, write_atomically
@@ -37,6 +37,7 @@ from sftjob_trainer.questions import save_questions
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
 from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
+from sftjob_trainer.template_rendering import without_markers
 from sftjob_trainer.tokenization import cuts_otherwise, load_tokenizer
 from sftjob_trainer.tokenizing import Tokenized, Workshop
 
@@ -198,7 +199,7 @@ def _tokenizer(config: RunConfig, model: ResolvedModel, volume: Path) -> Any:
     """The model's tokenizer with the chat template that is asked for, which is kept for the Train stage."""
     tokenizer = load_tokenizer(model.directory, config.model)
     if config.model.chat_template is not None:
-        template = given_template(config.model.chat_template, tokenizer)
+        template = given_template(config.model.chat_template, tokenizer, config.model.chat_template_kwargs)
         write_atomically(volume / layout.PREPARED_CHAT_TEMPLATE, without_markers(template))
         tokenizer.chat_template = template
     return tokenizer
