@@ -96,6 +96,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_revision=model.revision,
         model_shape=shape,
     )
+    _check_warmup(stats.max_steps, config)
     _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(
@@ -162,6 +163,21 @@ def _check_batch(sequences: int, config: RunConfig) -> None:
         raise Failure(
             Reason.DATA_INVALID,
             f"dataset: {sequences} sequences to train on are fewer than one batch of {batch}; add rows{instead}",
+        )
+
+
+def _check_warmup(steps: int, config: RunConfig) -> None:
+    """See that the learning rate reaches its value within the `steps` of the run.
+
+    Raises:
+        Failure: the warmup is as long as the run, or longer.
+    """
+    warmup = config.training.warmup_steps
+    if warmup and warmup >= steps:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.warmupSteps {warmup} is not below the {steps} steps of the run, so the learning rate would "
+            "never reach its value; lower it, or write training.warmupRatio",
         )
 
 

@@ -59,8 +59,8 @@ class ModelSpec(Model):
     chat_template: ChatTemplateSpec | None = None
     """How messages become text. Absent: the model's own template. TRL: chat_template_path."""
     chat_template_kwargs: Extra = Field(default_factory=dict)
-    """Arguments of the chat template for every row, such as enable_thinking: false. A name that the template does not
-    read is refused. TRL: chat_template_kwargs."""
+    """Arguments of the chat template for every row, as keyword arguments of transformers' apply_chat_template, such as
+    enable_thinking: false. A name that the template does not read is refused."""
     add_eos_token: bool = True
     """Close each text and completion with the end-of-sequence token, so that the model learns to stop. AutoTrain:
     add_eos_token."""
