@@ -20,7 +20,7 @@ JOB_REQUESTS = {
     ("", "configmaps"): {"create", "delete", "get", "update"},
     ("", "persistentvolumeclaims"): {"create", "delete", "get"},
     ("", "services"): {"create", "delete", "get"},
-    ("", "events"): {"create", "list"},
+    ("", "events"): {"create"},
 }
 REVIEW = Grant("create", "authentication.k8s.io", "tokenreviews", EVERYWHERE)
 CERTIFICATE = {Grant(verb, "", "secrets", "sftjob-system", SECRET) for verb in ("get", "update")}

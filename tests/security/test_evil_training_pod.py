@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage, progress_path
@@ -22,10 +23,23 @@ from sftjob_contract.progress import HISTORY_POINTS, Checkpoint, HistoryPoint, P
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api.status import CHECKPOINTS_LIMIT
 from sftjob_operator.logs import configure_logging
-from sftjob_operator.progress import endpoint, limits
+from sftjob_operator.progress import connections, endpoint, limits
+from sftjob_operator.progress.connections import Places, connection_rate
 from support.builders import a_job
 from support.fake_cluster import World, an_outcome, ended, running
-from support.reporting import PATH, PROGRESS, Reporting, hung_up, report, reporting, request, status_of
+from support.reporting import (
+    BEARERS,
+    PATH,
+    PROGRESS,
+    TRAINER,
+    Reporting,
+    hung_up,
+    report,
+    reporting,
+    request,
+    status_of,
+)
+from support.tokens import token_of
 
 TIME = "2026-03-01T12:00:00Z"
 ESCAPE = "\x1b[2J\x1b[31m"
@@ -56,8 +70,10 @@ def written() -> Any:
 
 
 async def test_nobody_is_believed_without_the_token_of_the_pod_that_trains(operator: Reporting) -> None:
-    answers = {token: await operator.post(report(), token) for token in (None, "made-up", "account", "neighbour")}
-    assert answers == {None: 401, "made-up": 401, "account": 401, "neighbour": 403}
+    answers = {
+        token: await operator.post(report(), token) for token in (None, "made-up", "forged", "account", "neighbour")
+    }
+    assert answers == {None: 401, "made-up": 401, "forged": 401, "account": 401, "neighbour": 403}
     assert await operator.post(report(), path=progress_path("team", "other")) == 403
     assert await operator.post(report(), path=progress_path("kube-system", "demo")) == 403
     assert operator.received == []
@@ -106,7 +122,8 @@ async def test_bad_reports_count_as_reports(operator: Reporting) -> None:
 async def test_a_body_over_the_limit_is_not_read(operator: Reporting) -> None:
     assert await operator.post(report() + b" " * PROGRESS_BODY_LIMIT_BYTES) == 413
     reader, writer = await operator.connect()
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer trainer\r\nContent-Length: {2**40}\r\n\r\n"
+    bearer = f"Authorization: Bearer {BEARERS['trainer']}"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{bearer}\r\nContent-Length: {2**40}\r\n\r\n"
     writer.write(head.encode())
     assert await status_of(reader) == 413
     assert operator.received == []
@@ -126,8 +143,24 @@ async def test_headers_without_end_are_refused(operator: Reporting) -> None:
 
 async def test_a_token_that_was_refused_is_not_reviewed_again_at_once(operator: Reporting) -> None:
     for _ in range(5):
-        await operator.post(report(), "made-up")
+        await operator.post(report(), "forged")
     assert operator.reviews == 1
+
+
+async def test_what_a_token_claims_is_looked_at_before_anybody_is_asked(operator: Reporting) -> None:
+    for token in ("made-up", "a.b.c", token_of(TRAINER, exp=1), token_of(TRAINER, aud="other"), "neighbour"):
+        assert await operator.post(report(), token) in (401, 403)
+    assert operator.reviews == 0
+
+
+async def test_one_address_causes_a_bounded_number_of_reviews(operator: Reporting) -> None:
+    tokens = [token_of(TRAINER, f"forged-{number}") for number in range(endpoint.REVIEWS_AT_ONCE + 10)]
+    answers = [await operator.post(report(), token) for token in tokens]
+    assert answers == [401] * endpoint.REVIEWS_AT_ONCE + [429] * 10
+    assert operator.reviews == endpoint.REVIEWS_AT_ONCE
+    operator.now += 10
+    assert await operator.post(report(), "forged") == 401
+    assert operator.reviews == endpoint.REVIEWS_AT_ONCE + 1
 
 
 # How slowly
@@ -136,7 +169,7 @@ async def test_a_token_that_was_refused_is_not_reviewed_again_at_once(operator: 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that waits for hundredths of seconds."""
-    monkeypatch.setattr(limits, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.05)
     monkeypatch.setattr(endpoint, "SILENT_SECONDS", 0.05)
     monkeypatch.setattr(endpoint, "BODY_TIMEOUT_SECONDS", 0.05)
 
@@ -171,24 +204,79 @@ async def test_a_body_that_does_not_end_is_not_waited_for(impatient: None, opera
 async def test_connections_of_one_address_are_limited_and_those_that_are_there_stay(
     monkeypatch: pytest.MonkeyPatch, operator: Reporting
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_CONNECTIONS_OF_ONE_ADDRESS", 2)
+    monkeypatch.setattr(connections, "MOST_STRANGERS_OF_ONE_ADDRESS", 2)
+    before = operator.reception.undisturbed_since
     kept = [await operator.connect() for _ in range(2)]
-    reader, writer = await operator.connect()
-    assert await hung_up(reader)
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        await operator.connect()
+    assert operator.reception.undisturbed_since > before
     for reader_of_kept, writer_of_kept in kept:
         writer_of_kept.write(request(report()))
         assert await status_of(reader_of_kept) == 204
-    for _, opened in (*kept, (reader, writer)):
+    others = [await operator.connect() for _ in range(2)]  # who trains no longer counts for the address
+    for _, opened in (*kept, *others):
         opened.transport.abort()
 
 
-def test_connections_of_all_addresses_are_limited_and_make_place_when_they_end() -> None:
-    connections = limits.Connections(None)  # type: ignore[arg-type]
-    addresses = [f"10.0.0.{number}" for number in range(limits.MOST_CONNECTIONS)]
-    assert all(connections.enter(address) for address in addresses)
-    assert not connections.enter("10.1.0.1")
-    connections.leave(addresses[0])
-    assert connections.enter("10.1.0.1")
+async def test_the_connection_of_a_pod_that_trains_is_kept_for_several_reports() -> None:
+    async def never(_: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError
+
+    connection = connections.Connection(web.Server(never))
+    assert connection.keepalive_timeout == connections.SILENT_SECONDS
+    connection.trusted()
+    assert connection.keepalive_timeout >= 3 * 10
+
+
+async def test_a_third_connection_of_one_pod_ends_its_oldest(operator: Reporting) -> None:
+    opened = []
+    for _ in range(3):
+        reader, writer = await operator.connect()
+        writer.write(request(report()))
+        assert await status_of(reader) == 204
+        opened.append((reader, writer))
+    await opened[0][0].readuntil(b"\r\n\r\n")
+    assert await hung_up(opened[0][0])
+    opened[1][1].write(request(report()))
+    await opened[1][0].readuntil(b"\r\n\r\n")
+    assert await status_of(opened[1][0]) == 204
+    for _, writer in opened:
+        writer.transport.abort()
+
+
+def some_places(ended: list[int]) -> Places:
+    return Places(ended.append, lambda: None, connection_rate(lambda: 0.0))
+
+
+def test_strangers_make_place_for_one_another_and_never_take_that_of_a_pod_that_trains() -> None:
+    ended: list[int] = []
+    places = some_places(ended)
+    assert places.enter(0, "10.1.0.1")
+    places.trust(0, "pod")
+    for number in range(1, 4 * connections.MOST_STRANGERS + 1):
+        assert places.enter(number, f"10.0.0.{number}")
+    assert ended == list(range(1, 3 * connections.MOST_STRANGERS + 1))
+    assert len(places) == connections.MOST_STRANGERS + 1
+
+
+def test_a_thousand_trainers_have_places_beside_any_number_of_strangers() -> None:
+    ended: list[int] = []
+    places = some_places(ended)
+    for number in range(200):
+        assert places.enter(number, f"10.0.{number // 250}.{number % 250}")
+        places.trust(number, f"pod-{number}")
+    assert (ended, len(places)) == ([], 2000)
+    places.leave(0)
+    assert len(places) == 1999
+
+
+def test_an_address_opens_connections_at_a_bounded_rate() -> None:
+    places = some_places([])
+    taken = 0
+    for number in range(connections.CONNECTIONS_AT_ONCE + 50):
+        taken += places.enter(number, "10.0.0.1")
+        places.leave(number)
+    assert taken == connections.CONNECTIONS_AT_ONCE
 
 
 def test_those_who_are_counted_are_forgotten_in_the_order_of_their_last_request() -> None:
@@ -224,7 +312,7 @@ async def test_many_reports_take_the_memory_of_one_and_make_no_more_writes_than_
     await world.settle()
     writes = len(world.requests("patch"))
     tracemalloc.start()
-    for number in range(2000):
+    for number in range(200):
         world.controller.report(key, large(number))
         while len(world.controller.queue):
             await world.controller.work()

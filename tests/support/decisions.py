@@ -6,7 +6,18 @@ from typing import Any
 
 from sftjob_contract.names import Stage
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
-from sftjob_operator.reconcile import Action, Create, Decision, Observed, PodPhase, PodView, Report, Settings, decide
+from sftjob_operator.reconcile import (
+    Action,
+    Create,
+    Decision,
+    Observed,
+    PodPhase,
+    PodView,
+    Publish,
+    Report,
+    Settings,
+    decide,
+)
 from support.builders import UID, JobBuilder, a_job
 from support.fake_cluster import SETTINGS, START, an_outcome, moment
 from support.progress import a_progress
@@ -55,7 +66,9 @@ def decided(
     *pods: PodView, job: JobBuilder | None = None, seconds: float = 0, settings: Settings = SETTINGS, **observed: Any
 ) -> Decision:
     """The decision about a job that has these Pods, so long after the start."""
-    seen = Observed(job=(job or a_job()).build(), pods=pods, **observed)
+    seen = Observed(
+        job=(job or a_job()).build(), pods=pods, **{"published_ca": settings.render.progress_ca, **observed}
+    )
     return decide(seen, settings, START + timedelta(seconds=seconds))
 
 
@@ -90,4 +103,6 @@ def message(decision: Decision, type_: str) -> str:
 def _act(action: Action) -> str:
     if isinstance(action, Create):
         return f"create {action.body['kind']}/{action.body['metadata']['name']}"
+    if isinstance(action, Publish):
+        return f"publish ConfigMap/{action.name}"
     return f"delete {action.kind}/{action.name}"

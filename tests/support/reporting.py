@@ -16,13 +16,22 @@ from sftjob_contract.names import progress_path
 from sftjob_contract.progress import Progress
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import PodIdentity, TokenReviewer
+from sftjob_operator.progress.reception import Reception
 from sftjob_operator.progress.tls import server_context, tls_material
 from support.progress import a_progress
+from support.tokens import token_of
 
 KEY = ("team", "demo")
 PATH = progress_path(*KEY)
 TRAINER = PodIdentity(namespace="team", name="demo-train-1", uid="u1")
 NEIGHBOUR = PodIdentity(namespace="team", name="other-train-1", uid="u2")
+BEARERS = {
+    "trainer": token_of(TRAINER),
+    "neighbour": token_of(NEIGHBOUR),
+    "account": token_of(None),
+    "forged": token_of(TRAINER, "forged"),
+}
+"""Tokens by what tests call them."""
 ACCOUNT = "system:serviceaccount:team:default"
 ANSWER_SECONDS = 30.0
 PROGRESS = a_progress(1, max_steps=2, tokens=3)
@@ -42,14 +51,14 @@ class Reporting:
     now: float = 0.0
     port: int = 0
     ca: str = ""
+    reception: Reception = field(default_factory=lambda: Reception(lambda: datetime.now(UTC)))
 
     async def review(self, token: str, audience: str) -> dict[str, Any]:
         """Status of a TokenReview: `trainer` and `neighbour` are tokens of Pods, `account` one of no Pod."""
         self.reviews += 1
-        pods = {"trainer": TRAINER, "neighbour": NEIGHBOUR}
-        if token not in (*pods, "account"):
+        bound = {BEARERS["trainer"]: TRAINER, BEARERS["neighbour"]: NEIGHBOUR}.get(token)
+        if bound is None and token != BEARERS["account"]:
             return {"authenticated": False}
-        bound = pods.get(token)
         extra = {} if bound is None else _bound(bound)
         return {"authenticated": True, "audiences": [audience], "user": {"username": ACCOUNT, "extra": extra}}
 
@@ -80,7 +89,7 @@ class Reporting:
 def request(body: bytes, token: str | None = "trainer", path: str = PATH, headers: tuple[str, ...] = ()) -> bytes:
     """A whole HTTP request."""
     lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers]
-    lines += [] if token is None else [f"Authorization: Bearer {token}"]
+    lines += [] if token is None else [f"Authorization: Bearer {BEARERS.get(token, token)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -104,7 +113,7 @@ async def reporting(directory: Path) -> AsyncIterator[Reporting]:
     """A running endpoint; its certificate lies in `directory`."""
     ours = Reporting()
     reviewer = TokenReviewer(ours.review, lambda: datetime.now(UTC))
-    endpoint = ProgressEndpoint(reviewer, ours.accepts, ours.receive, lambda _: None, lambda: ours.now)
+    endpoint = ProgressEndpoint(reviewer, ours.accepts, ours.receive, lambda _: None, ours.reception, lambda: ours.now)
     material = tls_material(directory, ("127.0.0.1",), datetime.now(UTC))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await endpoint.serve(listener, server_context(material))

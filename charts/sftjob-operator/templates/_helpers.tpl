@@ -71,7 +71,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [create, delete, get]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, list]
+  verbs: [create]
 {{- end -}}
 
 {{- define "sftjob.subject" -}}

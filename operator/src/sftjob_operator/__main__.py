@@ -30,6 +30,7 @@ from sftjob_operator.metrics.jobs import JobMetrics
 from sftjob_operator.metrics.operator import OperatorMetrics
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import TokenReviewer
+from sftjob_operator.progress.reception import Reception
 from sftjob_operator.progress.tls import (
     RENEWAL_CHECK_SECONDS,
     TlsError,
@@ -111,8 +112,10 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
         interval = settings.progress_interval_seconds
         controller = Controller(cluster, deciding, interval, clock, metrics, settings.namespaces)
         reviewer = TokenReviewer(cluster.review_token, clock.now)
+        reception = Reception(clock.now)
+        controller.follow(reception)
         endpoint = ProgressEndpoint(
-            reviewer, controller.training_attempt, controller.report, controller.newest_progress
+            reviewer, controller.training_attempt, controller.report, controller.newest_progress, reception
         )
         watches = WatchAge(clock.monotonic)
         scraped = MetricsEndpoint(_complete(metrics, controller, watches, clock, settings.metrics_jobs))
@@ -125,14 +128,17 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
             work = tasks.create_task(controller.run(settings.workers))
 
             def trust(ca: str) -> None:
+                reception.certificate_changed()
                 controller.use(replace(deciding, render=replace(render, progress_ca=ca)))
 
             renewal = tasks.create_task(keep_certificate(material, tls, context, trust))
+            listening = tasks.create_task(reception.watch())
 
             async def stop() -> None:
                 ending.begin()
                 work.cancel()
                 renewal.cancel()
+                listening.cancel()
                 await endpoint.close()
                 await scraped.close()
 
@@ -140,6 +146,7 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
                 await _watch(registry(controller, cluster.credentials, stop, watches, metrics), settings)
             work.cancel()
             renewal.cancel()
+            listening.cancel()
 
 
 def _complete(
@@ -177,7 +184,8 @@ async def keep_certificate(
             fresh = await material()
             if fresh != served:
                 load_certificate(context, fresh)
-                trust(fresh.ca)
+                if fresh.ca != served.ca:
+                    trust(fresh.ca)
                 served = fresh
                 log.info("the certificate of the progress endpoint was renewed")
         except (TlsError, ClusterError, OSError) as error:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Final
 
 from sftjob_contract.progress import Progress
@@ -20,18 +19,17 @@ from sftjob_operator.effects.cluster import (
 )
 from sftjob_operator.execute import Execution, NotDoneError, job_field
 from sftjob_operator.gather import Gathering
-from sftjob_operator.inquiries import Inquiries
+from sftjob_operator.heard import Heard
 from sftjob_operator.metrics.operator import Failure, OperatorMetrics
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.pace import WritePace
+from sftjob_operator.progress.reception import Reception
 from sftjob_operator.reconcile import (
     Decision,
     Observed,
-    Report,
     Settings,
     awaits_cleanup,
     decide,
-    dismissals_after,
     is_finished,
     unreadable,
     usable_progress,
@@ -68,18 +66,22 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._known = Gathering(cluster, namespaces)
-        self._inquiries = Inquiries(cluster, clock)
-        self._reports: dict[str, Report] = {}
-        """By the uid of the job, so that one created again under the name inherits nothing."""
+        self._heard = Heard(settings.silence_seconds)
         self._told: dict[str, str] = {}
         """By uid: the refusal or fault that was logged last, so that it is not logged at each try."""
         self._pace = WritePace(interval_seconds, SETTLE_SECONDS, clock.monotonic)
         self.queue = WorkQueue(clock)
-        self._execution = Execution(cluster, self._known, self._pace, self.queue, clock)
+        self._execution = Execution(cluster, self._known, self._heard, self._pace, self.queue, clock)
 
     def use(self, settings: Settings) -> None:
-        """Decide by these settings from now on."""
-        self._settings = settings
+        """Decide by these settings from now on; jobs that train are looked at, for what they are to see of it."""
+        changed, self._settings = self._settings != settings, settings
+        for key in self._known.jobs.jobs() if changed else ():
+            self.queue.add(key)
+
+    def follow(self, reception: Reception) -> None:
+        """Take into account what the endpoint knows of reports that it could not take."""
+        self._heard.follow(reception)
 
     # What watches and trainers tell
 
@@ -116,8 +118,7 @@ class Controller:
         progress = usable_progress(progress)
         if (uid := self._uid(key)) is None:
             return
-        known = self._reports.get(uid)
-        self._reports[uid] = Report(progress=progress, received=self._clock.now())
+        known = self._heard.take(uid, progress, self._clock.now())
         if known is not None and known.progress.attempt == progress.attempt:
             self.queue.add_after(key, self._pace.seconds_until_allowed(uid))
         else:
@@ -125,7 +126,7 @@ class Controller:
 
     def newest_progress(self, key: Key) -> Progress | None:
         """The newest report that was taken in for a job, of whichever attempt."""
-        known = self._reports.get(self._uid(key) or "")
+        known = self._heard.report(self._uid(key) or "")
         return None if known is None else known.progress
 
     # What is asked of it
@@ -165,7 +166,7 @@ class Controller:
         for key in await self._known.resync():
             self.queue.add(key)
         uids = self._known.uids()
-        self._reports = {uid: report for uid, report in self._reports.items() if uid in uids}
+        self._heard.keep_only(uids)
         self._told = {uid: text for uid, text in self._told.items() if uid in uids}
         self._pace.keep_only(uids)
         self._known.keep_only(uids)
@@ -240,11 +241,10 @@ class Controller:
 
     async def _reconcile(self, key: Key, body: Object) -> None:
         uid = body["metadata"]["uid"]
-        now = self._clock.now()
         if is_finished(body):
             await self._execution.end_pods(key, uid, self._known.late_pods(key, uid))
             if not awaits_cleanup(body):
-                await self._finish(key, body, now)
+                self._forget(key, uid)
                 return
         try:
             job, unread = read_job(body)
@@ -253,8 +253,13 @@ class Controller:
                 await self._execution.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(str(error)))
             return
         pods = await self._known.gather_pods(key, job)
-        obstacles = await self._inquiries.obstacles(key, pods, now)
-        observed = Observed(job=job, pods=pods, report=self._reports.get(uid), obstacles=obstacles)
+        observed = Observed(
+            job=job,
+            pods=pods,
+            report=self._heard.report(uid),
+            reachability=self._heard.reachability(uid),
+            published_ca=self._heard.published_ca(uid),
+        )
         decision = self._decide(key, observed)
         refusal = await self._execution.execute(key, job, decision.actions)
         if refusal is not None:
@@ -265,20 +270,6 @@ class Controller:
             decision = self._decide(key, replace(observed, pods=pods, refusal=refusal))
             await self._execution.execute(key, job, decision.actions)
         await self._execution.settle(key, body, decision, unread)
-        now_there = self._known.pods.of(key)  # with those that were just created
-        if (wait := self._inquiries.seconds_until_next(key, now_there, now)) is not None:
-            self.queue.add_after(key, wait)
-
-    async def _finish(self, key: Key, body: Object, now: datetime) -> None:
-        """Delete what still runs of a job that has ended, then forget it."""
-        uid = body["metadata"]["uid"]
-        own = (pod for pod in self._known.pods.of(key) if pod.owner_uid == uid)
-        deletions, wait = dismissals_after(own, body["status"].get("completionTime"), now)
-        await self._execution.dismiss(key, uid, deletions)
-        if wait is None:
-            self._forget(key, uid)
-        else:
-            self.queue.add_after(key, wait)
 
     def _decide(self, key: Key, observed: Observed) -> Decision:
         """Decide; if that faults, without what came from inside the Pods, so that suspend and deadlines still hold."""
@@ -291,7 +282,7 @@ class Controller:
         for less in (quiet, replace(quiet, pods=tuple(replace(pod, outcome=None) for pod in observed.pods))):
             with suppress(Exception):
                 decision = decide(less, self._settings, now)
-                self._reports.pop(uid, None)
+                self._heard.drop_report(uid)
                 self._metrics.failed(Failure.FAULT)
                 if self._told.get(uid) != repr(fault):
                     self._told[uid] = repr(fault)
@@ -307,11 +298,10 @@ class Controller:
 
     def _forget(self, key: Key, uid: str) -> None:
         """A job that has ended or is gone needs no memory but its own; one that has its name by now keeps its own."""
-        self._reports.pop(uid, None)
+        self._heard.forget(uid)
         self._told.pop(uid, None)
         self._pace.forget(uid)
         self._known.forget(uid)
         if self._uid(key) in (None, uid):
             self._known.pods.forget(key)
-            self._inquiries.forget(key)
             self.queue.forget(key)

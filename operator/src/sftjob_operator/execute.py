@@ -1,12 +1,12 @@
 """Carrying out what was decided: create and delete children, write the status, post Events."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sftjob_contract.names import KIND
+from sftjob_contract.names import CA_KEY, KIND
 from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, SFTJob, Unread, keep_unknown, to_dict
-from sftjob_operator.effects.children import ensure, find, remove
+from sftjob_operator.effects.children import ensure, find, publish, remove
 from sftjob_operator.effects.cluster import (
     AlreadyExistsError,
     Cluster,
@@ -19,6 +19,7 @@ from sftjob_operator.effects.cluster import (
 )
 from sftjob_operator.effects.events import event_body
 from sftjob_operator.gather import Gathering, job_key
+from sftjob_operator.heard import Heard
 from sftjob_operator.progress.pace import WritePace
 from sftjob_operator.reconcile import (
     Action,
@@ -27,6 +28,7 @@ from sftjob_operator.reconcile import (
     Delete,
     EventNote,
     PodView,
+    Publish,
     Refusal,
     belongs_to,
     held_status,
@@ -67,8 +69,11 @@ class NotDoneError(Exception):
 class Execution:
     """Writes to the cluster for the job that a worker holds; `known` learns what the server answers."""
 
-    def __init__(self, cluster: Cluster, known: Gathering, pace: WritePace, queue: WorkQueue, clock: Clock) -> None:
+    def __init__(
+        self, cluster: Cluster, known: Gathering, heard: Heard, pace: WritePace, queue: WorkQueue, clock: Clock
+    ) -> None:
         self._cluster = cluster
+        self._heard = heard
         self._known = known
         self._pace = pace
         self._queue = queue
@@ -83,6 +88,8 @@ class Execution:
         for action in actions:
             if isinstance(action, Delete):
                 await self._delete(key, job.metadata.uid, action)
+            elif isinstance(action, Publish):
+                await self._publish(key, job, action)
             elif (refusal := await self._create(key, job, action)) is not None:
                 return refusal
         return None
@@ -107,6 +114,8 @@ class Execution:
             raise NotDoneError(ConditionReason.SERVER_UNAVAILABLE, f"create {kind} {name}", error) from error
         if not belongs_to(child.body, job.metadata.uid):
             return Refusal(kind=kind, name=name, message=_taken(child.body, kind, name), conflict=True)
+        if kind == "ConfigMap" and (ca := action.body["data"].get(CA_KEY)) is not None:
+            self._heard.published(job.metadata.uid, ca, None)
         if kind == "Pod":
             self._known.pods.put(child.body)
             if child.existed:
@@ -114,6 +123,24 @@ class Execution:
             else:
                 log.info("created Pod %s", name, extra=job_field(key))
         return None
+
+    async def _publish(self, key: Key, job: SFTJob, action: Publish) -> None:
+        """Set keys of a ConfigMap for running Pods. They train on without it, so that no failure stops other work."""
+        uid, ca = job.metadata.uid, action.data[CA_KEY]
+        try:
+            found = await find(self._cluster, "ConfigMap", job.metadata.namespace, action.name)
+            if found is None or owner_uid(found) != uid:
+                self._heard.published(uid, ca, None)
+                return
+            written = await publish(self._cluster, found, action.data)
+        except ClusterError as error:
+            log.warning("cannot publish %s of %s: %s", CA_KEY, action.name, error, extra=job_field(key))
+            return
+        changed = written is not found
+        self._heard.published(uid, ca, self._clock.now() if changed else None)
+        if changed:
+            log.info("published %s in ConfigMap %s", CA_KEY, action.name, extra=job_field(key))
+            self._queue.add(key)
 
     async def _delete(self, key: Key, job_uid: str, action: Delete) -> None:
         """Delete a child, but nothing that belongs to something else."""
@@ -130,15 +157,6 @@ class Execution:
             reason = ConditionReason.DELETION_REFUSED if refused else ConditionReason.SERVER_UNAVAILABLE
             raise NotDoneError(reason, f"delete {action.kind} {action.name}", error) from error
         log.info("deleted %s %s", action.kind, action.name, extra=job_field(key))
-
-    async def dismiss(self, key: Key, job_uid: str, deletions: Iterable[Delete]) -> None:
-        """Delete Pods of a job that has ended.
-
-        Raises:
-            NotDoneError: the server refuses, or does not answer.
-        """
-        for deletion in deletions:
-            await self._delete(key, job_uid, deletion)
 
     async def settle(self, key: Key, body: Body, decision: Decision, unread: Unread) -> None:
         """Make the decided status the stored one, now or when it is due, and schedule the next look at the job.
@@ -201,8 +219,7 @@ class Execution:
         time = rfc3339(self._clock.now())
         for note in events:
             try:
-                event = event_body(body, note.type, note.reason, note.message, time, note.cause)
-                await self._cluster.create(event)
+                await self._cluster.create(event_body(body, note.type, note.reason, note.message, time))
             except AlreadyExistsError:
                 continue
             except ClusterError as error:

@@ -34,7 +34,7 @@ ROWS: list[tuple[dict[str, Any], DataFormat, Example]] = [
     (
         {"prompt": [KIND, HI], "completion": [YO]},
         DataFormat.PROMPT_COMPLETION,
-        PromptCompletionMessages("p", Conversation("p", (KIND, HI, YO)), 2),
+        PromptCompletionMessages("p", (KIND, HI), (YO,)),
     ),
     ({"messages": [HI, YO], "prompt": "hi"}, DataFormat.MESSAGES, Conversation("p", (HI, YO))),
     (

@@ -18,7 +18,8 @@ from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trai
 from sftjob_contract.progress import Progress
 from sftjob_operator.progress import endpoint as module
 from sftjob_operator.progress.endpoint import ProgressEndpoint
-from sftjob_operator.progress.identity import PodIdentity
+from sftjob_operator.progress.identity import Claims, PodIdentity
+from sftjob_operator.progress.reception import Reception
 from sftjob_operator.progress.tls import server_context, tls_material
 from support.reporting import PROGRESS
 
@@ -44,6 +45,12 @@ class Operator:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
     session: aiohttp.ClientSession | None = None
+
+    def could_be_good(self, token: str) -> Claims | None:
+        return None if token == "unknown" else Claims(expires=0, for_us=True, pod=None)
+
+    def is_known(self, token: str) -> bool:
+        return token == "trainer"
 
     async def pod_of(self, token: str) -> PodIdentity | None:
         if token == "trouble":
@@ -77,7 +84,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 async def operator(material: Any) -> AsyncIterator[Operator]:
     asked = Operator()
-    endpoint = ProgressEndpoint(asked, asked.accepts, asked.receive, asked.known)
+    endpoint = ProgressEndpoint(asked, asked.accepts, asked.receive, asked.known, Reception(lambda: datetime.now(UTC)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await endpoint.serve(listener, server_context(material))
         asked.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
@@ -157,7 +164,7 @@ async def chunks(total: int) -> AsyncIterator[bytes]:
         ({"data": GOOD, "token": "another"}, 403, "not the one that trains this job"),
         ({"data": GOOD, "path": progress_path("team", "other")}, 403, "not the one that trains this job"),
         ({"data": GOOD, "path": progress_path("other", "demo")}, 403, "not the one that trains this job"),
-        ({"data": GOOD, "token": "trouble"}, 503, "can not be checked now"),
+        ({"data": GOOD, "token": "trouble"}, 503, "cannot be checked now"),
         ({"data": b" " * (PROGRESS_BODY_LIMIT_BYTES + 1)}, 413, "exceeded"),
         ({"data": "", "path": "/elsewhere"}, 404, "Not Found"),
         ({"data": "nonsense"}, 400, "not valid JSON"),

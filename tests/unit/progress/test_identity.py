@@ -1,16 +1,23 @@
 """Whose Pod a token stands for, and how seldom the API server is asked."""
 
 import asyncio
-import base64
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from sftjob_contract.names import TOKEN_AUDIENCE
-from sftjob_operator.progress.identity import CACHE_SIZE, PodIdentity, TokenReviewer, pod_identity, token_expiry
+from sftjob_operator.progress.identity import (
+    CACHE_SIZE,
+    REFUSED_CACHE_SIZE,
+    Claims,
+    PodIdentity,
+    TokenReviewer,
+    pod_identity,
+    token_claims,
+)
 from support.fake_cluster import START, FakeClock
+from support.tokens import FAR, a_jwt, token_of
 
 POD = PodIdentity(namespace="team", name="demo-train-1", uid="u1")
 
@@ -22,11 +29,6 @@ def a_review(**changes: Any) -> dict[str, Any]:
     }
     user = {"username": "system:serviceaccount:team:default", "extra": extra}
     return {"authenticated": True, "audiences": [TOKEN_AUDIENCE], "user": user, **changes}
-
-
-def a_jwt(**claims: Any) -> str:
-    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
-    return f"header.{payload}.signature"
 
 
 class Reviews:
@@ -125,25 +127,73 @@ async def test_many_reports_at_once_ask_at_most_eight_times() -> None:
 
 
 async def test_memory_is_bounded_and_keeps_no_token() -> None:
-    reviewer = TokenReviewer(Reviews({"authenticated": False}), FakeClock().now)
-    for number in range(CACHE_SIZE + 10):
+    reviews = Reviews({"authenticated": False})
+    reviewer = TokenReviewer(reviews, FakeClock().now)
+    for number in range(REFUSED_CACHE_SIZE + 10):
         await reviewer.pod_of(f"secret-token-{number}")
-    assert len(reviewer._answers) == CACHE_SIZE
-    assert "secret-token" not in repr(reviewer._answers)
+    assert len(reviewer._bad) == REFUSED_CACHE_SIZE
+    assert "secret-token" not in repr(reviewer._bad)
+    reviews.answer = a_review()
+    for number in range(CACHE_SIZE + 10):
+        await reviewer.pod_of(f"good-token-{number}")
+    assert len(reviewer._good) == CACHE_SIZE
+
+
+async def test_bad_tokens_take_no_place_of_good_ones() -> None:
+    reviews = Reviews(a_review())
+    reviewer = TokenReviewer(reviews, FakeClock().now)
+    await reviewer.pod_of("good")
+    reviews.answer = {"authenticated": False}
+    for number in range(CACHE_SIZE + 10):
+        await reviewer.pod_of(f"bad-{number}")
+    assert reviewer.is_known("good")
+    assert not reviewer.is_known("bad-0")
+
+
+PAYLOAD = a_jwt(aud=TOKEN_AUDIENCE, exp=FAR).split(".")[1]
 
 
 @pytest.mark.parametrize(
-    ("token", "expiry"),
+    ("token", "could_be"),
     [
-        (a_jwt(exp=123), 123.0),
-        (a_jwt(exp="soon"), None),
-        (a_jwt(), None),
-        (a_jwt(exp=None), None),
-        ("opaque", None),
-        ("a.b.c", None),
-        ("a.!!!.c", None),
-        ("a.W10.c", None),
+        (token_of(POD), True),
+        (token_of(None), True),
+        (token_of(POD, aud=TOKEN_AUDIENCE), True),
+        (token_of(POD, exp=START.timestamp() - 3000), True),
+        (token_of(POD, exp=START.timestamp() - 4000), False),
+        (token_of(POD, aud=["https://kubernetes.default.svc"]), False),
+        (token_of(POD, aud=None), False),
+        (token_of(POD, exp="soon"), False),
+        (token_of(POD, exp=None), False),
+        (token_of(POD, exp=10**400), False),
+        (token_of(POD, exp=[]), False),
+        ("opaque", False),
+        ("a.b.c", False),
+        ("a.!!!.c", False),
+        ("a.W10.c", False),
+        (f"a.{PAYLOAD}", False),
+        (f"a.{PAYLOAD}.c.d", False),
+        (f"a.{PAYLOAD}.c\n", False),
+        (f"a.{PAYLOAD}.{'c' * 9000}", False),
+        ("\ud800.b.c", False),
     ],
 )
-def test_the_expiry_of_a_jwt_is_read_and_of_anything_else_unknown(token: str, expiry: float | None) -> None:
-    assert token_expiry(token) == expiry
+def test_only_a_token_that_could_be_good_is_worth_a_question(token: str, could_be: bool) -> None:
+    reviewer = TokenReviewer(Reviews({}), FakeClock().now)
+    assert (reviewer.could_be_good(token) is not None) is could_be
+
+
+@pytest.mark.parametrize(
+    ("bound", "pod"),
+    [
+        ({"namespace": "team", "pod": {"name": "demo-train-1", "uid": "u1"}}, POD),
+        ({"namespace": "team", "pod": {"name": 1, "uid": "u1"}}, None),
+        ({"namespace": "team", "pod": "demo"}, None),
+        ({"namespace": "team"}, None),
+        ("team", None),
+        (None, None),
+    ],
+)
+def test_the_pod_that_a_token_claims_is_read(bound: Any, pod: PodIdentity | None) -> None:
+    token = token_of(POD, **{"kubernetes.io": bound})
+    assert token_claims(token) == Claims(expires=FAR, for_us=True, pod=pod)

@@ -89,7 +89,6 @@ SPECIAL = {
     "scheduling.nodeSelector": {"changed": "yes"},
     "method.lora.extra": {"changed": True},
     "training.extra": {"changed": True},
-    "model.chatTemplateKwargs": {"changed": True},
 }
 OTHER: dict[str, Callable[[Any], Any]] = {
     "boolean": lambda present: not present,

@@ -94,8 +94,7 @@ def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> li
     for prompt in config.evaluation.sample_prompts:
         if chat:
             turn = [{"role": "user", "content": prompt}]
-            kwargs = config.model.chat_template_kwargs or {}
-            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, **kwargs)
+            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
             prompts.append(list(encoded["input_ids"]))
         else:
             prompts += text_tokens(tokenizer, [prompt])

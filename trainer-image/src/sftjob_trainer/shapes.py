@@ -1,14 +1,13 @@
 """Rows as examples of one of a few shapes, each checked. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from sftjob_contract.config import Columns, DataFormat
 from sftjob_trainer.failure import data_invalid
-from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, ReadMessage, checked_text, read_messages
+from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, checked_text, read_messages
 from sftjob_trainer.readers import Row
-from sftjob_trainer.tool_data import TemplateInput, read_template_input, without_fillers
 from sftjob_trainer.wording import columns_there, either, type_name
 
 _ALPACA_TASK: Final = (
@@ -18,9 +17,6 @@ _ALPACA_TASK_WITH_INPUT: Final = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
 )
-
-
-_NOTHING: Final = TemplateInput()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +37,20 @@ class PromptCompletion:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """Messages; trained on the assistant's turns, but for those whose indices are in `context`.
-
-    `given` is what else the row gives the chat template. `names` are the places of the messages in the row.
-    """
+class PromptCompletionMessages:
+    """Trained on its completion; both parts are messages of `role` and `content`, one conversation together."""
 
     place: str
-    messages: tuple[Message, ...]
-    context: frozenset[int] = frozenset()
-    given: TemplateInput = _NOTHING
-    names: tuple[str, ...] = field(default=(), compare=False)
-
-    def name(self, index: int) -> str:
-        """How sentences call the message at `index`."""
-        return self.names[index] if self.names else f"messages[{index}]"
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PromptCompletionMessages:
-    """Trained on its completion, which is what follows the first `prompt_messages` of the conversation."""
+class Conversation:
+    """Messages of `role` and `content`; trained on the assistant's turns."""
 
     place: str
-    talk: Conversation
-    prompt_messages: int
-
-    @property
-    def completion(self) -> tuple[Message, ...]:
-        """The messages of the completion."""
-        return self.talk.messages[self.prompt_messages :]
+    messages: tuple[Message, ...]
 
 
 Example = Text | PromptCompletion | PromptCompletionMessages | Conversation
@@ -104,7 +85,7 @@ def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
     makers: Mapping[DataFormat, Callable[[Row, Columns], Example]] = {
         DataFormat.TEXT: lambda row, columns: Text(row.place, _text(row, columns.text)),
         DataFormat.PROMPT_COMPLETION: _prompt_completion,
-        DataFormat.MESSAGES: lambda row, columns: _conversation(row, _messages(row, columns.messages, TURNS)),
+        DataFormat.MESSAGES: lambda row, columns: Conversation(row.place, _messages(row, columns.messages, TURNS)),
         DataFormat.ALPACA: _alpaca,
         DataFormat.SHAREGPT: _sharegpt,
     }
@@ -134,9 +115,11 @@ def _needed(columns: Columns) -> Mapping[DataFormat, tuple[str, ...]]:
 def _prompt_completion(row: Row, columns: Columns) -> PromptCompletion | PromptCompletionMessages:
     prompt, completion = row.values[columns.prompt], row.values[columns.completion]
     if isinstance(prompt, list) and isinstance(completion, list):
-        asked = read_messages(without_fillers(row, columns.prompt), columns.prompt, row.place, TURNS)
-        talk = _conversation(row, (*asked, *_messages(row, columns.completion, TURNS)))
-        return PromptCompletionMessages(row.place, talk, len(asked))
+        return PromptCompletionMessages(
+            row.place,
+            read_messages(prompt, columns.prompt, row.place, TURNS),
+            _messages(row, columns.completion, TURNS),
+        )
     if isinstance(prompt, list) != isinstance(completion, list):
         raise data_invalid(
             row.place, f'"{columns.prompt}" and "{columns.completion}" must both be text, or both lists of messages'
@@ -154,31 +137,19 @@ def _alpaca(row: Row, columns: Columns) -> PromptCompletion:
 def _sharegpt(row: Row, columns: Columns) -> Conversation:
     messages = _messages(row, columns.conversations, SHAREGPT)
     if system := _optional_text(row, columns.system):
-        if messages[0].message["role"] == "system":
+        if messages[0]["role"] == "system":
             raise data_invalid(
                 row.place, f'"{columns.system}" and {columns.conversations}[0] are both system prompts; keep one'
             )
-        messages = (ReadMessage({"role": "system", "content": system}, columns.system), *messages)
-    return _conversation(row, messages)
+        messages = ({"role": "system", "content": system}, *messages)
+    return Conversation(row.place, messages)
 
 
-def _conversation(row: Row, messages: Sequence[ReadMessage]) -> Conversation:
-    return Conversation(
-        row.place,
-        tuple(read.message for read in messages),
-        frozenset(index for index, read in enumerate(messages) if not read.trained),
-        read_template_input(row),
-        tuple(read.at for read in messages),
-    )
-
-
-def _messages(row: Row, column: str, form: MessageForm) -> tuple[ReadMessage, ...]:
+def _messages(row: Row, column: str, form: MessageForm) -> tuple[Message, ...]:
     """The messages of a column that is trained on."""
-    messages = read_messages(without_fillers(row, column), column, row.place, form)
-    turns = [read for read in messages if read.message["role"] == "assistant"]
-    if not any(read.trained for read in turns):
-        wanted = "assistant turn that is trained" if turns else "assistant turn"
-        raise data_invalid(row.place, f'"{column}" has no {wanted}, so there is nothing to train on')
+    messages = read_messages(row.values[column], column, row.place, form)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise data_invalid(row.place, f'"{column}" has no assistant turn, so there is nothing to train on')
     return messages
 
 

@@ -20,22 +20,26 @@ from aiohttp import web
 from sftjob_contract.codec import from_untrusted_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
 from sftjob_contract.progress import PROGRESS_VERSION, Progress
-from sftjob_operator.progress.identity import PodIdentity, TokenReviewer
+from sftjob_operator.progress.connections import SILENT_SECONDS, Connection, Listener, connection_rate
+from sftjob_operator.progress.identity import LONGEST_TOKEN, PodIdentity, TokenReviewer
 from sftjob_operator.progress.kubeflow import kubeflow_progress
-from sftjob_operator.progress.limits import SILENT_SECONDS, Connections, RateLimit
+from sftjob_operator.progress.limits import RateLimit
+from sftjob_operator.progress.reception import Reception
 
 BODY_TIMEOUT_SECONDS: Final = 10
 RETRY_AFTER_SECONDS: Final = 5
 REPORTS_AT_ONCE: Final = 20
 REPORTS_PER_SECOND: Final = 2.0
 """Of one Pod, which sends one every two seconds."""
+REVIEWS_AT_ONCE: Final = 20
+REVIEWS_PER_SECOND: Final = 0.5
+"""TokenReviews that one address may cause: a Pod needs one in five minutes."""
 COMPLAINTS_AT_ONCE: Final = 20
 COMPLAINTS_PER_SECOND: Final = 0.1
 """Refusals of one address that are worth a line in the log."""
 _REMEMBERED: Final = 4096
 _SHUTDOWN_SECONDS: Final = 1.0
 _BEARER: Final = "Bearer "
-_LONGEST_TOKEN: Final = 16 * 1024
 _OBJECT_NAME: Final = "[a-z0-9.-]{1,253}"
 """No other path reaches the log."""
 
@@ -64,12 +68,19 @@ class ProgressEndpoint:
         accepts: Accepts,
         receive: Receive,
         known: Known,
+        reception: Reception,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reviewer = reviewer
         self._accepts = accepts
         self._receive = receive
         self._known = known
+        self._reception = reception
+        self._connection_rate = connection_rate(monotonic)
+        self._listener: Listener | None = None
+        self._reviews = RateLimit(
+            burst=REVIEWS_AT_ONCE, per_second=REVIEWS_PER_SECOND, most=_REMEMBERED, monotonic=monotonic
+        )
         self._reports = RateLimit(
             burst=REPORTS_AT_ONCE, per_second=REPORTS_PER_SECOND, most=_REMEMBERED, monotonic=monotonic
         )
@@ -87,10 +98,11 @@ class ProgressEndpoint:
         app.router.add_post(trainer_status_path(*names), self._post_trainer_status)
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
-        if self._runner.server is None:
+        if (server := self._runner.server) is None:
             raise RuntimeError("aiohttp made no server")
+        self._listener = Listener.of(listener, self._reception.disturbed, self._connection_rate)
         self._server = await asyncio.get_running_loop().create_server(
-            Connections(self._runner.server), sock=listener, ssl=tls, ssl_handshake_timeout=SILENT_SECONDS
+            lambda: Connection(server), sock=self._listener, ssl=tls, ssl_handshake_timeout=SILENT_SECONDS
         )
 
     async def close(self) -> None:
@@ -134,13 +146,14 @@ class ProgressEndpoint:
         """The bearer's Pod and the attempt that it runs for job `key`, or an HTTPException."""
         header = request.headers.get("Authorization", "")
         token = header.removeprefix(_BEARER).strip()
-        if not header.startswith(_BEARER) or not 0 < len(token) <= _LONGEST_TOKEN:
+        if not header.startswith(_BEARER) or not 0 < len(token) <= LONGEST_TOKEN:
             raise _unauthorized("a bearer token is needed: the one projected into the train Pod")
-        try:
-            pod = await self._reviewer.pod_of(token)
-        except Exception as error:
-            log.warning("TokenReview failed: %s", error, extra={"job": "/".join(key)})
-            raise web.HTTPServiceUnavailable(text="the token can not be checked now", headers=_later()) from error
+        claims = self._reviewer.could_be_good(token)
+        if claims is None:
+            raise _unauthorized("the token is not valid for this endpoint")
+        if claims.pod is not None and self._accepts(key, claims.pod) is None:
+            raise _not_the_trainer()
+        pod = await self._reviewed(request, key, token)
         if pod is None:
             raise _unauthorized("the token is not valid for this endpoint")
         if not self._reports.allows(pod):
@@ -149,7 +162,29 @@ class ProgressEndpoint:
         attempt = self._accepts(key, pod)
         if attempt is None:
             raise _not_the_trainer()
+        self._trust(request, pod)
         return pod, attempt
+
+    async def _reviewed(self, request: web.Request, key: Key, token: str) -> PodIdentity | None:
+        """The Pod that the API server names, now or a while ago."""
+        if not self._reviewer.is_known(token):
+            if not self._reviews.allows(request.remote):
+                self._reception.disturbed()
+                raise web.HTTPTooManyRequests(text="too many tokens of this address are new", headers=_later())
+            self._reviews.take(request.remote)
+        try:
+            return await self._reviewer.pod_of(token)
+        except Exception as error:
+            self._reception.disturbed()
+            log.warning("TokenReview failed: %s", error, extra={"job": "/".join(key)})
+            raise web.HTTPServiceUnavailable(text="the token cannot be checked now", headers=_later()) from error
+
+    def _trust(self, request: web.Request, pod: PodIdentity) -> None:
+        """Give the connection a place of its Pod's, and keep it open for the next report."""
+        connection, transport = request.protocol, request.transport
+        if isinstance(connection, Connection) and transport is not None and self._listener is not None:
+            connection.trusted()
+            self._listener.places.trust(transport.get_extra_info("socket").fileno(), pod)
 
 
 def _later() -> dict[str, str]:
@@ -157,11 +192,15 @@ def _later() -> dict[str, str]:
 
 
 def _not_the_trainer() -> web.HTTPForbidden:
-    return web.HTTPForbidden(text="the token's Pod is not the one that trains this job now")
+    refusal = web.HTTPForbidden(text="the token's Pod is not the one that trains this job now")
+    refusal.force_close()
+    return refusal
 
 
 def _unauthorized(text: str) -> web.HTTPUnauthorized:
-    return web.HTTPUnauthorized(text=text, headers={"WWW-Authenticate": "Bearer"})
+    refusal = web.HTTPUnauthorized(text=text, headers={"WWW-Authenticate": "Bearer"})
+    refusal.force_close()
+    return refusal
 
 
 async def _body(request: web.Request) -> bytes:

@@ -1,10 +1,14 @@
-"""Whose Pod a bearer token belongs to: asked of the API server by TokenReview, remembered for a while."""
+"""Whose Pod a bearer token belongs to: asked of the API server by TokenReview, remembered for a while.
+
+What a token itself claims is looked at first, so that the API server is asked only about tokens that could be good.
+"""
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import json
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,14 +21,21 @@ CACHE_SIZE: Final = 4096
 """Most tokens remembered; the one that was not used for the longest time goes first."""
 CACHE_SECONDS: Final = 300
 """Longest time that an answer is believed; shorter for a token that expires before."""
+REFUSED_CACHE_SIZE: Final = 1024
+"""Most bad tokens remembered. They have a memory of their own, so that none of them takes the place of a good one."""
 REFUSED_CACHE_SECONDS: Final = 10
 """How long a bad token is known to be bad without asking again."""
 EXPIRY_MARGIN_SECONDS: Final = 30
+EXPIRED_FOR_SECONDS: Final = 3600
+"""How long a token must have expired for nobody to be asked: the API server's clock may differ from this one."""
+LONGEST_TOKEN: Final = 8 * 1024
 _REVIEWS_AT_ONCE: Final = 8
 """So that a flood of made-up tokens can not flood the API server."""
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 _POD_UID: Final = "authentication.kubernetes.io/pod-uid"
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
+_KUBERNETES_CLAIMS: Final = "kubernetes.io"
+_PART: Final = re.compile("[A-Za-z0-9_-]+")
 
 Review = Callable[[str, str], Awaitable[Mapping[str, Any]]]
 """(token, audience) -> `status` of a TokenReview."""
@@ -45,46 +56,68 @@ class _Answer:
     until: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claims:
+    """What a token claims, unverified: its expiry (Unix time), whether it is for this endpoint, and its Pod."""
+
+    expires: float
+    for_us: bool
+    pod: PodIdentity | None
+
+
 class TokenReviewer:
     """Answers which Pod a token stands for. Only digests of tokens are kept."""
 
     def __init__(self, review: Review, now: Callable[[], datetime]) -> None:
         self._review = review
         self._now = now
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._good: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._bad: OrderedDict[bytes, _Answer] = OrderedDict()
         self._slots = asyncio.Semaphore(_REVIEWS_AT_ONCE)
+
+    def could_be_good(self, token: str) -> Claims | None:
+        """What `token` claims, if it is a token for this endpoint by its shape, audience and expiry."""
+        claims = token_claims(token)
+        if claims is None or not claims.for_us or claims.expires + EXPIRED_FOR_SECONDS < self._now().timestamp():
+            return None
+        return claims
+
+    def is_known(self, token: str) -> bool:
+        """Whether `pod_of` answers from memory."""
+        return self._known(_digest(token)) is not None
 
     async def pod_of(self, token: str) -> PodIdentity | None:
         """The Pod that `token` is bound to, or None for a token that is not good for this endpoint.
 
-        Whatever `review` raises when it can not tell comes through.
+        Whatever `review` raises when it cannot tell comes through.
         """
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = _digest(token)
         if (known := self._known(digest)) is not None:
             return known.pod
         async with self._slots:
             if (known := self._known(digest)) is not None:
                 return known.pod
             pod = pod_identity(await self._review(token, TOKEN_AUDIENCE))
-        self._answers[digest] = _Answer(pod=pod, until=self._believed_until(token, pod))
-        while len(self._answers) > CACHE_SIZE:
-            self._answers.popitem(last=False)
+        answers, most = (self._bad, REFUSED_CACHE_SIZE) if pod is None else (self._good, CACHE_SIZE)
+        answers[digest] = _Answer(pod=pod, until=self._believed_until(token, pod))
+        while len(answers) > most:
+            answers.popitem(last=False)
         return pod
 
     def _known(self, digest: bytes) -> _Answer | None:
-        answer = self._answers.get(digest)
-        if answer is None or answer.until <= self._now().timestamp():
-            return None
-        self._answers.move_to_end(digest)
-        return answer
+        for answers in (self._good, self._bad):
+            if (answer := answers.get(digest)) is not None and answer.until > self._now().timestamp():
+                answers.move_to_end(digest)
+                return answer
+        return None
 
     def _believed_until(self, token: str, pod: PodIdentity | None) -> float:
         now = self._now().timestamp()
         if pod is None:
             return now + REFUSED_CACHE_SECONDS
-        expires = token_expiry(token)
+        claims = token_claims(token)
         longest = now + CACHE_SECONDS
-        return longest if expires is None else min(longest, expires - EXPIRY_MARGIN_SECONDS)
+        return longest if claims is None else min(longest, claims.expires - EXPIRY_MARGIN_SECONDS)
 
 
 def pod_identity(review: Mapping[str, Any]) -> PodIdentity | None:
@@ -100,11 +133,35 @@ def pod_identity(review: Mapping[str, Any]) -> PodIdentity | None:
     return PodIdentity(namespace=namespace, name=names[0], uid=uids[0])
 
 
-def token_expiry(token: str) -> float | None:
-    """When a JWT says that it expires (Unix time). The claim is not verified here: ask only of an authentic token."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"])
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
+def token_claims(token: str) -> Claims | None:
+    """What a JSON web token claims, unverified; None if it is none with an expiry.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#bound-service-account-tokens
+    """
+    parts = token.split(".") if len(token) <= LONGEST_TOKEN else []
+    if len(parts) != 3 or not all(map(_PART.fullmatch, parts)):
         return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        expires, audience = float(claims["exp"]), claims.get("aud")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        return None
+    if not math.isfinite(expires):
+        return None
+    audiences = audience if isinstance(audience, list) else [audience]
+    return Claims(expires=expires, for_us=TOKEN_AUDIENCE in audiences, pod=_claimed_pod(claims.get(_KUBERNETES_CLAIMS)))
+
+
+def _claimed_pod(claims: Any) -> PodIdentity | None:
+    pod = claims.get("pod") if isinstance(claims, dict) else None
+    if not isinstance(pod, dict):
+        return None
+    values = (claims.get("namespace"), pod.get("name"), pod.get("uid"))
+    if not all(isinstance(value, str) for value in values):
+        return None
+    namespace, name, uid = map(str, values)
+    return PodIdentity(namespace=namespace, name=name, uid=uid)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="replace")).digest()

@@ -7,7 +7,6 @@ the runtime class too, since it may have a node selector of its own.
 from typing import Any, Final
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
-from sftjob_contract.reasons import Reason
 from sftjob_operator.api import SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, attempt_name, pod_name, service_name
 
@@ -15,9 +14,6 @@ _PRODUCT_LABELS: Final = {"nvidia.com": "nvidia.com/gpu.product", "amd.com": "am
 """By vendor of the GPU resource, the node label with the GPU's name: NVIDIA's gpu-feature-discovery writes the first,
 AMD's node labeller the second."""
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
-_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
-_HIGHEST_WEIGHT: Final = 100
-_MOST_AVOIDED_NODES: Final = 8
 _LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
 
 # Kueue's words for plain Pods and groups of them: https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/
@@ -73,27 +69,12 @@ def _affinity(pod: PodContext) -> dict[str, Any]:
     affinity: dict[str, Any] = {}
     if (products := _products(pod.job)) is not None:
         affinity["nodeAffinity"] = {_REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [products]}]}}
-    if nodes := _nodes_without_gpu(pod):
-        affinity["nodeAffinity"] = affinity.get("nodeAffinity", {}) | {_PREFERRED: [_not_on(nodes)]}
     if pod.one_of_several:
         topology_key = pod.job.spec.scheduling.topology_key
         if topology_key is not None:
             affinity["podAffinity"] = {_REQUIRED: [_of_same_attempt(pod, topology_key)]}
         affinity["podAntiAffinity"] = {_REQUIRED: [_of_same_attempt(pod, _LABEL_HOSTNAME)]}
     return affinity
-
-
-def _nodes_without_gpu(pod: PodContext) -> list[str]:
-    """Nodes on which an earlier Train attempt did not see its GPUs, the newest ones."""
-    if pod.stage is not Stage.TRAIN:
-        return []
-    found = [a.node for a in pod.job.status.attempts if a.reason == Reason.GPU_UNAVAILABLE and a.node is not None]
-    return list(dict.fromkeys(reversed(found)))[:_MOST_AVOIDED_NODES]
-
-
-def _not_on(nodes: list[str]) -> dict[str, Any]:
-    names = {"key": _LABEL_HOSTNAME, "operator": "NotIn", "values": nodes}
-    return {"weight": _HIGHEST_WEIGHT, "preference": {"matchExpressions": [names]}}
 
 
 def _products(job: SFTJob) -> dict[str, Any] | None:
