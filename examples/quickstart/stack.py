@@ -108,6 +108,8 @@ class Stack:
             "SFTJOB_PROGRESS_ADDRESS": f"127.0.0.1:{self._progress_port}",
             "SFTJOB_PROGRESS_URL": f"https://127.0.0.1:{self._progress_port}",
             "SFTJOB_PROGRESS_TLS_DIR": str(self.data / "progress-tls"),
+            "SFTJOB_LEASE": "default/sftjob-operator",
+            "SFTJOB_POD_NAME": "sftjob-operator",
             "SFTJOB_PROGRESS_INTERVAL_SECONDS": str(self._interval_seconds),
             "SFTJOB_LIVENESS_ADDRESS": f"127.0.0.1:{self._liveness_port}",
             "SFTJOB_METRICS_ADDRESS": f"127.0.0.1:{self._metrics_port}",

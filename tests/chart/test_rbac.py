@@ -23,6 +23,10 @@ JOB_REQUESTS = {
     ("", "events"): {"create"},
 }
 REVIEW = Grant("create", "authentication.k8s.io", "tokenreviews", EVERYWHERE)
+LEASES = {Grant("create", "coordination.k8s.io", "leases", "sftjob-system")} | {
+    Grant(verb, "coordination.k8s.io", "leases", "sftjob-system", "sftjob-operator") for verb in ("get", "update")
+}
+ALWAYS = {REVIEW, *LEASES}
 CERTIFICATE = {Grant(verb, "", "secrets", "sftjob-system", SECRET) for verb in ("get", "update")}
 
 
@@ -41,10 +45,10 @@ OTHER_CERTIFICATE = {"progress": {"tls": {"existingSecret": "company-tls"}}}
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({}, in_namespaces(EVERYWHERE) | CERTIFICATE | {REVIEW}),
-        ({"namespaces": ["team-a", "team-b"]}, in_namespaces("team-a", "team-b") | CERTIFICATE | {REVIEW}),
-        (OTHER_CERTIFICATE, in_namespaces(EVERYWHERE) | {REVIEW}),
-        ({"namespaces": ["team-a"], **OTHER_CERTIFICATE}, in_namespaces("team-a") | {REVIEW}),
+        ({}, in_namespaces(EVERYWHERE) | CERTIFICATE | ALWAYS),
+        ({"namespaces": ["team-a", "team-b"]}, in_namespaces("team-a", "team-b") | CERTIFICATE | ALWAYS),
+        (OTHER_CERTIFICATE, in_namespaces(EVERYWHERE) | ALWAYS),
+        ({"namespaces": ["team-a"], **OTHER_CERTIFICATE}, in_namespaces("team-a") | ALWAYS),
     ],
     ids=["cluster", "namespaces", "cluster, given certificate", "namespace, given certificate"],
 )
@@ -54,14 +58,14 @@ def test_the_role_grants_what_the_operator_asks_for(helm: Helm, values: dict[str
 
 def test_every_kind_that_the_operator_can_name_is_in_the_table() -> None:
     named = {resource for _, resource in kube._PATHS.values()}
-    assert named == {resource.partition("/")[0] for _, resource in JOB_REQUESTS} | {"secrets"}
+    assert named == {resource.partition("/")[0] for _, resource in JOB_REQUESTS} | {"secrets", "leases"}
     assert kube._PATHS[KIND][1] == PLURAL
 
 
 def test_the_account_of_somebody_else_gets_the_same_rights(helm: Helm) -> None:
     values = {"serviceAccount": {"create": False, "name": "existing"}}
     objects = helm.objects(values, **RELEASE)
-    assert grants(objects, "existing", "sftjob-system") == in_namespaces(EVERYWHERE) | CERTIFICATE | {REVIEW}
+    assert grants(objects, "existing", "sftjob-system") == in_namespaces(EVERYWHERE) | CERTIFICATE | ALWAYS
     assert not grants(objects, "sftjob-operator", "sftjob-system")
 
 

@@ -13,7 +13,7 @@ import yaml
 from dashboard import DASHBOARD
 
 from sftjob_operator.api import SFTJob, parse_job
-from sftjob_operator.settings import Address, SecretName, read_settings
+from sftjob_operator.settings import Address, LeaseName, SecretName, read_settings
 from support.golden import check_golden
 from support.helm import CHART, NOTES, Helm
 from support.pod_security import violations
@@ -92,6 +92,14 @@ def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return found
 
 
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    """What the kubelet makes of a container's env, in a Pod named after the path of a field."""
+    return {
+        item["name"]: item["value"] if "value" in item else item["valueFrom"]["fieldRef"]["fieldPath"]
+        for item in container["env"]
+    }
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_helm_has_no_complaint(helm: Helm, case: str) -> None:
     assert helm.lint(values_of(case)) == []
@@ -157,7 +165,7 @@ def test_the_operator_meets_the_restricted_pod_security_standard(helm: Helm, cas
 def test_the_operator_takes_its_settings(helm: Helm, case: str) -> None:
     values, deployment = values_of(case), one(rendered(helm, case), "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    settings = read_settings({item["name"]: item["value"] for item in container["env"]})
+    settings = read_settings(environment(container))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     given = values.get("progress", {})
     host = given.get("listenHost", "0.0.0.0").strip("[]")
@@ -171,6 +179,8 @@ def test_the_operator_takes_its_settings(helm: Helm, case: str) -> None:
     served = Address(host=host, port=ports["metrics"]) if metrics.get("enabled", True) else None
     assert settings.metrics_address == served
     assert settings.metrics_jobs == metrics.get("jobs", 200)
+    assert settings.lease == LeaseName(namespace="sftjob-system", name="sftjob-operator")
+    assert settings.pod_name == "metadata.name"
     if "tls" in given:
         (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "tls")
         assert settings.progress_tls == Path(mount["mountPath"])
@@ -202,7 +212,7 @@ def test_without_metrics_nothing_of_them_is_there(helm: Helm) -> None:
 def test_the_certificate_of_cert_manager_is_for_the_name_that_trainers_use(helm: Helm) -> None:
     objects = rendered(helm, "certificate-from-cert-manager")
     (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    settings = read_settings({item["name"]: item["value"] for item in container["env"]})
+    settings = read_settings(environment(container))
     (name,) = one(objects, "Certificate")["spec"]["dnsNames"]
     assert settings.progress_url == f"https://{name}:8443"
 

@@ -49,6 +49,7 @@ class InstalledStack(HostileFakeStack):
             key: value for key, value in super().operator_settings().items() if key != "SFTJOB_PROGRESS_TLS_DIR"
         }
         where = {"SFTJOB_PROGRESS_TLS_SECRET": f"{RELEASE['namespace']}/{SECRET}"}
+        where["SFTJOB_LEASE"] = f"{RELEASE['namespace']}/{RELEASE['name']}"
         return {**settings, **where, "SFTJOB_NAMESPACES": ",".join(self._namespaces)}
 
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 import kopf
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from sftjob_operator.controller import Controller
 from sftjob_operator.effects.cluster import ClusterError, UnavailableError
 from sftjob_operator.effects.kube import KubeCluster
+from sftjob_operator.effects.lease import Holder, Lease
 from sftjob_operator.handlers import registry
 from sftjob_operator.insistence import Insistence
 from sftjob_operator.logs import configure_logging, name_pods
@@ -48,6 +49,8 @@ from sftjob_operator.workqueue import SystemClock
 
 EXIT_CONFIGURATION: Final = 2
 """The operator can not start as it is configured; the last log line says why."""
+EXIT_LEASE_LOST: Final = 3
+"""The operator has lost its Lease."""
 RESTART_SECONDS: Final = 1.0
 FIRST_CERTIFICATE_RETRY_SECONDS: Final = 5.0
 
@@ -93,10 +96,35 @@ async def run(settings: OperatorSettings) -> None:
     metrics = OperatorMetrics()
     cluster = await KubeCluster.connect(settings.kubeconfig, [metrics.trace()])
     try:
-        await _run(cluster, settings, metrics)
+        async with _leading(cluster, settings):
+            await _run(cluster, settings, metrics)
     finally:
         await cluster.close()
     log.info("stopped")
+
+
+@asynccontextmanager
+async def _leading(cluster: KubeCluster, settings: OperatorSettings) -> AsyncIterator[None]:
+    """Hold the Lease meanwhile, if one is set; losing it ends the process: nothing may be decided without it."""
+    if settings.lease is None:
+        yield
+        return
+    lease = Lease(settings.lease.namespace, settings.lease.name, Holder.of_this_process(settings.pod_name))
+    cluster.write_while(lease.held)
+    await lease.acquire(cluster)
+    kept = asyncio.create_task(lease.keep(cluster))
+    kept.add_done_callback(lambda task: None if task.cancelled() else _stand_down())
+    try:
+        yield
+    finally:
+        kept.cancel()
+        await lease.release(cluster)
+
+
+def _stand_down() -> NoReturn:
+    """End at once: what is still under way belongs to the operator that holds the Lease now."""
+    log.critical("the Lease was lost: another operator may hold it; this one ends")
+    os._exit(EXIT_LEASE_LOST)
 
 
 async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: OperatorMetrics) -> None:

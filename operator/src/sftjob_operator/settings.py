@@ -46,6 +46,14 @@ class SecretName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeaseName:
+    """Which Lease."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorSettings:
     """The operator's settings. Each comes from the environment variable named in its description."""
 
@@ -60,6 +68,11 @@ class OperatorSettings:
     progress_tls: Path | SecretName
     """SFTJOB_PROGRESS_TLS_DIR: directory with tls.crt, tls.key and ca.crt of the endpoint; made there if it is empty.
     SFTJOB_PROGRESS_TLS_SECRET: NAMESPACE/NAME of a Secret that has them instead; it exists, and is filled if empty."""
+    lease: LeaseName | None
+    """SFTJOB_LEASE: NAMESPACE/NAME of the Lease without which nothing is decided or written. Absent: none, for an
+    operator that a person starts and that is the only one."""
+    pod_name: str | None
+    """SFTJOB_POD_NAME: the Pod that this operator runs in; its restarted container takes the Lease over at once."""
     watch_silence_seconds: float
     """SFTJOB_WATCH_SILENCE_SECONDS: a watch that tells nothing for so long, not even a bookmark, is begun anew."""
     progress_interval_seconds: float
@@ -93,6 +106,8 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
         progress_address=_read(environ, "SFTJOB_PROGRESS_ADDRESS", _address, default="0.0.0.0:8443"),
         progress_url=_optional(environ, "SFTJOB_PROGRESS_URL", _url),
         progress_tls=_progress_tls(environ),
+        lease=_optional(environ, "SFTJOB_LEASE", _lease_name),
+        pod_name=environ.get("SFTJOB_POD_NAME") or None,
         progress_interval_seconds=_read(environ, "SFTJOB_PROGRESS_INTERVAL_SECONDS", _interval, default="10"),
         watch_silence_seconds=_read(environ, "SFTJOB_WATCH_SILENCE_SECONDS", _interval, default="70"),
         workers=_read(environ, "SFTJOB_WORKERS", _workers, default="16"),
@@ -106,7 +121,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
 def configure(settings: kopf.OperatorSettings, watch_silence_seconds: float) -> None:
     """Tell kopf to watch and to do nothing else: no Events, no peering, no finalizers, no scanning."""
     settings.posting.enabled = False  # each would be a request; the controller posts the few that matter
-    settings.peering.standalone = True  # one replica, replaced by Recreate
+    settings.peering.standalone = True  # one replica, replaced by Recreate, and a Lease
     settings.scanning.disabled = True  # listing CRDs and namespaces needs rights that are not needed otherwise
     settings.watching.label_selectors["v1/pods"] = LABEL_JOB
     settings.watching.chunk_size = LIST_CHUNK
@@ -183,6 +198,13 @@ def _secret_name(text: str) -> SecretName:
     if not namespace or not name or "/" in name:
         raise ValueError("write NAMESPACE/NAME of a Secret that exists")
     return SecretName(namespace=namespace, name=name)
+
+
+def _lease_name(text: str) -> LeaseName:
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise ValueError("write NAMESPACE/NAME of a Lease, which need not exist")
+    return LeaseName(namespace=namespace, name=name)
 
 
 def _url(text: str) -> str:

@@ -246,3 +246,23 @@ async def test_requests_run_side_by_side(server: Server, cluster: KubeCluster) -
         server.will_answer(201, CONFIG_MAP)
     answers = await asyncio.gather(*(cluster.create(CONFIG_MAP) for _ in range(20)))
     assert answers == [CONFIG_MAP] * 20
+
+
+async def test_without_the_lease_nothing_is_written_but_the_lease(server: Server, cluster: KubeCluster) -> None:
+    cluster.write_while(lambda: False)
+    pod = {"kind": "Pod", "metadata": {"namespace": "team", "name": "p"}}
+    for write in (
+        cluster.create(pod),
+        cluster.replace(pod),
+        cluster.delete("Pod", "team", "p", "u"),
+        cluster.patch_status("team", "demo", {"status": {}}),
+        cluster.review_token("t", "a"),
+    ):
+        with pytest.raises(UnavailableError, match="does not hold its Lease"):
+            await write
+    assert server.requests == []
+    for _ in range(2):
+        server.will_answer(200, {})
+    await cluster.replace({"kind": "Lease", "metadata": {"namespace": "ops", "name": "operator"}})
+    await cluster.get("Pod", "team", "p")
+    assert len(server.requests) == 2

@@ -6,7 +6,7 @@ more memory than the whole operator, and every object here is rendered and read 
 
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,7 @@ PAGE_SIZE: Final = 250
 _USER_AGENT: Final = "sftjob-operator"
 """Its part before a slash is the field manager that the server records."""
 
+_LEASE: Final = "Lease"
 _PATHS: Final = {
     "Pod": ("/api/v1", "pods"),
     "ConfigMap": ("/api/v1", "configmaps"),
@@ -46,6 +47,7 @@ _PATHS: Final = {
     "Service": ("/api/v1", "services"),
     "Event": ("/api/v1", "events"),
     "Secret": ("/api/v1", "secrets"),
+    _LEASE: ("/apis/coordination.k8s.io/v1", "leases"),
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
 }
 _TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 -- a path
@@ -72,6 +74,11 @@ class KubeCluster:
         self._kubeconfig = kubeconfig
         self._traces = traces
         self._client = _client(configuration)
+        self._may_write: Callable[[], bool] = lambda: True
+
+    def write_while(self, held: Callable[[], bool]) -> None:
+        """From now on, write only while `held` is true; Leases themselves are not bound to it."""
+        self._may_write = held
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None, traces: Traces = ()) -> "KubeCluster":
@@ -162,6 +169,8 @@ class KubeCluster:
         }
         try:
             await self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
+            if method != "GET" and not self._may_write() and not path.startswith(_PATHS[_LEASE][0]):
+                raise UnavailableError(f"{method} {path}: not sent, since this operator does not hold its Lease")
             response = await self._client.call_api(
                 method,
                 self._configuration.host + path,
