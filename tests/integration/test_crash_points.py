@@ -1,5 +1,9 @@
-"""The real operator is killed before and after every write of a job's life; the job ends as an undisturbed one does."""
+"""The operator is killed before and after every write of a job's life, or each create is refused before it is done.
 
+The job ends as an undisturbed one does.
+"""
+
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,9 @@ import yaml
 from cluster import Cluster
 from support.builders import a_job
 from support.crash_points import without_times
+from support.denials import Denial
 from support.exposure import exposed
-from support.hostile_api import Asked
+from support.hostile_api import Admission, Asked
 from support.hostile_stack import HostileFakeStack
 from support.jobs import phase, reach
 from support.kubectl import Kubectl
@@ -56,6 +61,26 @@ class Shots:
         return self._stack.shoot_operator()
 
 
+class RefusedOnce:
+    """A plan: in a namespace, each create is refused once, in a way that is drawn, before it is done."""
+
+    def __init__(self, namespace: str) -> None:
+        self.refused: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._namespace = namespace
+        self._admission = Admission(seed=1, rate=1.0)
+
+    def __call__(self, asked: Asked) -> Denial | None:
+        """See Plan."""
+        if asked.namespace != self._namespace or (denial := self._admission(asked)) is None:
+            return None
+        self._asked[asked.resource] += 1
+        if self._asked[asked.resource] % 2 == 0:
+            return None
+        self.refused[asked.resource] += 1
+        return denial
+
+
 def apply(kubectl: Kubectl, where: str) -> None:
     kubectl("create", "namespace", where)
     kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job("demo", where).manifest()))
@@ -74,6 +99,12 @@ def test_whenever_the_operator_process_is_killed_the_end_is_the_same(tmp_path: P
         kubectl = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache")
         apply(kubectl, "calm")
         reach(Cluster(stack.kubeconfig, "calm"), "demo", phase("Succeeded"))
+
+        stack.api.plan = plan = RefusedOnce("refused")
+        apply(kubectl, "refused")
+        reach(Cluster(stack.kubeconfig, "refused"), "demo", phase("Succeeded", "Failed"))
+        assert set(plan.refused) >= {"persistentvolumeclaims", "configmaps", "pods"}
+        assert left(kubectl, "refused") == left(kubectl, "calm")
 
         shots = Shots(stack, "shot")
         stack.api.before_write, stack.api.after_write = shots.before_write, shots.after_write

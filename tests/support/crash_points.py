@@ -166,7 +166,7 @@ def final_state(world: MortalWorld) -> dict[str, Any]:
 def without_times(node: Any) -> Any:
     """JSON data without times and numbers that the server gave."""
     if isinstance(node, Mapping):
-        served = ("uid", "resourceVersion")
+        served = ("uid", "resourceVersion", "time")
         return {
             key: without_times(value)
             for key, value in node.items()

@@ -1,8 +1,11 @@
 """The operator is killed before and after every single write of a whole life; another one ends it the same."""
 
+import random
+
 import pytest
 
 from support.crash_points import CrashPoint, Moment, MortalWorld, final_state, live
+from support.denials import denials_of
 from support.lives import KEY, LIVES
 
 
@@ -20,6 +23,52 @@ async def test_whenever_the_operator_is_killed_the_end_is_the_same(name: str) ->
             if final_state(world) != expected or twice(world):
                 differing.append(f"{moment} write {number} ({what}): {twice(world) or 'another end'}")
     assert differing == []
+
+
+def creates(world: MortalWorld) -> list[tuple[str, str]]:
+    """`KIND/NAME` and kind of every child that was created, in order; Events are told elsewhere."""
+    created = [write.removeprefix("create ") for write in world.mortal.writes if write.startswith("create ")]
+    return [(child, child.split("/")[0]) for child in created if not child.startswith("Event/")]
+
+
+UNTIMED = [name for name, life in LIVES.items() if not life.acts and not life.stuck]
+"""Lives in which nothing is done at a certain moment: a wait for a create changes no more than times."""
+
+
+async def test_whatever_refuses_whichever_create_once_the_end_is_the_same() -> None:
+    life = LIVES["killed, then success"]
+    undisturbed = await live(life)
+    differing = []
+    for child, kind in creates(undisturbed):
+        for denial in denials_of(kind):
+            world = await live(life, denied={child: denial})
+            if final_state(world) != final_state(undisturbed) or twice(world):
+                differing.append(f"{child}, refused by {denial.what}: {twice(world) or world.status(KEY)['phase']}")
+    assert differing == []
+
+
+@pytest.mark.parametrize("name", UNTIMED)
+async def test_if_every_create_is_refused_once_the_end_is_the_same(name: str) -> None:
+    life = LIVES[name]
+    undisturbed = await live(life)
+    refusals = random.Random(name)
+    denied = {child: refusals.choice(denials_of(kind)) for child, kind in creates(undisturbed)}
+    world = await live(life, denied=denied)
+    refused = {child: denial.what for child, denial in denied.items()}
+    assert final_state(world) == final_state(undisturbed), refused
+    assert twice(world) == []
+
+
+@pytest.mark.parametrize("name", ["killed, then success", "several nodes"])
+async def test_a_refused_create_and_an_operator_that_is_killed_do_not_change_the_end(name: str) -> None:
+    life = LIVES[name]
+    expected = final_state(await live(life))
+    refusals = random.Random(name)
+    denied = {child: refusals.choice(denials_of(kind)) for child, kind in creates(await live(life))}
+    refused = await live(life, denied=denied)
+    for number in range(1, len(refused.mortal.writes) + 1):
+        world = await live(life, CrashPoint(number, refusals.choice(list(Moment))), denied)
+        assert (final_state(world), twice(world)) == (expected, []), f"killed at write {number}"
 
 
 def twice(world: MortalWorld) -> list[str]:
