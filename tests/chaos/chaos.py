@@ -21,6 +21,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from chaos import admission
 from chaos.eyes import Eyes, Status
 from chaos.mischief import DEEDS, GRACEFUL, WEIGHTS, Done, Victim, allowed, name
 from sftjob_contract.exit_codes import ExitCode
@@ -80,6 +81,8 @@ class Tally:
     """Attempts that followed another, and operators that followed another."""
     steps_lost: int = 0
     """Steps that had to be done again."""
+    denials: Counter[str] = field(default_factory=Counter)
+    """Creates that admission refused, by what refused them."""
     violations: list[str] = field(default_factory=list)
 
 
@@ -136,6 +139,16 @@ class Chaos:
         for violation in found:
             self.tally.violations.append(f"{job}: {violation}")
             self._console.print(f"{job}: {violation}", style="red")
+
+    def refuse(self, directory: Path, seed: int) -> None:
+        """Play the stage of hostile admission on a stack of its own."""
+        refused = admission.play(directory, seed)
+        self.tally.denials.update(refused.denials)
+        self.tally.violations += refused.violations
+        told = f"{admission.JOBS} jobs, {refused.denials.total()} creates refused"
+        self._console.print(f"hostile admission: {told}, {len(refused.violations)} violations", soft_wrap=True)
+        for violation in refused.violations:
+            self._console.print(violation, style="red")
 
     def _undisturbed(self, number: int) -> bytes:
         """Weights of the job that is left alone, trained as so many processes."""
@@ -196,6 +209,8 @@ class Chaos:
             table.add_row(what, str(times))
         for fault, times in sorted(self.stack.api.injected.items()):
             table.add_row(f"API server: {fault}", str(times))
+        for what, times in sorted(self.tally.denials.items()):
+            table.add_row(f"admission: {what}", str(times))
         table.add_section()
         for reason, times in sorted(self.tally.ends.items()):
             table.add_row(f"attempts that ended with {reason}", str(times))
@@ -256,6 +271,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory, Chaos(Path(directory), arguments.seed, console) as chaos:
         while time.monotonic() < end:
             chaos.play()
+        with tempfile.TemporaryDirectory() as stage:
+            chaos.refuse(Path(stage), arguments.seed)
         console.print(chaos.table())
     return 1 if chaos.tally.violations else 0
 

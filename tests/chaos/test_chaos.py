@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from chaos import admission
 from chaos.chaos import Chaos, Deck
 from support.exposure import exposed
 from support.rbac import Grant
@@ -21,6 +22,13 @@ def test_what_is_disturbed_ends_as_what_is_left_alone(tmp_path: Path, granted: C
     assert not_granted(chaos.stack.api.asked, granted) == set()
     assert chaos.tally.violations == []
     assert chaos.tally.injected.total() > 0
+
+
+@pytest.mark.slow
+def test_whatever_admission_refuses_for_a_while_every_job_ends_as_it_should(tmp_path: Path) -> None:
+    refused = admission.play(tmp_path, 1)
+    assert refused.violations == []
+    assert len(refused.denials) > 10
 
 
 def test_each_card_comes_once_before_any_comes_again() -> None:
