@@ -77,6 +77,15 @@ class OnInvalidRow(StrEnum):
     SKIP = "Skip"
 
 
+class ExistingContent(StrEnum):
+    """What files of another run in the job's directory do to the job."""
+
+    REFUSE = "Refuse"
+    """It fails in Prepare, and nothing is changed."""
+    MOVE_ASIDE = "MoveAside"
+    """They are renamed, and the job starts at step 0."""
+
+
 class Syntax(StrEnum):
     """A language whose syntax answers can be checked for."""
 
@@ -386,7 +395,11 @@ class Checkpoints:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run. `gpus` is the number of accelerators of each of its `nodes`; 0 trains on the CPU."""
+    """One run. `gpus` is the number of accelerators of each of its `nodes`; 0 trains on the CPU.
+
+    `existing_content` None means Refuse. It is left out then, so that a trainer of the release before, which does not
+    know the key, refuses only a config that it cannot follow.
+    """
 
     version: int
     job: JobReference
@@ -400,3 +413,4 @@ class RunConfig:
     tracking: Tracking
     gpus: int
     nodes: int
+    existing_content: ExistingContent | None = None

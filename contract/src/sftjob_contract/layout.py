@@ -45,6 +45,10 @@ RUN_CONFIG: Final = "config.yaml"
 """The run config with every default resolved, for people."""
 MANIFEST: Final = "sftjob-manifest.json"
 """Every file of its directory with size and digest; written last, so that its presence says complete."""
+OWNER: Final = "sftjob-owner.json"
+"""Which SFTJob the directory belongs to; written first, and checked before anything in the directory is used."""
+MOVED_ASIDE: Final = "moved-aside-"
+"""With storage.existingContent: MoveAside, the name of what was moved aside ends with this and the new job's uid."""
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

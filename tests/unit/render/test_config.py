@@ -1,5 +1,6 @@
 """Defaults that depend on other fields are resolved in the run config."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -206,3 +207,15 @@ def test_nothing_is_tracked_or_sent_anywhere_by_default() -> None:
     config = run_config(a_job().build())
     assert (config.tracking.tensorboard, config.tracking.wandb, config.tracking.mlflow) == (False, None, None)
     assert (config.output.hub, config.output.upload_uri) == (None, None)
+
+
+def test_the_default_of_existing_content_is_not_written_so_that_older_trainers_read_the_config() -> None:
+    encoded = json.loads(to_json(run_config(a_job().storage(existing_claim="team").build())))
+    assert "existingContent" not in encoded
+    assert from_json(RunConfig, json.dumps(encoded), ignore_unknown=False).existing_content is None
+
+
+def test_moving_existing_content_aside_is_written_so_that_a_trainer_that_cannot_do_it_refuses() -> None:
+    config = run_config(a_job().storage(existing_content="MoveAside").build())
+    assert json.loads(to_json(config))["existingContent"] == "MoveAside"
+    assert from_json(RunConfig, to_json(config), ignore_unknown=False) == config

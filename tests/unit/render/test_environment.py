@@ -124,7 +124,7 @@ def test_an_image_of_ones_own_is_told_places_and_where_to_report_and_nothing_of_
     theirs = variables(a_job().resources(gpus=0))
     told = variables(a_command().resources(gpus=0))
     assert set(theirs) - set(told) == {
-        *("SFTJOB_RUN_CONFIG", "SFTJOB_CONFIG_HASH", "SFTJOB_CLAIMS", "HF_HUB_OFFLINE"),
+        *("SFTJOB_RUN_CONFIG", "SFTJOB_CONFIG_HASH", "SFTJOB_CLAIMS", "SFTJOB_VOLUME_URI", "HF_HUB_OFFLINE"),
         *("SFTJOB_PROGRESS_URL", "SFTJOB_PROGRESS_CA", "SFTJOB_PROGRESS_TOKEN"),
     }
     assert {name: value for name, value in told.items() if name not in theirs} == {

@@ -27,6 +27,7 @@ from sftjob_trainer.libraries import (
     import_transformers_without_torch,
     library_variables,
 )
+from sftjob_trainer.ownership import JobDirectory
 from sftjob_trainer.permissions import denied_access_is_told
 from sftjob_trainer.redaction import Redacted, redact, redact_streams, secrets_in
 
@@ -75,12 +76,15 @@ def main() -> NoReturn:
 
 
 def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
+    directory = JobDirectory.of(config, environment)
     with full_volume_is_told(stage, environment.volume), denied_access_is_told(environment.volume):
         if stage is Stage.TRAIN:
+            directory.check()
             from sftjob_trainer.train import model_directories, train
 
             hide_bitsandbytes(config, model_directories(config, environment))
             return train(config, environment)
+        directory.claim(config.existing_content)
         if not config.model.trust_remote_code:
             import_transformers_without_torch()
         from sftjob_trainer.prepare import prepare

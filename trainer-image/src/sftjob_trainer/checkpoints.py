@@ -12,6 +12,7 @@ from sftjob_contract import layout
 from sftjob_contract.codec import ContractError, from_json, to_json
 from sftjob_contract.progress import Checkpoint, SkippedCheckpoint
 from sftjob_trainer.durable import replace_directory, sha256, sync, sync_tree, write_atomically
+from sftjob_trainer.ownership import JobDirectory
 from sftjob_trainer.world import World
 
 MANIFEST_VERSION: Final = 1
@@ -31,13 +32,17 @@ class SealedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a complete checkpoint consists of. `time` is RFC 3339 in UTC."""
+    """What a complete checkpoint consists of. `time` is RFC 3339 in UTC.
+
+    `job_uid` is the job that took it; None: an earlier release did not say.
+    """
 
     version: int
     step: int
     time: str
     eval_loss: float | None
     files: tuple[SealedFile, ...]
+    job_uid: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,9 @@ class CheckpointStore:
     Until they are verified they neither count nor are deleted.
     """
 
-    def __init__(self, volume: Path, keep: int) -> None:
+    def __init__(self, volume: Path, keep: int, directory: JobDirectory | None = None) -> None:
+        """Without a `directory` it does not matter whose they are."""
+        self._directory = directory
         self._root = volume / layout.CHECKPOINTS
         self._keep = keep
         self.staging = self._root / _STAGING
@@ -125,13 +132,24 @@ class CheckpointStore:
 
         Raises:
             OSError: it could not be written; older checkpoints are as they were.
+            Failure: the directory has been another job's meanwhile.
         """
         name = layout.checkpoint_name(step)
-        manifest = seal(self.staging / name, step=step, time=time, eval_loss=eval_loss)
+        self.check_not_lost()
+        manifest = seal(self.staging / name, step=step, time=time, eval_loss=eval_loss, job_uid=self._job_uid)
         replace_directory(self.staging / name, self._root / name, aside=self._root / _REPLACED)
         self.discard_staged()
         older = (checkpoint for checkpoint in self.complete if checkpoint.step != step)
         self._retain((*older, _checkpoint(manifest)))
+
+    def check_not_lost(self) -> None:
+        """See that the directory is still this job's.
+
+        Raises:
+            Failure: another job has taken it over.
+        """
+        if self._directory is not None:
+            self._directory.check_not_lost()
 
     def discard_staged(self) -> None:
         """Delete whatever is half done."""
@@ -142,15 +160,22 @@ class CheckpointStore:
         """Step of the complete checkpoint with the lowest evaluation loss."""
         return best_step(self.complete)
 
+    @property
+    def _job_uid(self) -> str | None:
+        return None if self._directory is None else self._directory.job.uid
+
     def _verify(self, steps: Iterable[int]) -> None:
         for step in steps:
             self._verdicts.put((step, self._verdict(step)))
 
     def _verdict(self, step: int) -> Checkpoint | SkippedCheckpoint:
         try:
-            return _checkpoint(verify(self._root / layout.checkpoint_name(step)))
+            manifest = verify(self._root / layout.checkpoint_name(step))
         except BrokenCheckpointError as broken:
             return SkippedCheckpoint(path=_path(step), why=str(broken))
+        if None not in (manifest.job_uid, self._job_uid) and manifest.job_uid != self._job_uid:
+            return SkippedCheckpoint(path=_path(step), why=f"it is of another job (uid {manifest.job_uid})")
+        return _checkpoint(manifest)
 
     def _is_sealed(self, step: int) -> bool:
         """One that is not is what a deletion left that was broken off."""
@@ -166,7 +191,7 @@ class CheckpointStore:
         self.complete = kept
 
 
-def seal(directory: Path, *, step: int, time: str, eval_loss: float | None) -> Manifest:
+def seal(directory: Path, *, step: int, time: str, eval_loss: float | None, job_uid: str | None = None) -> Manifest:
     """Write every file of `directory` through to the disk, and then the manifest that says what they are."""
     sync_tree(directory)
     files = tuple(
@@ -174,7 +199,9 @@ def seal(directory: Path, *, step: int, time: str, eval_loss: float | None) -> M
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     )
-    manifest = Manifest(version=MANIFEST_VERSION, step=step, time=time, eval_loss=eval_loss, files=files)
+    manifest = Manifest(
+        version=MANIFEST_VERSION, step=step, time=time, eval_loss=eval_loss, files=files, job_uid=job_uid
+    )
     write_atomically(directory / layout.MANIFEST, to_json(manifest))
     return manifest
 

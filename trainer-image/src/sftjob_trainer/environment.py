@@ -25,6 +25,7 @@ from sftjob_contract.names import (
     ENV_RUN_CONFIG,
     ENV_TERMINATION_LOG,
     ENV_VOLUME,
+    ENV_VOLUME_URI,
 )
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
@@ -43,7 +44,7 @@ class Environment:
     all `processes` that train, or it is the only one. `micro_batch` is the perDeviceBatchSize of this attempt,
     `gradient_checkpointing` what it does where the run config leaves that open, and the Pod is killed `grace_seconds`
     after SIGTERM. Files of the user's own that the run config names lie in `files`. `config_hash` is the SHA-256 of the
-    run config that this Pod was created with.
+    run config that this Pod was created with. `volume_uri` is what people call the volume.
     """
 
     config_path: Path
@@ -67,6 +68,7 @@ class Environment:
     grace_seconds: int | None = None
     files: Path | None = None
     config_hash: str | None = None
+    volume_uri: str | None = None
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
@@ -83,6 +85,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         cache=_path(environ, ENV_CACHE) or volume / CACHE,
         claims=_path(environ, ENV_CLAIMS),
         files=_path(environ, ENV_FILES),
+        volume_uri=environ.get(ENV_VOLUME_URI) or None,
         attempt=_number(environ, ENV_ATTEMPT, at_least=1, usual=1),
         termination_log=termination_log(environ),
         progress_url=environ.get(ENV_PROGRESS_URL) or None,

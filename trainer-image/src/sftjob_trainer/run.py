@@ -73,7 +73,13 @@ class Run:
         self.telemetry.skipped(skipped)
 
     def doing(self, activity: Activity) -> None:
-        """Say what happens from now on, and that it does."""
+        """Say what happens from now on, and that it does.
+
+        Raises:
+            Failure: a checkpoint is about to be written where another job works by now.
+        """
+        if activity is Activity.SAVING and self.world.leads:
+            self.store.check_not_lost()
         self.watchdog.heard(activity)
         if activity is not self.telemetry.activity:
             self.telemetry.doing(activity)

@@ -29,6 +29,7 @@ from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import process_started
 from sftjob_trainer.libraries import importing
+from sftjob_trainer.ownership import JobDirectory
 from sftjob_trainer.redaction import Redacted, secrets_in
 from sftjob_trainer.reporter import Endpoint, Reporter
 from sftjob_trainer.retrying import Patience
@@ -94,7 +95,7 @@ def new_run(config: RunConfig, environment: Environment, reporter: Reporter, wor
         config=config,
         stats=stats,
         volume=environment.volume,
-        store=CheckpointStore(environment.volume, config.checkpoints.keep),
+        store=CheckpointStore(environment.volume, config.checkpoints.keep, JobDirectory.of(config, environment)),
         telemetry=Telemetry(
             attempt=environment.attempt,
             max_steps=stats.max_steps,

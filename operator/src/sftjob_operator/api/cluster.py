@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from sftjob_contract.config import ExistingContent
 from sftjob_operator.api.types import Model, ObjectName, Quantity, rule, rules
 
 
@@ -56,6 +57,9 @@ class StorageSpec(Model):
     existing_claim: ObjectName | None = None
     """A PersistentVolumeClaim that is there already. The job works in a directory of its own name on it, and leaves it
     there."""
+    existing_content: ExistingContent = ExistingContent.REFUSE
+    """What files of another run in the job's directory do. Refuse: the job fails before it trains. MoveAside: they are
+    renamed and kept, and the job starts at step 0. A job never resumes from the checkpoints of another one."""
     retain: bool = False
     """Keep the claim when the job is deleted or its time to live is over."""
     shared_cache_claim: ObjectName | None = None

@@ -136,6 +136,11 @@ class SFTJobSpec(Model):
                 "!has(self.command) || has(self.image)",
                 "command needs image: write the image that the command is in",
             ),
+            rule(
+                "!has(self.command) || self.storage.existingContent == 'Refuse'",
+                "storage.existingContent: MoveAside is for the operator's trainer: remove it, and let command decide "
+                "what it does with files that it finds",
+            ),
             _of_recipe(
                 "!(has(self.evaluation.everySteps) || has(self.evaluation.perEpoch)) || " + _HELD_OUT,
                 "evaluation.everySteps and evaluation.perEpoch need held-out rows: set dataset.evaluation.fraction "

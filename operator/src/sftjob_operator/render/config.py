@@ -64,6 +64,7 @@ def run_config(job: SFTJob) -> run.RunConfig:
         tracking=_tracking(spec.tracking, job),
         gpus=spec.resources.gpus,
         nodes=spec.resources.nodes,
+        existing_content=_existing_content(spec),
     )
 
 
@@ -336,6 +337,12 @@ def _output(spec: SFTJobSpec) -> Output:
         upload_uri=None if output.upload is None else output.upload.uri,
         retain=output.retain,
     )
+
+
+def _existing_content(spec: SFTJobSpec) -> run.ExistingContent | None:
+    """None where it is the default, which trainers of the release before follow without knowing the key."""
+    wanted = spec.storage.existing_content
+    return None if wanted is run.ExistingContent.REFUSE else wanted
 
 
 def _tracking(spec: TrackingSpec, job: SFTJob) -> Tracking:

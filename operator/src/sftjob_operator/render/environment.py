@@ -32,6 +32,7 @@ from sftjob_contract.names import (
     ENV_SECRET_VARIABLES,
     ENV_TERMINATION_LOG,
     ENV_VOLUME,
+    ENV_VOLUME_URI,
     ENV_WANDB_API_KEY,
     MOUNT_CACHE,
     MOUNT_CLAIMS,
@@ -47,7 +48,7 @@ from sftjob_contract.names import (
     trainer_status_path,
 )
 from sftjob_operator.api import AdjustmentStatus, SecretKeyRef, SecretRef, SFTJob, to_dict
-from sftjob_operator.render.common import PodContext, pod_name, service_name, volume_root
+from sftjob_operator.render.common import PodContext, pod_name, service_name, volume_root, volume_uri
 from sftjob_operator.render.config import config_hash, run_config
 from sftjob_operator.render.grace import grace_seconds
 from sftjob_operator.render.resources import stage_resources
@@ -86,6 +87,7 @@ OWN_VARIABLES: Final = frozenset(
         ENV_CONFIG_HASH,
         ENV_SECRET_VARIABLES,
         ENV_VOLUME,
+        ENV_VOLUME_URI,
         ENV_CACHE,
         ENV_CLAIMS,
         ENV_FILES,
@@ -194,6 +196,7 @@ def _of_recipe(pod: PodContext) -> dict[str, str]:
         ENV_RUN_CONFIG: f"{MOUNT_CONFIG}/{CONFIG_KEY}",
         ENV_CONFIG_HASH: config_hash(run_config(pod.job)),
         ENV_CLAIMS: MOUNT_CLAIMS,
+        ENV_VOLUME_URI: volume_uri(pod.job, "").rstrip("/"),
         **({ENV_FILES: MOUNT_FILES} if user_files(pod) else {}),
         **(_OFFLINE if pod.stage is Stage.TRAIN else {}),
     }
