@@ -79,6 +79,15 @@ CASES = [
         **refused_by_prepare(Reason.ACCESS_DENIED, 66),
     ),
     Case(
+        reason=Reason.UNREACHABLE,
+        told="Nothing listens at the address of the hub.",
+        job=a_failing_job("unreachable")
+        .model("hf://team/model")
+        .failure_policy(max_retries=0)
+        .env(HF_ENDPOINT="http://127.0.0.1:9", NO_PROXY="127.0.0.1"),
+        **refused_by_prepare(Reason.UNREACHABLE, 70),
+    ),
+    Case(
         reason=Reason.GPU_OUT_OF_MEMORY,
         told="Four sequences at once are too many.",
         job=a_failing_job("gpu-out-of-memory").training(per_device_batch_size=4).env(**faulty(oom(STEP, above=2))),

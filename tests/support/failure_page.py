@@ -27,6 +27,7 @@ _DIFFERS: Final = {
     r"it is at \S+ in \w+": "it is at … in …",
     r"takes \S+ and the volume has \S+ free of \S+;": "takes … and the volume has … free of …;",
     r"storage\.size: \S+ or more": "storage.size: … or more",
+    r"pvc://input has .*?(?=\. Correct spec|$)": "pvc://input has …",
     r"/\S*/trainer/root/": "/",
 }
 """What differs between machines and runs, and what the page has instead. The last is where the sandbox has a

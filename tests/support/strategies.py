@@ -175,6 +175,7 @@ def _own_image(_: st.DrawFn, spec: Node) -> None:
     spec.setdefault("image", "train:1")
     _remove(spec, *_RECIPE, "training", "evaluation", "checkpoints", "output", "tracking")
     _remove(spec.get("resources", {}), "prepare")
+    _remove(spec.get("storage", {}), "existingContent")
 
 
 def _no_command(_: st.DrawFn, spec: Node) -> None:

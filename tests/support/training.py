@@ -17,6 +17,7 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.configuration import devices
 from sftjob_trainer.environment import Environment
+from sftjob_trainer.ownership import OWNER_VERSION, Owner
 from sftjob_trainer.plan import max_steps, steps_per_epoch
 from sftjob_trainer.questions import needs_answers
 from support.tiny import run_config
@@ -70,6 +71,8 @@ def write_prepared(volume: Path, config: RunConfig, *, rows: int = 24, held_out:
     from datasets import Dataset
 
     training = config.training
+    volume.mkdir(parents=True, exist_ok=True)
+    (volume / layout.OWNER).write_text(to_json(Owner(version=OWNER_VERSION, job=config.job)), encoding="utf-8")
     parts = {}
     for path, count, seed in ((layout.PREPARED_TRAIN, rows, 1), (layout.PREPARED_EVALUATION, held_out, 2)):
         found = documents(count, seed=seed)

@@ -80,7 +80,7 @@ TOO_FEW = (
 
 PREPARE = [
     # what is changed, exit code, reason, how the sentence begins
-    (of("model", source="/nowhere"), MISSING, NO_MODEL, "/nowhere: there is no directory /nowhere"),
+    (of("model", source="/nowhere"), MISSING, NO_MODEL, "/nowhere does not exist; / has "),
     (
         of("model", source="pvc://none/model"),
         INVALID,
@@ -91,7 +91,7 @@ PREPARE = [
         from_source("/nowhere.jsonl"),
         MISSING,
         NO_DATA,
-        "/nowhere.jsonl: there is no file or directory /nowhere.jsonl",
+        "/nowhere.jsonl does not exist; / has ",
     ),
     (
         from_source("pvc://none/d.jsonl"),
@@ -136,7 +136,7 @@ PREPARE = [
         f"{TOO_FEW} 1",
     ),
     (template("{{ messages"), INVALID, BAD_CONFIG, "model.chatTemplate.jinja"),
-    (with_teacher("/nowhere"), MISSING, NO_MODEL, "/nowhere: there is no directory /nowhere"),
+    (with_teacher("/nowhere"), MISSING, NO_MODEL, "/nowhere does not exist; / has "),
     (
         of("training", early_stopping=None, extra={"max_seq_length": 9}),
         INVALID,
@@ -225,7 +225,7 @@ TRAIN = [
         of("checkpoints", resume_from="/nowhere"),
         MISSING,
         NO_MODEL,
-        "checkpoints.resumeFrom: /nowhere: there is no directory /nowhere",
+        "checkpoints.resumeFrom: /nowhere does not exist; / has ",
     ),
     (
         of("training", extra={"lr_scheduler_kwargs": {"wheels": 3}}),

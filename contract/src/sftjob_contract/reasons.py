@@ -16,6 +16,8 @@ class Reason(StrEnum):
     DATASET_NOT_FOUND = "DatasetNotFound"
     ACCESS_DENIED = "AccessDenied"
     """A hub, a gated repository, an object store or the mode of a file refused us."""
+    UNREACHABLE = "Unreachable"
+    """A hub, object store or web server did not answer: no name, no connection, no trusted certificate, HTTP 5xx."""
     GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     """The kernel killed the container for its memory limit (OOMKilled)."""

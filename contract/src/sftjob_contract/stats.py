@@ -1,6 +1,6 @@
 """What the Prepare stage found out about the data, stored on the volume and told in its Outcome."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sftjob_contract.config import DataFormat
@@ -24,7 +24,8 @@ class PreparedStats:
     `dataset_fingerprint` is of the data files and of the functions of dataset.preprocessing, `code_fingerprint` of the
     latter alone, None where there are none.
     `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place; so is
-    `teacher_snapshot` for the teacher of a distillation.
+    `teacher_snapshot` for the teacher of a distillation. `free_bytes` is the room that Prepare left on the volume, None
+    where the filesystem does not say; it is no part of what was prepared.
     """
 
     version: int
@@ -49,3 +50,4 @@ class PreparedStats:
     teacher_snapshot: str | None = None
     model_revision: str | None = None
     model_shape: ModelShape | None = None
+    free_bytes: int | None = field(default=None, compare=False)

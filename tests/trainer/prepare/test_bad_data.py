@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import DataFormat, HeldOut
+from sftjob_contract.config import DataFormat, HeldOut, OnInvalidRow
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
@@ -41,21 +41,8 @@ GOOD = {"text": "open a file"}
 
 FILES = [
     # name, content, sentence
-    (
-        "train.jsonl",
-        jsonl({"body": "a", "id": 1}),
-        (
-            'train.jsonl:1: no column "text", "prompt" and "completion", "messages", "instruction" and "output" or '
-            '"conversations", there is "body", "id"; name the right ones in dataset.columns'
-        ),
-    ),
     ("train.jsonl", jsonl(GOOD, GOOD, {"body": "a"}), 'train.jsonl:3: no column "text", there is "body"'),
     ("train.jsonl", jsonl(GOOD, {}), 'train.jsonl:2: no column "text", the row is empty'),
-    (
-        "train.jsonl",
-        jsonl({"text": "a", "messages": []}),
-        "train.jsonl:1: the columns fit more than one format; set dataset.format to text or messages",
-    ),
     ("train.jsonl", jsonl(GOOD, {"text": 7}), 'train.jsonl:2: "text" must be text, not a number'),
     ("train.jsonl", jsonl(GOOD, {"text": None}), 'train.jsonl:2: "text" must be text, not null'),
     ("train.jsonl", jsonl(GOOD, {"text": ""}), 'train.jsonl:2: "text" is empty, so there is nothing to train on'),
@@ -237,11 +224,6 @@ FILES = [
         'alpaca.jsonl:1: "input" must be text, not a number',
     ),
     (
-        "alpaca.jsonl",
-        jsonl({"instruction": "a", "output": "b", "text": "c"}),
-        "alpaca.jsonl:1: the columns fit more than one format; set dataset.format to text or alpaca",
-    ),
-    (
         "chat.jsonl",
         jsonl(talk(USER, {**ASSISTANT, "tool_calls": [{}]})),
         "chat.jsonl:1: messages[1] has tool_calls, which are not supported; write the call into content",
@@ -306,6 +288,69 @@ FILES = [
 ]
 
 
+NO_FORMAT = (
+    'no column "text", "prompt" and "completion", "messages", "instruction" and "output" or "conversations", there is '
+    '"body", "id"; name the right ones in dataset.columns'
+)
+BODY = {"body": "a", "id": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"on_invalid_row": OnInvalidRow.SKIP, "max_invalid_rows": 5}], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "data_format", "sentence"),
+    [
+        ([BODY], DataFormat.AUTO, f"train.jsonl:1: {NO_FORMAT}"),
+        ([BODY, {**BODY, "more": 1}, {"x": 1}], DataFormat.AUTO, f"train.jsonl:1 and every other row: {NO_FORMAT}"),
+        ([BODY] * 300, DataFormat.AUTO, f"train.jsonl:1 and the 199 rows after it: {NO_FORMAT}"),
+        (
+            [{"text": "a"}] * 2,
+            DataFormat.PROMPT_COMPLETION,
+            (
+                'train.jsonl:1 and every other row: no column "prompt", there is "text"; name the one to read in '
+                "dataset.columns.prompt, or set another dataset.format"
+            ),
+        ),
+        (
+            [{"prompt": "a", "answer": "b"}] * 2,
+            DataFormat.PROMPT_COMPLETION,
+            (
+                'train.jsonl:1 and every other row: no column "completion", there is "prompt", "answer"; name the one '
+                "to read in dataset.columns.completion, or set another dataset.format"
+            ),
+        ),
+        (
+            [{"text": "a", "messages": []}] * 2,
+            DataFormat.AUTO,
+            (
+                "train.jsonl:1 and every other row: the columns fit more than one format; set dataset.format to text "
+                "or messages"
+            ),
+        ),
+        (
+            [{"instruction": "a", "output": "b", "text": "c"}],
+            DataFormat.AUTO,
+            "train.jsonl:1: the columns fit more than one format; set dataset.format to text or alpaca",
+        ),
+    ],
+)
+def test_what_no_row_has_is_for_the_spec_to_name_and_not_for_rows_to_be_left_out(
+    bench: Workbench, rows: list[dict[str, Any]], data_format: DataFormat, sentence: str, options: dict[str, Any]
+) -> None:
+    config = bench.config(bench.write("train.jsonl", rows), data_format=data_format)
+    config = replace(config, dataset=replace(config.dataset, **options))
+    with pytest.raises(Failure) as raised:
+        bench.run(config)
+    assert (raised.value.reason, raised.value.exit_code) == (Reason.CONFIG_INVALID, ExitCode.INVALID)
+    assert raised.value.message == sentence
+
+
+def test_a_column_that_some_rows_have_is_missing_from_the_data(bench: Workbench) -> None:
+    rows = [BODY, {"text": "a"}, BODY]
+    with pytest.raises(Failure, match=r'^train\.jsonl:1: no column "text", "prompt" and') as raised:
+        bench.prepare(bench.write("train.jsonl", rows))
+    assert raised.value.reason is Reason.DATA_INVALID
+
+
 @pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize(("name", "content", "sentence"), FILES)
 def test_bad_data_is_told_with_file_and_line(bench: Workbench, name: str, content: bytes, sentence: str) -> None:
@@ -339,7 +384,7 @@ def test_a_bad_row_beyond_the_first_batch_is_found(bench: Workbench) -> None:
 
 def test_a_missing_column_of_a_named_format_is_told_by_its_own_name(bench: Workbench) -> None:
     config = bench.config(bench.write("train.jsonl", [{"text": "a"}]), data_format=DataFormat.PROMPT_COMPLETION)
-    with pytest.raises(Failure, match=r'^train\.jsonl:1: no column "prompt", there is "text"$'):
+    with pytest.raises(Failure, match=r'^train\.jsonl:1: no column "prompt", there is "text"; name the one to read'):
         bench.run(config)
 
 

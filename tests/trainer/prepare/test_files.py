@@ -9,6 +9,7 @@ from pyarrow import parquet
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import data_files, data_names, fingerprint
+from sftjob_trainer.neighbours import is_missing
 from sftjob_trainer.readers import Row, read_rows
 
 
@@ -141,16 +142,40 @@ def test_a_directory_is_read_in_the_order_of_names_and_without_hidden_files(tmp_
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("nowhere", "pvc://data/nowhere: there is no file or directory {path}"),
-        ("empty", "pvc://data/empty: there is no .jsonl, .json, .csv, .parquet, .arrow or .txt file in {path}"),
+        ("nowhere", "does not exist; pvc://data has rows/, train.jsonl"),
+        ("rows/", "has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; it has README.md"),
+        ("trian.jsonl", "does not exist; did you mean pvc://data/train.jsonl? pvc://data has rows/, train.jsonl"),
+        ("Train.JSONL", "does not exist; did you mean pvc://data/train.jsonl? pvc://data has rows/, train.jsonl"),
+        ("rowz/a/b.jsonl", "does not exist; did you mean pvc://data/rows? pvc://data has rows/, train.jsonl"),
+        ("rows/2024/b.jsonl", "does not exist; pvc://data/rows has README.md"),
+        ("train.jsonl/x", "does not exist; did you mean pvc://data/train.jsonl? pvc://data has rows/, train.jsonl"),
     ],
 )
-def test_a_place_without_data_is_not_found(tmp_path: Path, name: str, sentence: str) -> None:
-    (tmp_path / "empty").mkdir()
+def test_a_place_without_data_is_told_in_the_words_of_the_spec_with_what_is_there(
+    tmp_path: Path, name: str, sentence: str
+) -> None:
+    claim = tmp_path / "claims" / "data"
+    (claim / "rows").mkdir(parents=True)
+    (claim / "rows" / "README.md").touch()
+    (claim / ".hidden").touch()
+    (claim / "train.jsonl").touch()
     with pytest.raises(Failure) as raised:
-        data_files(tmp_path / name, f"pvc://data/{name}")
-    assert raised.value.message == sentence.format(path=tmp_path / name)
+        data_files(claim / name, f"pvc://data/{name}")
+    assert raised.value.message == f"pvc://data/{name} {sentence}"
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
+
+
+def test_what_is_there_is_told_in_bounds(tmp_path: Path) -> None:
+    for number in range(1200):
+        (tmp_path / f"{number:04}{'x' * 100}.jsonl").touch()
+    told = is_missing("pvc://data/none.jsonl", tmp_path / "none.jsonl")
+    assert told.endswith(" and more")
+    assert len(told) < 1000
+
+
+def test_a_claim_that_is_gone_shows_nothing_of_the_container(tmp_path: Path) -> None:
+    assert is_missing("pvc://data/a/b", tmp_path / "claims" / "data" / "a" / "b") == "pvc://data/a/b does not exist"
+    assert is_missing("pvc://data", tmp_path / "claims" / "data") == "pvc://data does not exist"
 
 
 def test_the_fingerprint_is_of_names_and_contents_wherever_they_lie(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Models and data sets from a hub, against a stand-in that answers as the real one does."""
 
+import errno
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from sftjob_trainer.sources import model_path
 from support.hub import Hub
 from support.preparing import Workbench, environment
 from support.tiny import held_out_fraction
+from support.web import web
 
 TOKEN = "hf_of_the_job"
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
@@ -240,8 +243,8 @@ def test_a_hub_that_fails_is_tried_again_by_the_operator(server: Hub, reach: Env
     server.broken = True
     with pytest.raises(Failure) as raised:
         hub.download_model("hf://org/tiny", None, reach)
-    assert raised.value.message == "hf://org/tiny: the hub answered with HTTP 500"
-    assert raised.value.exit_code is ExitCode.INTERNAL
+    assert raised.value.message == f"hf://org/tiny: the hub {server.url} answered with HTTP 500"
+    assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
 
 
 def test_a_hub_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Path) -> None:
@@ -249,8 +252,38 @@ def test_a_hub_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Path) 
         url = gone.url
     with pytest.raises(Failure) as raised:
         hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=url))
-    assert raised.value.message == "hf://org/tiny: the hub can not be reached (ConnectError)"
-    assert raised.value.exit_code is ExitCode.INTERNAL
+    assert raised.value.message == f"hf://org/tiny: {url} cannot be reached: it refuses the connection"
+    assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
+
+
+def test_a_hub_whose_certificate_is_not_trusted_is_told_with_its_address(tmp_path: Path) -> None:
+    with web(tmp_path, {}) as untrusted, pytest.raises(Failure) as raised:
+        hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=untrusted.url))
+    assert raised.value.message == f"hf://org/tiny: {untrusted.url} cannot be reached: its certificate is not trusted"
+    assert raised.value.reason is Reason.UNREACHABLE
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(Failure) as raised:
+            hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=url))
+    assert raised.value.message == f"hf://org/tiny: {url} cannot be reached: it does not answer in time"
+    assert raised.value.reason is Reason.UNREACHABLE
+
+
+def test_a_cache_that_cannot_be_written_is_no_hub_that_cannot_be_reached(
+    reach: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.snapshot_download", full)
+    with pytest.raises(OSError, match="No space left"):
+        hub.download_model("hf://org/tiny", None, reach)
 
 
 def test_preparing_from_a_hub_pins_the_model_and_does_not_ask_again(

@@ -179,7 +179,7 @@ def test_a_refusal_of_a_store_is_told(
             Reason.DATASET_NOT_FOUND,
             "{uri} has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; it has notes.md",
         ),
-        (503, "/data/train.jsonl", Reason.INTERNAL_ERROR, "{uri}: the server answered with HTTP 503"),
+        (503, "/data/train.jsonl", Reason.UNREACHABLE, "{uri}: the server {server} answered with HTTP 503"),
     ],
 )
 def test_a_refusal_of_a_web_server_is_told_without_its_words_and_without_the_query(
@@ -188,7 +188,7 @@ def test_a_refusal_of_a_web_server_is_told_without_its_words_and_without_the_que
     site.status = status
     with pytest.raises(Failure) as raised:
         fetch(f"{site.url}{path}?who={SECRET}", "dataset", data_names, here)
-    assert raised.value.message == sentence.format(uri=f"{site.url}{path}")
+    assert raised.value.message == sentence.format(uri=f"{site.url}{path}", server=site.url)
     assert raised.value.reason is reason
 
 
@@ -204,8 +204,8 @@ def test_a_store_that_fails_is_tried_again_by_the_operator(store: ObjectStore, h
     store.fault = (500, "InternalError")
     with pytest.raises(Failure) as raised:
         fetch("s3://lab/data/train.jsonl", "dataset", data_names, here)
-    assert raised.value.message == "s3://lab/data/train.jsonl: the server answered with HTTP 500"
-    assert raised.value.exit_code is ExitCode.INTERNAL
+    assert raised.value.message == f"s3://lab/data/train.jsonl: the server {store.url} answered with HTTP 500"
+    assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
 
 
 def test_a_server_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Path, here: Environment) -> None:
@@ -213,8 +213,20 @@ def test_a_server_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Pat
         uri = f"{gone.url}/d.jsonl"
     with pytest.raises(Failure) as raised:
         fetch(uri, "dataset", data_names, here)
-    assert raised.value.message == f"{uri}: can not be reached (ConnectionRefusedError)"
-    assert raised.value.exit_code is ExitCode.INTERNAL
+    assert raised.value.message == f"{uri}: {gone.url} cannot be reached: it refuses the connection"
+    assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
+
+
+def test_an_object_store_that_is_not_there_is_named(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ObjectStore({}) as gone:
+        url = gone.url
+    for name, value in {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": SECRET}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(Failure) as raised:
+        fetch("s3://lab/data", "dataset", data_names, here)
+    assert raised.value.message == f"s3://lab/data: {url} cannot be reached: the connection fails"
+    assert raised.value.reason is Reason.UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -239,7 +251,9 @@ def test_what_is_no_address_is_told_without_repeating_what_the_environment_says(
 def test_a_server_whose_certificate_is_not_trusted_is_told(tmp_path: Path, here: Environment) -> None:
     with web(tmp_path, {"/d.jsonl": ROWS}) as untrusted, pytest.raises(Failure) as raised:
         fetch(f"{untrusted.url}/d.jsonl", "dataset", data_names, here)
-    assert raised.value.message.endswith("/d.jsonl: can not be reached (SSLCertVerificationError)")
+    assert raised.value.message == (
+        f"{untrusted.url}/d.jsonl: {untrusted.url} cannot be reached: its certificate is not trusted"
+    )
 
 
 def test_content_that_ends_too_early_is_tried_again_and_never_used(site: Web, here: Environment) -> None:
@@ -248,7 +262,7 @@ def test_content_that_ends_too_early_is_tried_again_and_never_used(site: Web, he
     with pytest.raises(Failure) as raised:
         fetch(uri, "dataset", data_names, here)
     assert raised.value.message == f"{uri}: train.jsonl ended after 10 of {len(ROWS)} bytes"
-    assert raised.value.exit_code is ExitCode.INTERNAL
+    assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
     site.cut = None
     assert fetch(uri, "dataset", data_names, here).read_bytes() == ROWS
 

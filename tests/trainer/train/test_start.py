@@ -131,8 +131,8 @@ def cut_off(directory: Path) -> None:
 
 
 REFUSED: list[tuple[Method | None, str, Callable[[Path], None], Reason, str]] = [
-    (lora(), "nowhere", no_change, Reason.MODEL_NOT_FOUND, "there is no directory "),
-    (lora(), "", cut_off, Reason.MODEL_NOT_FOUND, "there is no complete checkpoint in "),
+    (lora(), "nowhere", no_change, Reason.MODEL_NOT_FOUND, "nowhere does not exist"),
+    (lora(), "", cut_off, Reason.MODEL_NOT_FOUND, "it has no complete checkpoint; it has checkpoint-"),
     (lora(), "checkpoint-6", cut_off, Reason.MODEL_NOT_FOUND, "checkpoint-6 can not be used: it has no "),
     (None, "checkpoint-6", no_change, Reason.CONFIG_INVALID, "it is a LoRA adapter, but this run trains every weig"),
     (lora(8), "", no_change, Reason.CONFIG_INVALID, "it was trained with rank 4, not 8; write method.lora as that"),

@@ -154,8 +154,8 @@ def test_a_store_that_does_not_answer_is_tried_again_with_longer_and_longer_paus
         (
             {"fault": (501, "NotImplemented")},
             "s3://lab/run",
-            Reason.INTERNAL_ERROR,
-            "s3://lab/run: the server answered with HTTP 501",
+            Reason.UNREACHABLE,
+            "s3://lab/run: the server {store} answered with HTTP 501",
         ),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_refusal_says_what_to_look_at_and_nothing_secret(
     with pytest.raises(Failure) as raised:
         upload(uri, volume, ONCE)
 
-    assert (raised.value.reason, raised.value.message) == (reason, sentence)
+    assert (raised.value.reason, raised.value.message) == (reason, sentence.format(store=store.url))
 
 
 def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
@@ -185,10 +185,10 @@ def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
 
     outcome = run_train(tmp_path, config, attempt=2)
 
-    assert (failed.exit_code, failed.reason) == (ExitCode.INTERNAL, Reason.INTERNAL_ERROR)
+    assert (failed.exit_code, failed.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
     assert failed.message == (
-        "s3://lab/run: the server answered with HTTP 501; the training is complete and its output lies on the job's "
-        "volume, at output/model"
+        f"s3://lab/run: the server {store.url} answered with HTTP 501; the training is complete and its output lies on "
+        "the job's volume, at output/model"
     )
     assert outcome.exit_code is ExitCode.DONE
     assert outcome.output is not None

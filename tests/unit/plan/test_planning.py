@@ -6,7 +6,9 @@ import pytest
 
 from sftjob_contract.model_shape import ModelShape
 from sftjob_operator.api import PlanStatus, SFTJob
+from sftjob_operator.plan import training_disk_bytes
 from sftjob_operator.reconcile.planning import misfit, plan_status
+from sftjob_operator.render import run_config
 from support.builders import JobBuilder, a_job
 from support.model_shapes import LLAMA_8B, QWEN_05B, stats_with
 
@@ -297,3 +299,20 @@ def test_rows_that_are_short_for_certain_are_judged_as_such() -> None:
 def test_packed_rows_are_judged_as_full() -> None:
     job = on("2Gi").training(max_length=16_384, packing=True)
     assert misfit(plan(job, QWEN_05B, truncated_rows=0, tokens=100_000)) is not None
+
+
+def test_a_run_whose_checkpoints_do_not_fit_onto_the_volume_is_refused_with_numbers() -> None:
+    job = a_job().full().training(gradient_checkpointing=True).checkpoints(keep=3, every_steps=10)
+    needed = training_disk_bytes(run_config(job.build()), QWEN_05B, stats_with(QWEN_05B, max_steps=100))
+    numbers = {"max_steps": 100}
+    said = sentence(job, QWEN_05B, free_bytes=int(needed / 1.25) - 1, **numbers)
+    assert "The run can not fit onto its volume" in said
+    assert f"take {needed / GIB:.1f} GiB, and the volume (storage.size: 50Gi) has {needed / 1.25 / GIB:.1f} GiB" in said
+    assert "a larger storage.size, or lower checkpoints.keep, which is 3" in said
+    on_a_claim = sentence(job.storage(existing_claim="team"), QWEN_05B, free_bytes=GIB, **numbers)
+    assert (
+        f"and the claim team has 1.0 GiB free after Prepare. Free {(needed - GIB) / GIB:.1f} GiB on the" in on_a_claim
+    )
+    assert "storage.size" not in on_a_claim
+    for free in (int(needed / 1.25) + 1, 1 << 53, None):
+        assert plan_status(job.build(), stats_with(QWEN_05B, free_bytes=free, **numbers)).misfit is None

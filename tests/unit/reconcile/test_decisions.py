@@ -223,7 +223,7 @@ def test_a_train_pod_that_waits_says_what_for(pod: dict[str, str], reason: str, 
 def test_what_prepare_counted_becomes_the_plan() -> None:
     decision = decided(PREPARED)
     assert said(decision, "Prepared") == ("True", "Prepared")
-    assert "1,900 rows are prepared, 95 of them held out" in message(decision, "Prepared")
+    assert "rows to train on and 95 rows to evaluate on are prepared: " in message(decision, "Prepared")
     assert to_dict(decision.status)["plan"] == {
         "steps": 96,
         "stepsPerEpoch": 32,

@@ -334,6 +334,14 @@ def test_a_full_disk_tells_what_the_run_needs() -> None:
     assert "storage.size is 50Gi" in message
 
 
+def test_a_full_claim_of_the_users_is_not_answered_with_a_size_that_the_job_does_not_set() -> None:
+    message = failed(Reason.DISK_FULL, 70, a_job().full().storage(existing_claim="team"))
+    assert "The run is predicted to need" in message
+    assert "Free room on the claim team or enlarge it" in message
+    assert "under another name" in message
+    assert "storage.size" not in message
+
+
 def test_a_divergence_names_the_newest_checkpoint() -> None:
     checkpoint = Checkpoint(step=40, path="checkpoints/checkpoint-40", bytes=7, time=moment(0))
     progress = a_progress(42, checkpoints=(checkpoint,))

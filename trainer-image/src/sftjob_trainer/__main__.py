@@ -77,7 +77,8 @@ def main() -> NoReturn:
 
 def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
     directory = JobDirectory.of(config, environment)
-    with full_volume_is_told(stage, environment.volume), denied_access_is_told(environment.volume):
+    full = full_volume_is_told(stage, environment.volume, environment.volume_uri)
+    with full, denied_access_is_told(environment.volume):
         if stage is Stage.TRAIN:
             directory.check()
             from sftjob_trainer.train import model_directories, train

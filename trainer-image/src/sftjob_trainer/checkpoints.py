@@ -142,6 +142,11 @@ class CheckpointStore:
         older = (checkpoint for checkpoint in self.complete if checkpoint.step != step)
         self._retain((*older, _checkpoint(manifest)))
 
+    @property
+    def uri(self) -> str | None:
+        """What people call the volume."""
+        return None if self._directory is None else self._directory.uri
+
     def check_not_lost(self) -> None:
         """See that the directory is still this job's.
 

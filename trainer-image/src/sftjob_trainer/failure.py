@@ -11,6 +11,7 @@ _EXIT_CODES: Final = {
     Reason.MODEL_NOT_FOUND: ExitCode.NOT_FOUND,
     Reason.DATASET_NOT_FOUND: ExitCode.NOT_FOUND,
     Reason.ACCESS_DENIED: ExitCode.NOT_FOUND,
+    Reason.UNREACHABLE: ExitCode.INTERNAL,
     Reason.INTERRUPTED: ExitCode.RETRY,
     Reason.GPU_OUT_OF_MEMORY: ExitCode.GPU_OUT_OF_MEMORY,
     Reason.DIVERGED: ExitCode.DIVERGED,
@@ -37,6 +38,19 @@ class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect
         self.message = message
         self.blames_peer = blames_peer
         self.exit_code = _EXIT_CODES[reason]
+
+
+class UnfitColumnsError(Failure):
+    """A row does not have the columns that the spec names; `advice` is a clause that says which field names them.
+
+    Where no row has them the data is as it is, and the spec is to be changed.
+    """
+
+    def __init__(self, place: str, problem: str, advice: str) -> None:
+        super().__init__(Reason.DATA_INVALID, f"{place}: {problem}")
+        self.place = place
+        self.problem = problem
+        self.advice = advice
 
 
 def data_invalid(place: str, problem: str) -> Failure:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.permissions import check_readable
 from sftjob_trainer.wording import either
 
@@ -52,14 +53,15 @@ def data_files(path: Path, source: str) -> Sequence[DataFile]:
         Failure: there is nothing at `path`, nothing of a known kind, or something that we may not read.
     """
     if not path.is_file() and not path.is_dir():
-        raise Failure(Reason.DATASET_NOT_FOUND, f"{source}: there is no file or directory {path}")
+        raise Failure(Reason.DATASET_NOT_FOUND, is_missing(source, path))
     check_readable([path], source)
     if path.is_file():
         check_kind(path.name, source)
         return (DataFile(path.name, path),)
     found = data_names(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     if not found:
-        raise Failure(Reason.DATASET_NOT_FOUND, f"{source}: there is no {either(SUFFIXES)} file in {path}")
+        has = content(path)
+        raise Failure(Reason.DATASET_NOT_FOUND, f"{source} has no {either(SUFFIXES)} file; it has {has}")
     check_readable((path / name for name in found), source)
     return tuple(DataFile(name, path / name) for name in found)
 

@@ -11,10 +11,19 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import SUFFIXES, DataFile, data_names, kind
+from sftjob_trainer.reachability import is_of_the_network, unavailable, unreachable, url_of
 from sftjob_trainer.splits import CARD, SplitError, files_of_split
 from sftjob_trainer.wording import either
 
 _MODEL_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".safetensors")
+PUBLIC_HUB: Final = "https://huggingface.co"
+"""Where huggingface_hub asks unless it is told another endpoint."""
+ANSWER_SECONDS: Final = 60.0
+"""How long the hub may take to say what a repository has; by itself huggingface_hub waits without end."""
+NO_ORGANIZATION: Final = (
+    "a short name such as gpt2 stands for a repository of an organization, openai-community/gpt2: write the whole name "
+    "that is at the head of its page on the hub"
+)
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 
@@ -39,7 +48,8 @@ class Repository:
         name, path = _split(source)
         if "/" not in name or ".." in source.split("/") or (kind == "model" and path):
             form = "hf://ORG/NAME" if kind == "model" else "hf://ORG/NAME/PATH"
-            raise Failure(Reason.CONFIG_INVALID, f"{source} must be {form}")
+            hint = "" if "/" in name else f"; {NO_ORGANIZATION}"
+            raise Failure(Reason.CONFIG_INVALID, f"{source} must be {form}{hint}")
         return cls(source=source, kind=kind, name=name, path=path, revision=revision)
 
 
@@ -122,7 +132,9 @@ class _Commit:
         self._api = HfApi(endpoint=environment.hub_endpoint, token=environment.hub_token or False)
         self._cache = environment.cache / "hub"
         self.repository = repository
-        info = self._api.repo_info(repository.name, repo_type=repository.kind, revision=repository.revision)
+        info = self._api.repo_info(
+            repository.name, repo_type=repository.kind, revision=repository.revision, timeout=ANSWER_SECONDS
+        )
         self._hash = str(info.sha)
         self.names = [file.rfilename for file in info.siblings or ()]
 
@@ -147,7 +159,8 @@ def _split(source: str) -> tuple[str, str]:
 
 @contextmanager
 def _opened(repository: Repository, environment: Environment) -> Iterator[_Commit]:
-    with _clear_errors(repository, has_token=environment.hub_token is not None):
+    endpoint = environment.hub_endpoint or PUBLIC_HUB
+    with _clear_errors(repository, endpoint, has_token=environment.hub_token is not None):
         yield _Commit(repository, environment)
 
 
@@ -170,7 +183,7 @@ def _shown(name: str, path: str) -> str:
 
 
 @contextmanager
-def _clear_errors(repository: Repository, *, has_token: bool) -> Iterator[None]:
+def _clear_errors(repository: Repository, endpoint: str, *, has_token: bool) -> Iterator[None]:
     """Turn the hub's refusals into sentences. Nothing that the server said is repeated: it may echo what we sent."""
     import httpx2  # what huggingface_hub speaks HTTP with; its errors reach us as they are
     from huggingface_hub import errors
@@ -195,11 +208,11 @@ def _clear_errors(repository: Repository, *, has_token: bool) -> Iterator[None]:
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             what = "does not accept the token" if has_token else f"asks for a token; set {field}"
             raise _denied(repository, f"can not be read: the hub {what}") from error
-        raise Failure(Reason.INTERNAL_ERROR, f"{repository.source}: the hub answered with HTTP {status}") from error
-    except (httpx2.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise Failure(
-            Reason.INTERNAL_ERROR, f"{repository.source}: the hub can not be reached ({type(error).__name__})"
-        ) from error
+        raise unavailable(repository.source, url_of(error) or endpoint, status, "the hub") from error
+    except (httpx2.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        if not is_of_the_network(error):
+            raise
+        raise unreachable(repository.source, url_of(error) or endpoint, error) from error
 
 
 def _denied(repository: Repository, problem: str) -> Failure:

@@ -26,6 +26,8 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.durable import sha256
 from sftjob_trainer.environment import ENV_HUB_ENDPOINT, Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.hub import PUBLIC_HUB
+from sftjob_trainer.reachability import unavailable, unreachable, url_of
 from sftjob_trainer.retrying import Patience
 
 logger = logging.getLogger(__name__)
@@ -128,12 +130,12 @@ def run(errand: Errand, token: str, endpoint: str | None) -> Report:
     except Failure as failure:
         return Report(reason=failure.reason, message=failure.message)
     except Exception as error:  # noqa: BLE001 -- each becomes a sentence
-        found = verdict(error, errand.repository)
+        found = verdict(error, errand.repository, endpoint)
         return Report(reason=found.reason, message=found.message)
 
 
-def verdict(error: Exception, repository: str) -> Failure:
-    """What an error of huggingface_hub means for the user."""
+def verdict(error: Exception, repository: str, endpoint: str | None = None) -> Failure:
+    """What an error of huggingface_hub at `endpoint` (None: the public hub) means for the user."""
     import httpx2  # what huggingface_hub speaks HTTP with; its errors reach us as they are
     from huggingface_hub import errors
 
@@ -144,18 +146,17 @@ def verdict(error: Exception, repository: str) -> Failure:
         )
         return Failure(Reason.CONFIG_INVALID, f"{uri}: {problem}")
     if isinstance(error, errors.HfHubHTTPError):
-        return _answered(error.response.status_code, uri)
+        return _answered(error.response.status_code, uri, url_of(error))
     if isinstance(error.__cause__, errors.HfHubHTTPError):  # of a large file's upload, to a URL that has its own rights
         status = error.__cause__.response.status_code
-        return Failure(Reason.INTERNAL_ERROR, f"{uri}: the hub's store answered with HTTP {status}")
+        return unavailable(uri, url_of(error), status, "the hub's store")
     if any(isinstance(each, httpx2.HTTPError | OSError) for each in (error, error.__cause__)):
-        name = type(error.__cause__ or error).__name__
-        return Failure(Reason.INTERNAL_ERROR, f"{uri}: the hub can not be reached ({name})")
+        return unreachable(uri, url_of(error) or endpoint or PUBLIC_HUB, error)
     logger.error("unexpected", exc_info=error)
     return Failure(Reason.INTERNAL_ERROR, f"{uri}: the push ended by an unexpected {type(error).__name__}")
 
 
-def _answered(status: int, uri: str) -> Failure:
+def _answered(status: int, uri: str, url: str | None) -> Failure:
     denied = f"{uri} can not be written: the hub"
     if status == 401:
         return Failure(Reason.ACCESS_DENIED, f"{denied} does not accept the token of {_TOKEN_FIELD}")
@@ -168,7 +169,7 @@ def _answered(status: int, uri: str) -> Failure:
         return Failure(Reason.ACCESS_DENIED, f"{denied} has no room left for this account")
     if status == 400:
         return Failure(Reason.CONFIG_INVALID, f"{denied} does not take the name of output.hub.repository or a file")
-    return Failure(Reason.INTERNAL_ERROR, f"{uri}: the hub answered with HTTP {status}")
+    return unavailable(uri, url, status, "the hub")
 
 
 def _sent(errand: Errand, environment: Environment, alive: Callable[[], None]) -> str:

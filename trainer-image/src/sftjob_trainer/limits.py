@@ -27,9 +27,9 @@ def read_limits(directory: Path) -> Limits:
     try:
         settings = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Failure(Reason.CONFIG_INVALID, f"the model's {path} can not be read: {error}") from error
+        raise Failure(Reason.CONFIG_INVALID, f"the model's {path.name} cannot be read: {error}") from error
     if not isinstance(settings, dict):
-        raise Failure(Reason.CONFIG_INVALID, f"the model's {path} must be a JSON object")
+        raise Failure(Reason.CONFIG_INVALID, f"the model's {path.name} must be a JSON object")
     text = settings.get("text_config")
     settings = text if isinstance(text, dict) else settings
     return Limits(

@@ -23,6 +23,7 @@ from sftjob_trainer import outcome, plan
 from sftjob_trainer.chat_template import given_template, without_markers
 from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.data import Data, Files, find_files, load_data
+from sftjob_trainer.disk import free_bytes
 from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
@@ -60,7 +61,7 @@ def prepare(config: RunConfig, environment: Environment) -> Outcome:
         stats = _prepare(config, environment)
     else:
         logger.info("already prepared: %s sequences, %s steps; nothing to do", stats.sequences, stats.max_steps)
-    return replace(outcome.done(Stage.PREPARE), prepared=stats)
+    return replace(outcome.done(Stage.PREPARE), prepared=replace(stats, free_bytes=free_bytes(environment.volume)))
 
 
 def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sftjob_contract.config import Columns, DataFormat, DataSource, Preprocessing, RowFunction, RowTemplate
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure, data_invalid
+from sftjob_trainer.failure import Failure, UnfitColumnsError, data_invalid
 from sftjob_trainer.readers import Row
 from sftjob_trainer.wording import columns_there, type_name
 
@@ -123,8 +123,10 @@ def _rendered(template: Any, row: Row, field: str) -> str:
         raise data_invalid(row.place, f"{field}: {error}") from error
     except UndefinedError as error:
         unknown = _UNDEFINED.fullmatch(error.message or "")
-        problem = f'no column "{unknown[1]}", {columns_there(row.values)}' if unknown else error.message
-        raise data_invalid(row.place, f"{field}: {problem}") from error
+        if unknown is None:
+            raise data_invalid(row.place, f"{field}: {error.message}") from error
+        problem = f'{field}: no column "{unknown[1]}", {columns_there(row.values)}'
+        raise UnfitColumnsError(row.place, problem, "write the name of one of them") from error
     except Exception as error:
         # A template is a program, which can fail in any way.
         raise data_invalid(row.place, f"{field}: {_told(error)}") from error

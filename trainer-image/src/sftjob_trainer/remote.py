@@ -25,6 +25,7 @@ from sftjob_trainer.durable import write_atomically
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import SUFFIXES
+from sftjob_trainer.reachability import unavailable, unreachable
 from sftjob_trainer.wording import either
 
 BUCKET_SCHEMES: Final = ("s3://", "gs://")
@@ -163,7 +164,7 @@ def clear_errors(uri: str, kind: Kind) -> Iterator[None]:
             raise _denied(uri, kind) from None
         if error.code in (404, 410):
             raise _missing(uri, kind, "does not exist") from None
-        raise _unreachable(uri, f"the server answered with HTTP {error.code}") from None
+        raise unavailable(shown(uri), _server(uri), error.code) from None
     except http.client.InvalidURL:
         raise _no_address(uri, kind) from None
     except (OSError, http.client.HTTPException) as error:
@@ -174,9 +175,8 @@ def clear_errors(uri: str, kind: Kind) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) or _ABSENT.search(verdict):
             raise _missing(uri, kind, "does not exist") from None
         if status := _STATUS.search(verdict):
-            raise _unreachable(uri, f"the server answered with HTTP {status[1]}") from None
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _unreachable(uri, f"can not be reached ({verdict or type(reason).__name__})") from None
+            raise unavailable(shown(uri), _server(uri), int(status[1])) from None
+        raise unreachable(shown(uri), _server(uri), error) from None
     except ValueError:  # pyarrow's among them
         raise _no_address(uri, kind) from None
 
@@ -300,7 +300,7 @@ def _bring(place: _Place, file: RemoteFile, path: Path, origin: tuple[str, Kind]
                 break
             size += stream.write(piece)
     if file.size is not None and size != file.size:
-        raise _unreachable(uri, f"{file.name} ended after {size} of {file.size} bytes")
+        raise Failure(Reason.UNREACHABLE, f"{shown(uri)}: {file.name} ended after {size} of {file.size} bytes")
     part.replace(path)
 
 
@@ -329,8 +329,16 @@ def _missing(uri: str, kind: Kind, problem: str) -> Failure:
     return Failure(_ABSENCE[kind], f"{shown(uri)} {problem}")
 
 
-def _unreachable(uri: str, problem: str) -> Failure:
-    return Failure(Reason.INTERNAL_ERROR, f"{shown(uri)}: {problem}")
+def _server(uri: str) -> str | None:
+    """URL of the server that `uri` is read from or written to, as far as the environment tells."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "https":
+        return uri
+    if scheme == "gs":
+        host = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+        return host if "://" in host else f"http://{host}"
+    own = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return own or f"https://{rest.partition('/')[0]}.s3.amazonaws.com"
 
 
 def _can_not_be(uri: str, kind: Kind) -> str:

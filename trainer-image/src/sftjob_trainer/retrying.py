@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 
 logger = logging.getLogger(__name__)
 
+_PASSING: Final = (Reason.UNREACHABLE, Reason.INTERNAL_ERROR)
 _Result = TypeVar("_Result")
 
 
@@ -26,7 +27,7 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
 
     def through(self, action: Callable[[], _Result]) -> _Result:
-        """The result of `action`, which is done again while it fails with InternalError: unreachable, overloaded.
+        """The result of `action`, which is done again while it fails with a reason that may pass by.
 
         Raises:
             Failure: that of the last try, or at once any other.
@@ -36,7 +37,7 @@ class Patience:
             try:
                 return action()
             except Failure as failure:
-                if failure.reason is not Reason.INTERNAL_ERROR:
+                if failure.reason not in _PASSING:
                     raise
                 logger.warning("%s; trying again in %g s", failure.message, pause)
             self.sleep(pause)

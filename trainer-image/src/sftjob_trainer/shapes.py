@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sftjob_contract.config import Columns, DataFormat
-from sftjob_trainer.failure import data_invalid
+from sftjob_trainer.failure import UnfitColumnsError, data_invalid
 from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, checked_text, read_messages
 from sftjob_trainer.readers import Row
 from sftjob_trainer.wording import columns_there, either, type_name
@@ -17,6 +17,16 @@ _ALPACA_TASK_WITH_INPUT: Final = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
 )
+
+
+_FIELDS: Final[Mapping[DataFormat, tuple[str, ...]]] = {
+    DataFormat.TEXT: ("text",),
+    DataFormat.PROMPT_COMPLETION: ("prompt", "completion"),
+    DataFormat.MESSAGES: ("messages",),
+    DataFormat.ALPACA: ("instruction", "output"),
+    DataFormat.SHAREGPT: ("conversations",),
+}
+"""The fields of dataset.columns that name what each shape needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +76,12 @@ def detect_format(row: Row, columns: Columns) -> DataFormat:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise data_invalid(row.place, f"the columns fit more than one format; set dataset.format to {either(fitting)}")
+        raise UnfitColumnsError(
+            row.place, "the columns fit more than one format", f"set dataset.format to {either(fitting)}"
+        )
     wanted = either([" and ".join(f'"{name}"' for name in needed) for needed in _needed(columns).values()])
-    raise data_invalid(
-        row.place, f"no column {wanted}, {columns_there(row.values)}; name the right ones in dataset.columns"
+    raise UnfitColumnsError(
+        row.place, f"no column {wanted}, {columns_there(row.values)}", "name the right ones in dataset.columns"
     )
 
 
@@ -79,9 +91,13 @@ def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
     Raises:
         Failure: a column is missing, or its value can not be trained on.
     """
-    for name in _needed(columns)[shape]:
+    for field, name in zip(_FIELDS[shape], _needed(columns)[shape], strict=True):
         if name not in row.values:
-            raise data_invalid(row.place, f'no column "{name}", {columns_there(row.values)}')
+            raise UnfitColumnsError(
+                row.place,
+                f'no column "{name}", {columns_there(row.values)}',
+                f"name the one to read in dataset.columns.{field}, or set another dataset.format",
+            )
     makers: Mapping[DataFormat, Callable[[Row, Columns], Example]] = {
         DataFormat.TEXT: lambda row, columns: Text(row.place, _text(row, columns.text)),
         DataFormat.PROMPT_COMPLETION: _prompt_completion,
@@ -103,13 +119,7 @@ def alpaca_prompt(instruction: str, data: str, system: str) -> str:
 
 
 def _needed(columns: Columns) -> Mapping[DataFormat, tuple[str, ...]]:
-    return {
-        DataFormat.TEXT: (columns.text,),
-        DataFormat.PROMPT_COMPLETION: (columns.prompt, columns.completion),
-        DataFormat.MESSAGES: (columns.messages,),
-        DataFormat.ALPACA: (columns.instruction, columns.output),
-        DataFormat.SHAREGPT: (columns.conversations,),
-    }
+    return {shape: tuple(getattr(columns, field) for field in fields) for shape, fields in _FIELDS.items()}
 
 
 def _prompt_completion(row: Row, columns: Columns) -> PromptCompletion | PromptCompletionMessages:

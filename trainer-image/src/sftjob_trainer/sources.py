@@ -12,6 +12,7 @@ from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import files, hub, remote, splits
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.permissions import check_readable
 
 _TO_EVALUATE_ON: Final = ("validation", "test", splits.TRAIN)
@@ -167,15 +168,17 @@ def _splits(source: DataSource, usual: tuple[str, ...]) -> tuple[str, ...]:
 
 def _checked_model(directory: Path, source: str) -> Path:
     if not directory.is_dir():
-        raise Failure(Reason.MODEL_NOT_FOUND, f"{source}: there is no directory {directory}")
+        problem = f"{source} is a file, not a directory" if directory.exists() else is_missing(source, directory)
+        raise Failure(Reason.MODEL_NOT_FOUND, problem)
     check_readable([directory], source)
     if not (directory / "config.json").is_file():
         hint = ""
         if (directory / "adapter_config.json").is_file():
             hint = "; it is a LoRA adapter: merge it into its base model first"
-        raise Failure(Reason.MODEL_NOT_FOUND, f"{source}: there is no config.json in {directory}{hint}")
+        raise Failure(Reason.MODEL_NOT_FOUND, f"{source} has no config.json; it has {content(directory)}{hint}")
     names = [file.name for file in directory.iterdir() if file.is_file()]
     if not any(PurePath(name).suffix in (".safetensors", ".bin") for name in names):
-        raise Failure(Reason.MODEL_NOT_FOUND, f"{source}: there are no weights (*.safetensors) in {directory}")
+        has = content(directory)
+        raise Failure(Reason.MODEL_NOT_FOUND, f"{source} has no weights (*.safetensors); it has {has}")
     check_readable((directory / name for name in hub.model_files(names)), source)
     return directory

@@ -16,6 +16,7 @@ from sftjob_trainer import remote
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.sources import ResolvedModel, local_path, model_path, resolve_model
 from sftjob_trainer.tokenization import load_tokenizer
 
@@ -107,7 +108,7 @@ def starting_checkpoint(config: RunConfig, environment: Environment) -> Path | N
         raise _refused(source, "it must be pvc://CLAIM/PATH, or an s3:// or gs:// URI, of a checkpoint directory")
     place = _downloaded(source, environment) if remote.is_remote(source) else local_path(source, config, environment)
     if not place.is_dir():
-        raise _refused(source, f"there is no directory {place}", Reason.MODEL_NOT_FOUND)
+        raise Failure(Reason.MODEL_NOT_FOUND, f"checkpoints.resumeFrom: {is_missing(source, place)}")
     named = layout.checkpoint_step(place.name) is not None
     found = _verified(place, source) if named else _newest(place, source)
     is_adapter = (found / ADAPTER_CONFIG).is_file()
@@ -208,7 +209,7 @@ def _newest(root: Path, source: str) -> Path:
             return _verified(root / layout.checkpoint_name(step), source)
         except Failure as failure:
             logger.warning("%s", failure.message)
-    raise _refused(source, f"there is no complete checkpoint in {root}", Reason.MODEL_NOT_FOUND)
+    raise _refused(source, f"it has no complete checkpoint; it has {content(root)}", Reason.MODEL_NOT_FOUND)
 
 
 def _verified(directory: Path, source: str) -> Path:

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from time import monotonic
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from sftjob_contract.config import DataFormat, DataSource, RunConfig
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure, data_invalid
+from sftjob_trainer.failure import Failure, UnfitColumnsError, data_invalid
 from sftjob_trainer.files import DataFile
 from sftjob_trainer.filters import Sieve
 from sftjob_trainer.labels import encoder
@@ -21,7 +22,7 @@ from sftjob_trainer.sequences import length_limit
 from sftjob_trainer.shapes import Example, detect_format, to_example
 from sftjob_trainer.shards import Reached, read_digests, read_reached, read_rows_of, write_reached, write_rows
 from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder
-from sftjob_trainer.validation import Check, checking
+from sftjob_trainer.validation import Check, checked_texts, checking
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ _BATCH_ROWS: Final = 1000
 SHARD_ROWS: Final = 10_000
 """Rows that are read anew, at most, after a stage was broken off."""
 _REPORT_SECONDS: Final = 30
+_LOOKED_AT_ROWS: Final = 200
+"""Rows that must all lack a column before it counts as missing from the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class Workshop:
 class _Reading:
     """Makes tokens of the rows of one source, and knows how far it is."""
 
-    def __init__(self, source: DataSource, workshop: Workshop, check: Check) -> None:
+    def __init__(self, source: DataSource, files: Sequence[DataFile], workshop: Workshop, check: Check) -> None:
         self.reached = Reached(format=given_format(source))
         self.source = source.source
         self._columns = source.columns
@@ -69,6 +72,8 @@ class _Reading:
         self._preprocess: Callable[[Row], Row] = preprocessor(source)
         self._check = check
         self._encode: Encoder = encoder(workshop.tokenizer, workshop.config)
+        self._checked_column = None if source.validation is None else source.validation.column
+        self._first_rows = partial(_first_rows, files, source.max_samples)
 
     def kept(self, rows: Iterable[Row | Failure]) -> list[Encoded]:
         """Those of `rows` to train on, as tokens."""
@@ -78,7 +83,7 @@ class _Reading:
             if refusal is None:
                 examples.append(example)
             else:
-                self._sieve.reject(refusal, refused=True)
+                self._reject(refusal, refused=True)
         return [row for row in _encoded(examples, self._encode, self._sieve) if self._is_kept(row)]
 
     def resume(self, reached: Reached, shard: Path) -> None:
@@ -102,10 +107,40 @@ class _Reading:
             reached.format = reached.format or detect_format(made, self._columns)
             example = to_example(made, reached.format, self._columns)
         except Failure as failure:
-            self._sieve.reject(failure)
+            self._reject(failure)
             return None
         reached.usable += 1
         return made, example
+
+    def _reject(self, failure: Failure, *, refused: bool = False) -> None:
+        """Leave a row out, unless what it lacks is missing from every row, which is no matter of rows.
+
+        Raises:
+            Failure: it may not be left out.
+        """
+        if isinstance(failure, UnfitColumnsError) and not self._sieve.counts.skipped:
+            alike = [self._advice(row) == failure.advice for row in self._first_rows()]
+            if all(alike):
+                others = "" if len(alike) == 1 else " and every other row"
+                others = f" and the {len(alike) - 1} rows after it" if len(alike) == _LOOKED_AT_ROWS else others
+                problem = f"{failure.place}{others}: {failure.problem}; {failure.advice}"
+                raise Failure(Reason.CONFIG_INVALID, problem)
+        self._sieve.reject(failure, refused=refused)
+
+    def _advice(self, row: Row | Failure) -> str | None:
+        """What to change in the spec for a row that lacks a column; None if it lacks none."""
+        if isinstance(row, Failure):
+            return None
+        try:
+            made = self._preprocess(row)
+            example = to_example(made, self.reached.format or detect_format(made, self._columns), self._columns)
+            if self._checked_column is not None:
+                deque(checked_texts(made, example, self._checked_column), maxlen=0)
+        except UnfitColumnsError as error:
+            return error.advice
+        except Failure:
+            return None
+        return None
 
     def _is_kept(self, row: Encoded) -> bool:
         reached = self.reached
@@ -132,7 +167,7 @@ def tokenize(source: DataSource, files: Sequence[DataFile], workshop: Workshop, 
 
     rows = islice(read_rows(files), source.max_samples)
     with checking(source.validation) as check:
-        reading = _Reading(source, workshop, check)
+        reading = _Reading(source, files, workshop, check)
         shards = list(_shards(reading, rows, workshop.directory / name))
     table, reached = pa.concat_tables([read_rows_of(shard) for shard in shards]), reading.reached
     if reached.format is None or not reached.usable:
@@ -148,6 +183,10 @@ def tokenize(source: DataSource, files: Sequence[DataFile], workshop: Workshop, 
         untrained=reached.untrained,
         example=_first(table, reached.first_kept),
     )
+
+
+def _first_rows(files: Sequence[DataFile], most: int | None) -> Iterator[Row | Failure]:
+    return islice(read_rows(files), min(_LOOKED_AT_ROWS, most or _LOOKED_AT_ROWS))
 
 
 def _shards(reading: _Reading, rows: Iterator[Row | Failure], directory: Path) -> Iterator[Path]:

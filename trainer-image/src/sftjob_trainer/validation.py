@@ -13,7 +13,7 @@ import yaml
 
 from sftjob_contract.config import Syntax, Validation
 from sftjob_trainer.commands import COMMAND_FIELD, check_program, problem_of_command
-from sftjob_trainer.failure import Failure, data_invalid
+from sftjob_trainer.failure import Failure, UnfitColumnsError, data_invalid
 from sftjob_trainer.messages import checked_text
 from sftjob_trainer.readers import Row
 from sftjob_trainer.shapes import Conversation, Example, PromptCompletion, PromptCompletionMessages, Text
@@ -113,7 +113,11 @@ def _turns(example: Conversation | PromptCompletionMessages) -> Iterator[tuple[s
 
 def _text_of(row: Row, column: str) -> str:
     if column not in row.values:
-        raise data_invalid(row.place, f'{_FIELD}.column: no column "{column}", {columns_there(row.values)}')
+        raise UnfitColumnsError(
+            row.place,
+            f'{_FIELD}.column: no column "{column}", {columns_there(row.values)}',
+            f"name one of them in {_FIELD}.column",
+        )
     value = row.values[column]
     if not isinstance(value, str):
         raise data_invalid(row.place, f'{_FIELD}.column: "{column}" must be text, not {type_name(value)}')

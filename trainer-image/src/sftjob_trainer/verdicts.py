@@ -91,7 +91,7 @@ def _disk_full(run: Run) -> Failure:
     return Failure(
         Reason.DISK_FULL,
         f"the volume is full: {doing} after step {run.telemetry.step} failed ({_last_good(run)}); {takes}"
-        f"{room(run.volume, wanted_bytes=wanted)}, or keep fewer checkpoints with checkpoints.keep",
+        f"{room(run.volume, uri=run.store.uri, wanted_bytes=wanted)}, or keep fewer checkpoints with checkpoints.keep",
     )
 
 

@@ -60,9 +60,9 @@ ModelSource = Annotated[
         json_schema_extra=rules(
             rule(
                 f"self.matches('^((hf://)?{_NAME}|{_CLAIM}|{_REMOTE}|/.+)$')",
-                "must be ORG/NAME or hf://ORG/NAME for a model on the hub, pvc://CLAIM/PATH for one on a "
-                "PersistentVolumeClaim, an s3://, gs:// or https:// URI, or an absolute path in the image such as "
-                "/models/base",
+                "must be ORG/NAME or hf://ORG/NAME for a model on the hub (gpt2 is openai-community/gpt2), "
+                "pvc://CLAIM/PATH for one on a PersistentVolumeClaim, an s3://, gs:// or https:// URI, or an absolute "
+                "path in the image such as /models/base",
             ),
             *_SOURCE_GUARDS,
         ),
@@ -77,9 +77,9 @@ DatasetSource = Annotated[
             rule(
                 f"self.matches('^({_NAME}|hf://{_NAME}(/.*)?|{_CLAIM}|{_REMOTE}|/.+)$') "
                 "&& !self.matches('^[^/:]+/[^/]+[.](jsonl?|csv|parquet|arrow|txt)$')",
-                "must be ORG/NAME or hf://ORG/NAME for a data set on the hub, hf://ORG/NAME/PATH for a file or folder "
-                "of one, pvc://CLAIM/PATH for one on a PersistentVolumeClaim, an s3://, gs:// or https:// URI, or an "
-                "absolute path in the image such as /data/train.jsonl",
+                "must be ORG/NAME or hf://ORG/NAME for a data set on the hub (squad is rajpurkar/squad), "
+                "hf://ORG/NAME/PATH for a file or folder of one, pvc://CLAIM/PATH for one on a PersistentVolumeClaim, "
+                "an s3://, gs:// or https:// URI, or an absolute path in the image such as /data/train.jsonl",
             ),
             *_SOURCE_GUARDS,
         ),

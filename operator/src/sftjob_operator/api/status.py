@@ -239,7 +239,7 @@ class PlanStatus(Model):
     train_rows: Count
     """Rows to train on."""
     evaluation_rows: Count
-    """Rows held out."""
+    """Rows to evaluate on: held out, or of a split or a source of their own."""
     sequences: Count
     """What the trainer iterates over: rows, or packed sequences."""
     tokens: Count
@@ -258,7 +258,8 @@ class PlanStatus(Model):
     gpu_memory_bytes: Count | None = None
     """Memory of one GPU, where it is known."""
     misfit: Sentence | None = None
-    """Why the run can not fit into its GPUs, and what would. Absent: it fits, or that is not known."""
+    """Why the run can not fit into its GPUs or onto its volume, and what would. Absent: it fits, or that is not
+    known."""
     host_memory_bytes: Count | None = None
     """Predicted peak memory of the Train Pod's container, without /dev/shm."""
     checkpoint_bytes: Count | None = None

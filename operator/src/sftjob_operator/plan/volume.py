@@ -49,9 +49,14 @@ def disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats, *, ca
     downloaded = shape.weight_bytes if caches_on_volume and config.model.source.startswith(HUB_SCHEME) else 0
     held_out = stats.tokens * stats.evaluation_rows // max(1, stats.train_rows)  # of average length
     prepared = _TOKEN_BYTES * (stats.tokens + held_out)
+    return downloaded + prepared + training_disk_bytes(config, shape, stats)
+
+
+def training_disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats) -> int:
+    """What of `disk_bytes` training adds to what Prepare left: checkpoints and output."""
     most = min(config.checkpoints.keep + 2, _saves(config, stats))
     output = _saved_bytes(config, shape) + 2 * _merged_bytes(config, shape)  # the merge works on the disk
-    return downloaded + prepared + most * checkpoint_bytes(config, shape) + output
+    return most * checkpoint_bytes(config, shape) + output
 
 
 def _saves(config: RunConfig, stats: PreparedStats) -> int:

@@ -28,7 +28,7 @@ def advice(at: Situation, last: AttemptStatus) -> str:
         one = "Sequences go through the model one at a time already, so that no smaller micro-batch helps."
         return f"{one} {_other_settings(at) or hint}"
     if last.reason == Reason.DISK_FULL:
-        return f"{_disk(at)}{hint}"
+        return _disk(at, hint)
     if last.reason == Reason.HOST_OUT_OF_MEMORY:
         return f"{_host_memory(at, last)}{hint}"
     if last.reason == Reason.DIVERGED:
@@ -57,12 +57,18 @@ def _other_settings(at: Situation) -> str | None:
     return f"This would need about {found.total_bytes / _GIB:.1f} GiB instead: {', '.join(found.changes)}."
 
 
-def _disk(at: Situation) -> str:
-    plan = at.plan
-    if plan is None or plan.disk_bytes is None:
-        return ""
-    size = at.job.spec.storage.size
-    return f"The run is predicted to need {plan.disk_bytes / _GIB:.1f} GiB, and storage.size is {size}. "
+def _disk(at: Situation, hint: str) -> str:
+    """A claim that was there before has no size of the job's, and its directory belongs to the job that failed."""
+    plan, storage = at.plan, at.job.spec.storage
+    known = None if plan is None or plan.disk_bytes is None else f"{plan.disk_bytes / _GIB:.1f} GiB"
+    if storage.existing_claim is not None:
+        need = "" if known is None else f"The run is predicted to need {known} there. "
+        return (
+            f"{need}Free room on the claim {storage.existing_claim} or enlarge it, or lower checkpoints.keep, and "
+            "create the job again under another name; checkpoints.resumeFrom takes the weights of this one."
+        )
+    need = "" if known is None else f"The run is predicted to need {known}, and storage.size is {storage.size}. "
+    return f"{need}{hint}"
 
 
 def _host_memory(at: Situation, last: AttemptStatus) -> str:

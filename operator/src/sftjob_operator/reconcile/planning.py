@@ -18,6 +18,7 @@ from sftjob_operator.plan import (
     known_gpu_memory_bytes,
     longest_row,
     trainable_parameters,
+    training_disk_bytes,
     typical_row,
 )
 from sftjob_operator.plan.gpus import quantity
@@ -52,7 +53,7 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
         disk_bytes=_bounded(
             disk_bytes(config, shape, stats, caches_on_volume=job.spec.storage.shared_cache_claim is None)
         ),
-        misfit=_misfit(job, config, stats, shape),
+        misfit=_misfit(job, config, stats, shape) or _disk_misfit(job, config, stats, shape),
     )
 
 
@@ -87,7 +88,7 @@ def prepared_stats(pods: Iterable[PodView]) -> PreparedStats | None:
 
 
 def misfit(plan: PlanStatus | None) -> str | None:
-    """Why a run can not fit into its GPUs, and what would; None where it fits, or where that is not known."""
+    """Why a run can not fit into its GPUs or onto its volume, and what would; None: it fits, or that is not known."""
     return None if plan is None else plan.misfit
 
 
@@ -161,6 +162,24 @@ def _misfit(job: SFTJob, config: RunConfig, stats: PreparedStats, shape: ModelSh
     return (
         f"The run can not fit: training takes about {_gib(needed.total)} of a GPU's memory ({largest}), and a GPU has "
         f"{_gib(known)} ({_source(job)}). {_advice(config, shape, row_tokens, known)}"
+    )
+
+
+def _disk_misfit(job: SFTJob, config: RunConfig, stats: PreparedStats, shape: ModelShape) -> str | None:
+    """Judged by the room that Prepare left on the volume; what it downloaded is there already."""
+    free, needed = stats.free_bytes, training_disk_bytes(config, shape, stats)
+    if free is None or needed <= free * MARGIN:
+        return None
+    storage, each = job.spec.storage, checkpoint_bytes(config, shape)
+    claim = storage.existing_claim
+    if claim is None:
+        where, more = f"the volume (storage.size: {storage.size})", "Create the job again with a larger storage.size"
+    else:
+        where, more = f"the claim {claim}", f"Free {_gib(needed - free)} on the claim {claim}, or enlarge it"
+    return (
+        f"The run can not fit onto its volume: checkpoints of about {_gib(each)} each and the output take "
+        f"{_gib(needed)}, and {where} has {_gib(free)} free after Prepare. {more}, or lower checkpoints.keep, which is "
+        f"{config.checkpoints.keep}: two more than that exist at times."
     )
 
 

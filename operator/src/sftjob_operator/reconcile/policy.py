@@ -57,6 +57,15 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
         retry=Retry.NEVER,
         hint=f"Let the token or key that the spec names, or the Pod's user, read (or write) there. {_AGAIN}",
     ),
+    Reason.UNREACHABLE: Policy(
+        told_by="exit code 70, termination message",
+        retry=Retry.COUNTED,
+        hint=(
+            "Let the Pods reach the address: check NetworkPolicies for egress, DNS, HTTPS_PROXY and NO_PROXY in "
+            "spec.env, and the certificates that the image trusts. failurePolicy.maxRetries and backoffSeconds bound "
+            "how long an outage may last."
+        ),
+    ),
     Reason.GPU_OUT_OF_MEMORY: Policy(
         told_by="exit code 76",
         retry=Retry.ADJUSTED,

@@ -5,7 +5,7 @@ from typing import Final
 
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
-from sftjob_operator.api import AttemptStatus, SFTJob, replace
+from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJob, replace
 from sftjob_operator.reconcile.endings import PULL_FAILURES
 from sftjob_operator.reconcile.observed import PodPhase, PodView
 from sftjob_operator.reconcile.policy import POLICIES
@@ -102,7 +102,7 @@ def prepared_sentence(at: Situation) -> str:
     if at.job.spec.command is not None:
         return "Nothing is to be prepared: spec.command sees to model and data itself."
     if (plan := at.plan) is not None:
-        return _counts(plan.rows, plan.evaluation_rows, plan.tokens, plan.steps)
+        return _counts(plan)
     return "Model and data are prepared."
 
 
@@ -129,7 +129,8 @@ def _with_hint(reason: Reason, message: str) -> tuple[str, str]:
     return reason, f"{closed(message)} {POLICIES[reason].hint}"
 
 
-def _counts(rows: int, held_out: int, tokens: int, steps: int) -> str:
-    return (
-        f"{rows:,} rows are prepared, {held_out:,} of them held out for evaluation: {tokens:,} tokens, {steps:,} steps."
-    )
+def _counts(plan: PlanStatus) -> str:
+    """Rows to evaluate on may be held out, or come from a split or a source of their own."""
+    evaluation = f" and {plan.evaluation_rows:,} rows to evaluate on" if plan.evaluation_rows else ""
+    rows = f"{plan.train_rows:,} rows to train on{evaluation} are prepared"
+    return f"{rows}: {plan.tokens:,} tokens to train on, {plan.steps:,} steps."

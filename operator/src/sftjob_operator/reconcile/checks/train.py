@@ -95,7 +95,7 @@ def train_waits(at: Situation) -> Finding | None:
 
 
 def does_not_fit(at: Situation) -> Finding | None:
-    """What Prepare counted says that the GPUs are too small: none is held to find out."""
+    """What Prepare counted says that the GPUs or the volume are too small: none is held to find out."""
     if not at.prepared or at.last(Stage.TRAIN) is not None or (why := misfit(at.plan)) is None:
         return None
     return failed(at, Reason.CONFIG_INVALID, why)
