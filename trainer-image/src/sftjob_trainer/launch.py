@@ -27,6 +27,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
 from sftjob_trainer.environment import ENV_LAUNCHED, Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.gathering import Meeting, gather
 from sftjob_trainer.watchdog import DUMP_SIGNAL
 
 GRACE_SECONDS: Final = 15.0
@@ -77,12 +78,15 @@ def is_needed(config: RunConfig, environment: Environment) -> bool:
 def launch(config: RunConfig, environment: Environment, environ: MutableMapping[str, str]) -> Outcome:
     """Start the processes of this Pod, pass signals on to them, and wait; how they ended as one.
 
+    The Pods of several nodes first wait until all of them are here.
+
     Raises:
-        Failure: the Pod does not know its place among the others.
+        Failure: the Pod does not know its place among the others, or one of them is gone before training began.
         SystemExit: a process was ended by a signal that nobody of ours sent. As for a run of one process, the code is
             the kernel's (128 + N) and there is no last word.
     """
-    places = _places(config, environment, environ)
+    places = list(_places(config, environment, environ))
+    gather(_meeting(config, environment, places[0]))
     with tempfile.TemporaryDirectory(prefix="sftjob-") as directory, _Children() as children:
         for place in places:
             children.start({**environ, **place}, Path(directory))
@@ -151,6 +155,17 @@ def _places(config: RunConfig, environment: Environment, environ: Mapping[str, s
             "MASTER_PORT": port,
             _THREADS: str(max(1, threads // here)),
         }
+
+
+def _meeting(config: RunConfig, environment: Environment, place: Mapping[str, str]) -> Meeting:
+    """Where the Pods wait for one another: at the address that their processes meet at later."""
+    return Meeting(
+        rank=environment.node_rank,
+        size=config.nodes,
+        host=place["MASTER_ADDR"],
+        port=int(place["MASTER_PORT"]),
+        key=f"{config.job.uid}/{environment.attempt}",
+    )
 
 
 def _rendezvous(config: RunConfig, environment: Environment) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 TIMEOUT: Final = timedelta(minutes=30)
-"""How long a process waits for the others: as long as the leader may take to verify a large checkpoint."""
+"""How long a process waits for the others, whose Pods are all here by then (gathering.py): as long as the leader may
+take to verify a large checkpoint."""
 _GLOO: Final = "gloo"
 
 
