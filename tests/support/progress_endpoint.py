@@ -5,7 +5,7 @@ import queue
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +42,16 @@ class ProgressEndpoint:
     reports: queue.Queue[Report] = field(default_factory=queue.Queue)
     answer: Callable[[int], int] = lambda _number: 204
     received: int = 0
+    connections: int = 0
+    open: set[socket.socket] = field(default_factory=set)
+
+    def close_connections(self) -> None:
+        """Close what clients keep open, as a server does with idle connections."""
+        for connection in list(self.open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self.open.clear()
 
     def next(self) -> Report:
         """The next report, waiting for it if need be."""
@@ -114,6 +124,12 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        self.server.endpoint.connections += 1
+        self.server.endpoint.open.add(self.request)
+        super().setup()
 
     def do_POST(self) -> None:
         endpoint = self.server.endpoint

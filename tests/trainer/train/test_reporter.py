@@ -1,5 +1,6 @@
 """Live reports: the latest state, sent when it can be, never in the way."""
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
-from sftjob_trainer.reporter import Endpoint, Pace, Reporter, backoff, post
+from sftjob_trainer.reporter import Endpoint, Line, Pace, Reporter, backoff
 from support.progress_endpoint import ProgressEndpoint, hanging_endpoint, progress_endpoint, write_certificate
 
 QUICK = Pace(interval=0.01, first_backoff=0.01, max_backoff=0.02, timeout=5, flush=5)
@@ -159,7 +160,7 @@ def test_what_keeps_a_report_from_being_sent_is_an_error_that_the_reporter_expec
     from dataclasses import replace
 
     with pytest.raises(error, match=said):
-        post(replace(endpoint, **change), state(1), timeout=5)  # type: ignore[arg-type]
+        Line(replace(endpoint, **change), timeout=5).post(state(1))  # type: ignore[arg-type]
 
 
 def test_refusals_are_told_once_until_a_report_gets_through(
@@ -174,6 +175,63 @@ def test_refusals_are_told_once_until_a_report_gets_through(
     assert [record.getMessage() for record in caplog.records] == [
         "progress could not be reported, trying again: the answer was 403 Forbidden"
     ]
+
+
+def test_one_connection_carries_all_reports_refused_ones_too(server: ProgressEndpoint, endpoint: Endpoint) -> None:
+    server.answer = lambda number: 503 if number == 2 else 204
+    with Reporter(endpoint, QUICK) as reporter:
+        for step in (1, 2):
+            reporter.offer(state(step))
+            server.next()
+        assert server.next().progress == state(2)
+    assert (server.received, server.connections) == (3, 1)
+
+
+def test_a_connection_that_the_server_has_closed_costs_no_report(
+    server: ProgressEndpoint, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = Line(endpoint, timeout=5)
+    for step in (1, 2, 3):
+        line.post(state(step))
+        server.close_connections()
+    assert [server.next().progress.step for _ in range(3)] == [1, 2, 3]
+    assert server.connections == 3
+    assert caplog.text == ""
+    line.close()
+
+
+def test_another_ca_is_taken_up_when_it_is_in_the_file(
+    server: ProgressEndpoint, token: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator that is installed again has another one, and the kubelet updates the mounted ConfigMap."""
+    caplog.set_level("INFO")
+    (tmp_path / "old").mkdir()
+    mounted, _ = write_certificate(tmp_path / "old")
+    with Reporter(Endpoint(url=server.url, ca=mounted, token=token), QUICK) as reporter:
+        reporter.offer(state(1))
+        for _ in range(1000):
+            if "was the operator installed again?" in caplog.text:
+                break
+            threading.Event().wait(0.01)
+        assert server.received == 0
+        mounted.write_bytes(server.ca.read_bytes())
+        assert server.next().progress == state(1)
+    assert f"the CA of the operator in {mounted} has changed" in caplog.text
+    assert caplog.text.count("CERTIFICATE_VERIFY_FAILED") == 1
+
+
+def test_a_connection_that_an_older_ca_vouched_for_is_given_up(
+    server: ProgressEndpoint, token: Path, tmp_path: Path
+) -> None:
+    mounted = tmp_path / "mounted.crt"
+    mounted.write_bytes(server.ca.read_bytes())
+    line = Line(Endpoint(url=server.url, ca=mounted, token=token), timeout=5)
+    line.post(state(1))
+    (tmp_path / "new").mkdir()
+    mounted.write_bytes(write_certificate(tmp_path / "new")[0].read_bytes())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        line.post(state(2))
+    assert server.received == 1
 
 
 def test_without_an_endpoint_nothing_is_sent() -> None:
