@@ -97,6 +97,21 @@ def test_a_release_is_installed_changed_rolled_back_and_removed(helm: Helm, kube
     assert missing(kubectl, at_first) == [identity(obj) for obj in at_first if obj not in kept]
 
 
+def test_a_namespace_that_does_not_exist_holds_nothing_back(helm: Helm, kubectl: Kubectl, release: Any) -> None:
+    both, one = {"namespaces": ["team-a", "team-b"]}, {"namespaces": ["team-a"]}
+    release("install", both)
+    kubectl("delete", "namespace", "team-b")
+    kubectl("wait", "--for=delete", "namespace/team-b", "--timeout=30s")
+    upgraded = release("upgrade", both)
+    assert upgraded["status"] == "deployed"
+    of_team_a = [obj for obj in helm.objects(one) if obj["metadata"].get("namespace") == "team-a"]
+    assert of_team_a
+    assert missing(kubectl, of_team_a) == []
+    kubectl("create", "namespace", "team-b")
+    release("upgrade", both)
+    assert missing(kubectl, helm.objects(both)) == []
+
+
 def lacking(live: Any, wanted: Any, path: str = "") -> list[str]:
     """Where the server has something other than what was asked for; it may have more."""
     if isinstance(wanted, dict) and isinstance(live, dict):

@@ -174,6 +174,7 @@ def test_the_operator_takes_its_settings(helm: Helm, case: str) -> None:
     assert settings.progress_url == f"https://sftjob-operator.sftjob-system.svc:{given.get('port', 8443)}"
     assert settings.namespaces == tuple(values.get("namespaces", ()))
     assert settings.workers == values.get("workers", 16)
+    assert settings.gpu_node_label == ("nvidia.com/gpu.present", "true")
     assert settings.progress_interval_seconds == given.get("intervalSeconds", 10)
     metrics = values.get("metrics", {})
     served = Address(host=host, port=ports["metrics"]) if metrics.get("enabled", True) else None

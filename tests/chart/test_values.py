@@ -37,6 +37,7 @@ CERT_MANAGER = {"enabled": True, "issuerRef": {"name": "ca"}}
         ({"progress": {"intervalSeconds": 0}}, "at '/progress/intervalSeconds': minimum: got 0, want 1"),
         ({"progress": {"port": 70000}}, "at '/progress/port': maximum: got 70,000, want 65,535"),
         ({"progress": {"listenHost": "::"}}, "at '/progress/listenHost': '::' does not match pattern"),
+        ({"gpuNodeLabel": "a b"}, "at '/gpuNodeLabel': 'a b' does not match pattern"),
         ({"workers": 1.5}, "at '/workers': got number, want integer"),
         ({"workers": 257}, "at '/workers': maximum: got 257, want 256"),
         ({"resources": {"limits": {"memory": "lots"}}}, "at '/resources/limits/memory': 'lots' does not match pattern"),

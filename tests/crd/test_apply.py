@@ -110,10 +110,10 @@ def test_explain_tells_what_the_reference_tells(kubectl: Kubectl) -> None:
 def test_columns(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", str(next(path for path in SAMPLES if path.stem == "full")))
     header, row = kubectl("get", "sft", "full").splitlines()
-    assert header.split() == ["NAME", "PHASE", "STEP", "PROGRESS", "LOSS", "ETA", "GPUS", "AGE"]
-    assert row.split()[:2] == ["full", "1"]
+    assert header.split() == ["NAME", "PHASE", "REASON", "STEP", "PROGRESS", "LOSS", "EVAL", "ETA", "GPUS", "AGE"]
+    assert row.split()[0] == "full"
     wide, _ = kubectl("get", "sft", "full", "-o", "wide").splitlines()
-    assert wide.split()[-4:] == ["MODEL", "METHOD", "TOK/S", "REASON"]
+    assert wide.split()[-3:] == ["MODEL", "METHOD", "TOK/S"]
 
 
 def test_get_all_stays_about_workloads(kubectl: Kubectl) -> None:

@@ -30,6 +30,7 @@ FIXED: dict[str, Any] = {
     "imagePullPolicy": "Always",
     "imagePullSecrets": [{"name": "other"}],
     "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
+    "podMetadata": {"labels": {"team": "other"}},
 }
 SMALL_CHANGES: dict[str, dict[str, Any]] = {
     "an option of extra": {"training": {"extra": {"adam_beta2": 0.99}}},

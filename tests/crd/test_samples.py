@@ -96,6 +96,7 @@ def test_together_the_samples_show_every_field_of_the_spec() -> None:
 
 METHODS = [
     ("minimal", "lora", 16),
+    ("pod-metadata", "lora", 16),
     ("lora", "lora", 16),
     ("packed-lora", "lora", 16),
     ("qlora", "qlora", 16),

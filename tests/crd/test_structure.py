@@ -175,9 +175,9 @@ def test_names_and_subresources() -> None:
 def test_columns_in_their_order() -> None:
     columns = VERSION["additionalPrinterColumns"]
     assert [c["name"] for c in columns if c["priority"] == 0] == [
-        *("Phase", "Step", "Progress", "Loss", "ETA", "GPUs", "Age")
+        *("Phase", "Reason", "Step", "Progress", "Loss", "Eval", "ETA", "GPUs", "Age")
     ]
-    assert [c["name"] for c in columns if c["priority"] == 1] == ["Model", "Method", "Tok/s", "Reason"]
+    assert [c["name"] for c in columns if c["priority"] == 1] == ["Model", "Method", "Tok/s"]
 
 
 @pytest.mark.parametrize("column", VERSION["additionalPrinterColumns"], ids=lambda column: column["name"])

@@ -117,11 +117,12 @@ def test_its_pods_ask_for_nothing_of_the_cluster(story: Story, lab: Lab) -> None
 
 def test_get_prints_the_story(story: Story, lab: Lab) -> None:
     header, row = (line.split() for line in lab.kubectl("get", "sftjobs", NAME).splitlines())
-    assert header == ["NAME", "PHASE", "STEP", "PROGRESS", "LOSS", "ETA", "GPUS", "AGE"]
-    assert row[:4] == [NAME, "Succeeded", str(STEPS), "100"]
-    assert float(row[4]) == pytest.approx(story.status["progress"]["loss"], rel=1e-3)
+    assert header == ["NAME", "PHASE", "REASON", "STEP", "PROGRESS", "LOSS", "EVAL", "ETA", "GPUS", "AGE"]
+    assert row[:5] == [NAME, "Succeeded", "Completed", str(STEPS), "100%"]
+    assert float(row[5]) == pytest.approx(story.status["progress"]["loss"], rel=1e-3)
+    assert " ".join(row[6:9]) == story.status["progress"]["evalLossChange"]
     wide = lab.kubectl("get", "sft", NAME, "-o", "wide").splitlines()[0].split()
-    assert wide == [*header, "MODEL", "METHOD", "TOK/S", "REASON"]
+    assert wide == [*header, "MODEL", "METHOD", "TOK/S"]
 
 
 def test_get_watch_prints_a_line_for_each_change(story: Story) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import KIND
+from sftjob_operator.controller import SETTLE_SECONDS
+from sftjob_operator.reconcile import awaits_cleanup, is_finished
 from support.crash_points import TURNS, Act, MortalWorld, final_state, live
 from support.lives import KEY, LIVES
 from support.paths import missing_paths
@@ -18,13 +20,18 @@ from support.previous import TAKE_OVER, Previous
 
 
 def handed_over(take_over: Callable[[Any], Any], lost: list[str], then: Act | None) -> Act:
-    """A turn before which another operator wrote the job's status, and this one took over again."""
+    """A turn before which another operator wrote the job's status, and this one took over again.
+
+    No release writes the status of a job that has ended and awaits no cleanup. A write that nobody waits for is due
+    after a moment.
+    """
 
     async def act(world: MortalWorld) -> None:
         before = world.cluster.objects[KIND, *KEY]
-        if before.get("status"):
+        if before.get("status") and (not is_finished(before) or awaits_cleanup(before)):
             world.cluster.store({**before, "status": take_over(before)}, "MODIFIED")
             await world.restart_operator()
+            await world.pass_time(SETTLE_SECONDS)
             lost.extend(missing_paths(before["status"], world.status(KEY)))
         if then is not None:
             await then(world)

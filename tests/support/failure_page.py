@@ -32,7 +32,7 @@ _DIFFERS: Final = {
 }
 """What differs between machines and runs, and what the page has instead. The last is where the sandbox has a
 container's files."""
-_VARIES: Final = ("LOSS", "ETA", "AGE")
+_VARIES: Final = ("LOSS", "EVAL", "ETA", "AGE")
 """Columns that differ from run to run."""
 Object = dict[str, Any]
 Run = tuple[Case, str, Status]

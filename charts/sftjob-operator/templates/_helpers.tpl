@@ -52,6 +52,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- printf "%s.%s.svc" (include "sftjob.name" .) .Release.Namespace -}}
 {{- end -}}
 
+{{/*
+Those of `namespaces` that exist, as JSON. Without a cluster to look at (helm template, GitOps) all of them: a cluster
+always has the namespace default.
+*/}}
+{{- define "sftjob.servedNamespaces" -}}
+{{- $connected := lookup "v1" "Namespace" "" "default" -}}
+{{- $served := list -}}
+{{- range .Values.namespaces -}}
+{{- if or (not $connected) (lookup "v1" "Namespace" "" .) -}}
+{{- $served = append $served . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $served -}}
+{{- end -}}
+
 {{/* What the operator may do with jobs and their children: exactly the requests that it makes. */}}
 {{- define "sftjob.jobRules" -}}
 - apiGroups: [sftjob.dev]

@@ -42,7 +42,7 @@ from sftjob_operator.progress.tls import (
     tls_material,
 )
 from sftjob_operator.reconcile import Settings
-from sftjob_operator.render import RenderSettings
+from sftjob_operator.render import NodeLabel, RenderSettings
 from sftjob_operator.settings import Address, OperatorSettings, SecretName, SettingsError, configure, read_settings
 from sftjob_operator.watch_age import WatchAge
 from sftjob_operator.workqueue import SystemClock
@@ -135,7 +135,13 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
         material = _material(cluster, settings.progress_tls, hosts, clock)
         tls = await _first(material)
         context = server_context(tls)
-        render = RenderSettings(trainer_image=settings.trainer_image, progress_url=url, progress_ca=tls.ca)
+        label = settings.gpu_node_label
+        render = RenderSettings(
+            trainer_image=settings.trainer_image,
+            progress_url=url,
+            progress_ca=tls.ca,
+            gpu_node=None if label is None else NodeLabel(key=label[0], value=label[1]),
+        )
         deciding = Settings(render=render, silence_seconds=settings.silence_seconds)
         interval = settings.progress_interval_seconds
         controller = Controller(cluster, deciding, interval, clock, metrics, settings.namespaces)

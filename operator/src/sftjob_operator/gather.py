@@ -31,6 +31,7 @@ from sftjob_operator.workqueue import Key
 
 _KEPT_METADATA: Final = (
     "name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp",
+    "labels",
 )  # fmt: skip
 
 _KEPT_STATUS: Final = (

@@ -1,6 +1,7 @@
 """Everything that can be configured, from the environment, checked at start; and what kopf is told."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ from urllib.parse import urlsplit
 import kopf
 
 from sftjob_contract.names import LABEL_JOB
+from sftjob_operator.api.scheduling import LABEL_KEY_PATTERN
+from sftjob_operator.api.types import LABEL_VALUE_PATTERN
 from sftjob_operator.watch_age import WATCH_SECONDS
 
 T = TypeVar("T")
 
+DEFAULT_GPU_NODE_LABEL: Final = "nvidia.com/gpu.present=true"
+"""What NVIDIA's GPU feature discovery writes on nodes that have a GPU."""
 LIST_CHUNK: Final = 250
 """Objects per page when kopf lists, so that no answer is large."""
 SILENT_INTERVALS: Final = 3
@@ -61,6 +66,9 @@ class OperatorSettings:
     """SFTJOB_NAMESPACES: namespaces to watch, separated by commas. Absent: all of them."""
     trainer_image: str
     """SFTJOB_TRAINER_IMAGE: image of jobs that name none."""
+    gpu_node_label: tuple[str, str | None] | None
+    """SFTJOB_GPU_NODE_LABEL: KEY=VALUE, or KEY for any value, of the nodes that have GPUs; Prepare Pods prefer them.
+    Empty: none."""
     progress_address: Address
     """SFTJOB_PROGRESS_ADDRESS: HOST:PORT where the progress endpoint listens. Port 0: a free one."""
     progress_url: str | None
@@ -103,6 +111,7 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
     return OperatorSettings(
         namespaces=tuple(name.strip() for name in environ.get("SFTJOB_NAMESPACES", "").split(",") if name.strip()),
         trainer_image=_required(environ, "SFTJOB_TRAINER_IMAGE", "the trainer image, such as sftjob-trainer:0.1.0"),
+        gpu_node_label=_gpu_node_label(environ),
         progress_address=_read(environ, "SFTJOB_PROGRESS_ADDRESS", _address, default="0.0.0.0:8443"),
         progress_url=_optional(environ, "SFTJOB_PROGRESS_URL", _url),
         progress_tls=_progress_tls(environ),
@@ -166,6 +175,16 @@ def _progress_tls(environ: Mapping[str, str]) -> Path | SecretName:
         raise SettingsError("SFTJOB_PROGRESS_TLS_DIR and SFTJOB_PROGRESS_TLS_SECRET are both set: set one of them")
     what = "a directory for the certificate, kept over restarts, or SFTJOB_PROGRESS_TLS_SECRET to NAMESPACE/NAME"
     return secret or Path(_required(environ, "SFTJOB_PROGRESS_TLS_DIR", what))
+
+
+def _gpu_node_label(environ: Mapping[str, str]) -> tuple[str, str | None] | None:
+    text = environ.get("SFTJOB_GPU_NODE_LABEL", DEFAULT_GPU_NODE_LABEL)
+    key, separator, value = text.partition("=")
+    if not text:
+        return None
+    if not re.fullmatch(LABEL_KEY_PATTERN, key) or not re.fullmatch(LABEL_VALUE_PATTERN, value):
+        raise SettingsError(f"SFTJOB_GPU_NODE_LABEL is {text!r}: write KEY=VALUE or KEY of a node label, or nothing")
+    return key, value if separator else None
 
 
 def _required(environ: Mapping[str, str], name: str, what: str) -> str:

@@ -15,7 +15,7 @@ from sftjob_contract.names import (
     ENV_RUN_CONFIG,
     ENV_VOLUME,
 )
-from sftjob_trainer.environment import read_environment
+from sftjob_trainer.environment import ENV_LAUNCHED, forget_world, read_environment
 from sftjob_trainer.failure import Failure
 
 NEEDED = {ENV_RUN_CONFIG: "/etc/config.json", ENV_VOLUME: "/volume"}
@@ -75,3 +75,12 @@ def test_a_wrong_variable_is_named(change: dict[str, str], sentence: str) -> Non
         read_environment({**NEEDED, **change})
     assert raised.value.message == sentence
     assert raised.value.exit_code is ExitCode.INVALID
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_only_the_launcher_says_how_many_processes_there_are(launched: bool) -> None:
+    """The keys of a Secret are variables too, and torch.distributed would wait for processes that do not exist."""
+    world = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "ACCELERATE_USE_FSDP": "true", "PMI_SIZE": "2"}
+    environ = {**world, "NCCL_DEBUG": "INFO", **({ENV_LAUNCHED: "1"} if launched else {})}
+    forget_world(environ)
+    assert (world.keys() <= environ.keys(), environ["NCCL_DEBUG"]) == (launched, "INFO")

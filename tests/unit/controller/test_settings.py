@@ -13,6 +13,7 @@ NEEDED = {"SFTJOB_TRAINER_IMAGE": "trainer:1", "SFTJOB_PROGRESS_TLS_DIR": "/tls"
 def test_two_settings_are_needed_and_the_rest_has_defaults() -> None:
     settings = read_settings({**NEEDED, "KUBECONFIG": "/kube/config"})
     assert settings.trainer_image == "trainer:1"
+    assert settings.gpu_node_label == ("nvidia.com/gpu.present", "true")
     assert settings.progress_tls == Path("/tls")
     assert settings.namespaces == ()
     assert settings.progress_address == Address(host="0.0.0.0", port=8443)
@@ -39,6 +40,7 @@ def test_everything_can_be_set() -> None:
             "SFTJOB_LIVENESS_ADDRESS": "0.0.0.0:8080",
             "SFTJOB_METRICS_ADDRESS": "0.0.0.0:8081",
             "SFTJOB_METRICS_JOBS": "0",
+            "SFTJOB_GPU_NODE_LABEL": "accelerator",
         }
     )
     assert settings.namespaces == ("a", "b")
@@ -49,6 +51,11 @@ def test_everything_can_be_set() -> None:
     assert settings.liveness_address == Address(host="0.0.0.0", port=8080)
     assert settings.metrics_address == Address(host="0.0.0.0", port=8081)
     assert settings.metrics_jobs == 0
+    assert settings.gpu_node_label == ("accelerator", None)
+
+
+def test_no_node_is_preferred_if_the_label_is_empty() -> None:
+    assert read_settings({**NEEDED, "SFTJOB_GPU_NODE_LABEL": ""}).gpu_node_label is None
 
 
 def test_the_certificate_may_be_kept_in_a_secret() -> None:
@@ -71,6 +78,7 @@ def test_the_certificate_may_be_kept_in_a_secret() -> None:
         ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "0", "seconds from 1 to 3600"),
         ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "nan", "seconds from 1 to 3600"),
         ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "often", "SFTJOB_PROGRESS_INTERVAL_SECONDS is 'often'"),
+        ("SFTJOB_GPU_NODE_LABEL", "a b", "SFTJOB_GPU_NODE_LABEL is 'a b': write KEY=VALUE or KEY of a node label"),
         ("SFTJOB_WORKERS", "0", "a number from 1 to 256"),
         ("SFTJOB_LIVENESS_ADDRESS", "localhost", "SFTJOB_LIVENESS_ADDRESS is 'localhost': write HOST:PORT"),
     ],

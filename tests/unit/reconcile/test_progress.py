@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, Progress
+from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
 from sftjob_operator.api import ProgressStatus, SFTJobStatus, parse_job
-from sftjob_operator.reconcile.progress import stopped, with_progress
+from sftjob_operator.reconcile.progress import stopped, with_columns, with_progress
 from support.builders import JobBuilder, a_job
 
 REPORT = Progress(
@@ -95,3 +95,26 @@ def test_a_listed_checkpoint_stays_so_while_the_next_attempt_verifies_it_again(
 
     assert [checkpoint.step for checkpoint in status.checkpoints] == listed
     assert (status.latest_checkpoint or "").endswith(f"checkpoint-{max(told)}")
+
+
+def evaluated(*losses: float) -> Progress:
+    """A report after these evaluations, with the newest as its own."""
+    points = tuple(HistoryPoint(step=step, eval_loss=loss) for step, loss in enumerate(losses))
+    return replace(REPORT, history=points, eval_loss=losses[-1] if losses else None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "change"),
+    [((), None), ((6.941,), "6.94"), ((6.941, 3.682), "6.94 -> 3.68"), ((12.0, 3.0, 0.01234), "12 -> 0.0123")],
+)
+def test_what_was_learned_is_told_as_first_and_newest_evaluation_loss(
+    losses: tuple[float, ...], change: str | None
+) -> None:
+    shown = with_columns(status_after(evaluated(*losses)), a_job().build()).progress
+    assert shown is not None
+    assert (shown.eval_loss_change, shown.percent_text) == (change, "50%")
+
+
+def test_gpus_are_those_of_all_nodes() -> None:
+    job = a_job().resources(gpus=8, nodes=2).storage(access_modes=["ReadWriteMany"])
+    assert with_columns(SFTJobStatus(), job.build()).gpus == 16

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api import SFTJob
+from sftjob_operator.api.scheduling import OPERATOR_VARIABLES, RESERVED_PREFIX
 from sftjob_operator.api.types import LEAKY_NAME
 from sftjob_operator.api.upstream import fields_of_options
 from sftjob_operator.reconcile.spec_problems import EXTRA_LIMIT_BYTES, EXTRA_LIMIT_DEPTH, OWN_OPTIONS, spec_problem
@@ -264,3 +265,29 @@ def test_values_that_look_like_a_secret(value: str, leaky: bool) -> None:
 @given(job=valid_jobs())
 def test_a_job_that_is_right_in_all_its_parts_has_no_problem(job: SFTJob) -> None:
     assert spec_problem(job) is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        ({"cpu": "4", "cpuLimit": "4000m"}, None),
+        ({"cpuLimit": "2", "prepare": {"cpuLimit": "4"}}, None),
+        (
+            {"cpu": "4", "cpuLimit": "2"},
+            "spec.resources.cpuLimit is 2, which is less than the 4 of spec.resources.cpu:",
+        ),
+        (
+            {"cpu": "4", "cpuLimit": "8", "prepare": {"cpuLimit": "500m"}},
+            "spec.resources.prepare.cpuLimit is 500m, which is less than the 4 of spec.resources.prepare.cpu:",
+        ),
+    ],
+)
+def test_a_cpu_limit_is_at_least_the_request(resources: dict[str, Any], problem: str | None) -> None:
+    found = spec_problem(a_job().set("resources", resources).build())
+    assert (found is None) if problem is None else str(found).startswith(problem)
+
+
+def test_the_operators_variables_are_refused_by_name_at_apply_as_well() -> None:
+    of_trainer = {"HF_TOKEN", "WANDB_API_KEY", "HF_HUB_OFFLINE"}
+    named = {name for name in OWN_VARIABLES if not name.startswith(RESERVED_PREFIX)}
+    assert set(OPERATOR_VARIABLES) == named - of_trainer

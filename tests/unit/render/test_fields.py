@@ -50,6 +50,7 @@ ON_THE_HUB = (
     .set("output", {"hub": {"repository": "acme/out", "tokenSecretRef": TOKEN}})
     .set("tracking", {"wandb": {"project": "p", "entity": "e", "baseUrl": "https://w", "apiKeySecretRef": TOKEN}})
     .set("imagePullSecrets", [{"name": "registry"}])
+    .set("podMetadata", {"labels": {"team": "a"}, "annotations": {"example.com/note": "a"}})
     .set("env", [{"name": "A", "value": "1"}])
     .scheduling(tolerations=[{"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}])
 )
@@ -97,6 +98,7 @@ OTHER: dict[str, Callable[[Any], Any]] = {
     "array": lambda _: ["changed"],
     "quantity": lambda _: "7",
     "string": lambda _: "changed",
+    "object": lambda _: {"example.com/changed": "a"},
 }
 """By type, a valid value that differs from the present one."""
 

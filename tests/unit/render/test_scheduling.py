@@ -1,5 +1,6 @@
 """Where Pods may run, and how several nodes become one run."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from sftjob_contract.names import (
     LABEL_STAGE,
     Stage,
 )
-from sftjob_operator.render import gpu_product_label, pod, pod_name, pods, service, service_name
+from sftjob_operator.render import NodeLabel, gpu_product_label, pod, pod_name, pods, service, service_name
 from support.builders import JobBuilder, a_job
 from support.rendering import REPORTING, render_all
 
 Object = dict[str, Any]
+TAINT_OF_GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 TWO_NODES = a_job("demo").storage(access_modes=["ReadWriteMany"]).resources(nodes=2, gpus=8)
 
@@ -41,7 +43,6 @@ def variables(document: Object) -> dict[str, str]:
     ("field", "value", "rendered_as"),
     [
         ("nodeSelector", {"zone": "a"}, {"zone": "a"}),
-        ("tolerations", [{"operator": "Exists"}], [{"operator": "Exists"}]),
         ("priorityClassName", "high", "high"),
         ("schedulerName", "volcano", "volcano"),
         ("runtimeClassName", "nvidia", "nvidia"),
@@ -53,6 +54,62 @@ def test_both_stages_are_placed_alike(field: str, value: Any, rendered_as: Any) 
     for stage in Stage:
         assert rendered(job, stage)["spec"][field] == rendered_as
         assert field not in rendered(a_job(), stage)["spec"]
+
+
+@pytest.mark.parametrize(
+    ("job", "rendered_as"),
+    [
+        (a_job().resources(gpus=0), None),
+        (a_job(), [TAINT_OF_GPUS]),
+        (a_job().resources(gpu_resource_name="amd.com/gpu"), [{**TAINT_OF_GPUS, "key": "amd.com/gpu"}]),
+        (
+            a_job().resources(gpu_resource_name="nvidia.com/mig-1g.10gb"),
+            [{**TAINT_OF_GPUS, "key": "nvidia.com/mig-1g.10gb"}, TAINT_OF_GPUS],
+        ),
+        (a_job().scheduling(tolerations=[TAINT_OF_GPUS]), [TAINT_OF_GPUS]),
+        (
+            a_job().scheduling(tolerations=[{"key": "", "operator": "Exists", "value": "", "effect": ""}]),
+            [{"operator": "Exists"}, TAINT_OF_GPUS],
+        ),
+    ],
+    ids=["no GPU", "NVIDIA", "AMD", "a MIG slice", "given as well", "written out in full"],
+)
+def test_both_stages_tolerate_the_taint_of_nodes_with_gpus(job: JobBuilder, rendered_as: Any) -> None:
+    for stage in Stage:
+        assert rendered(job, stage)["spec"].get("tolerations") == rendered_as
+
+
+PRESENT = NodeLabel(key="nvidia.com/gpu.present", value="true")
+
+
+@pytest.mark.parametrize(
+    ("job", "label", "wanted"),
+    [
+        (a_job(), PRESENT, {"key": "nvidia.com/gpu.present", "operator": "In", "values": ["true"]}),
+        (a_job(), NodeLabel(key="accelerator", value=None), {"key": "accelerator", "operator": "Exists"}),
+        (
+            a_job().resources(gpu_resource_name="amd.com/gpu"),
+            PRESENT,
+            {"key": "amd.com/gpu.product-name", "operator": "Exists"},
+        ),
+        (
+            a_job().resources(gpu_resource_name="amd.com/gpu"),
+            NodeLabel(key="accelerator", value="mi300"),
+            {"key": "accelerator", "operator": "In", "values": ["mi300"]},
+        ),
+        (a_job().resources(gpus=0), PRESENT, None),
+        (a_job(), None, None),
+    ],
+    ids=["NVIDIA", "any value", "AMD beside NVIDIA's label", "AMD by a label of the cluster's", "no GPU", "no label"],
+)
+def test_prepare_prefers_nodes_with_the_gpu(job: JobBuilder, label: NodeLabel | None, wanted: Any) -> None:
+    """The volume that it binds may be reachable from there alone."""
+    settings = dataclasses.replace(REPORTING, gpu_node=label)
+    spec = pod(job.build(), Stage.PREPARE, 1, settings)["spec"]
+    preferred = [] if wanted is None else [{"weight": 100, "preference": {"matchExpressions": [wanted]}}]
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+    assert affinity.get("preferredDuringSchedulingIgnoredDuringExecution", []) == preferred
+    assert "affinity" not in pod(job.build(), Stage.TRAIN, 1, settings)["spec"]
 
 
 @pytest.mark.parametrize(

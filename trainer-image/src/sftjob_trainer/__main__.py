@@ -18,7 +18,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer import outcome
 from sftjob_trainer.configuration import read_delivered_config, with_files
 from sftjob_trainer.disk import full_volume_is_told
-from sftjob_trainer.environment import ENV_LAUNCHED, Environment, read_environment, termination_log
+from sftjob_trainer.environment import ENV_LAUNCHED, Environment, forget_world, read_environment, termination_log
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.launch import is_needed, launch
 from sftjob_trainer.libraries import (
@@ -42,6 +42,7 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
     `environ` is the process's own: what libraries are to find there is added.
     """
     try:
+        forget_world(environ)
         environment = read_environment(environ)
         config = read_delivered_config(environment.config_path, environment.config_hash)
         config = with_files(config, environment.files)

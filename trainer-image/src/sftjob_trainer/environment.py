@@ -1,6 +1,7 @@
 """The container's environment, read once and typed; nothing else in the trainer looks at variables of ours."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,10 @@ from sftjob_contract.names import (
     ENV_VOLUME_URI,
 )
 from sftjob_contract.reasons import Reason
+from sftjob_contract.variables import is_of_world
 from sftjob_trainer.failure import Failure
+
+logger = logging.getLogger(__name__)
 
 ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
 """huggingface_hub's own variable: another hub than the public one, such as a mirror. Set by whoever runs one."""
@@ -103,6 +107,18 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         grace_seconds=_number_if_given(environ, ENV_GRACE_SECONDS),
         config_hash=environ.get(ENV_CONFIG_HASH) or None,
     )
+
+
+def forget_world(environ: MutableMapping[str, str]) -> None:
+    """Remove the variables of a world of processes, unless the trainer started this process as one of several.
+
+    The keys of a Secret or the image may have them: torch.distributed and accelerate would wait for the others.
+    """
+    if environ.get(ENV_LAUNCHED):
+        return
+    for name in list(filter(is_of_world, environ)):
+        logger.warning("%s is removed from the environment: the trainer sets it for each process that it starts", name)
+        del environ[name]
 
 
 def termination_log(environ: Mapping[str, str]) -> Path | None:

@@ -18,7 +18,7 @@ from sftjob_operator.api.results import (
     UploadSpec,
     WandbSpec,
 )
-from sftjob_operator.api.scheduling import EnvVar, FailurePolicySpec, SchedulingSpec, Toleration
+from sftjob_operator.api.scheduling import EnvVar, FailurePolicySpec, PodMetadataSpec, SchedulingSpec, Toleration
 from sftjob_operator.api.sources import ConfigMapKeyRef, SecretKeyRef, SecretRef
 from sftjob_operator.api.status import (
     ATTEMPTS_LIMIT,
@@ -86,6 +86,7 @@ __all__ = [
     "OutputStatus",
     "Phase",
     "PlanStatus",
+    "PodMetadataSpec",
     "PrepareResourcesSpec",
     "PreprocessingSpec",
     "ProgressStatus",

@@ -72,6 +72,8 @@ class PrepareResourcesSpec(Model):
 
     cpu: Quantity | None = None
     """CPU request. Absent: resources.cpu."""
+    cpu_limit: Quantity | None = None
+    """CPU limit. Absent: resources.cpuLimit."""
     memory: Quantity | None = None
     """Memory request and limit. Absent: resources.memory."""
     ephemeral_storage: Quantity | None = None
@@ -115,6 +117,8 @@ class ResourcesSpec(Model):
     cpu: Quantity | None = None
     """CPU request, such as 4 or 500m; half a CPU is 500m or "0.5", in quotes. PyTorch gets as many threads, rounded up.
     Absent: none, and a thread for each core of the node."""
+    cpu_limit: Quantity | None = None
+    """CPU limit, which a quota on limits.cpu asks for. Training is slower below it. Absent: none."""
     memory: Quantity | None = None
     """Memory request and limit, such as 32Gi. Absent: none."""
     shared_memory: Quantity = "8Gi"

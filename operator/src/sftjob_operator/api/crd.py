@@ -39,16 +39,17 @@ _FITTING: Final = {
 _ANYWHERE: Final = {"type", "description", "default", _RULES}
 _COLUMNS: Final = (
     ("Phase", "string", ".status.phase", "Where the job is in its life", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', "Why the job is as it is", 0),
     ("Step", "integer", ".status.progress.step", "Optimizer steps done", 0),
-    ("Progress", "integer", ".status.progress.percent", "Percent of the steps done", 0),
+    ("Progress", "string", ".status.progress.percentText", "Share of the steps done", 0),
     ("Loss", "number", ".status.progress.loss", "Mean training loss over the last logging window", 0),
+    ("Eval", "string", ".status.progress.evalLossChange", "First and newest evaluation loss", 0),
     ("ETA", "string", ".status.progress.eta", "Time until the last step, at the present speed", 0),
-    ("GPUs", "integer", ".spec.resources.gpus", "GPUs for training", 0),
+    ("GPUs", "integer", ".status.gpus", "GPUs for training, on all nodes", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation", 0),
     ("Model", "string", ".spec.model.source", "The model that training starts from", 1),
     ("Method", "string", ".status.method", "full, lora or qlora", 1),
     ("Tok/s", "number", ".status.progress.tokensPerSecond", "Tokens per second over all devices", 1),
-    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', "Why the job is as it is", 1),
 )
 _METADATA: Final[Schema] = {
     "apiVersion": {"type": "string", "description": f"Always {GROUP}/{VERSION}."},

@@ -59,7 +59,13 @@ def _sections(schema: Schema, path: str) -> Iterator[str]:
 def _rules(schema: Schema) -> Iterator[str]:
     own = schema.get("x-kubernetes-validations", [])
     if own:
-        yield "Rules:\n\n" + "".join(f"- {entry['message']}\n" for entry in own)
+        yield "Rules:\n\n" + "".join(f"- {_about(entry)}{entry['message']}\n" for entry in own)
+
+
+def _about(entry: Schema) -> str:
+    """The field of the object that a rule of the object is about, as the API server names it in front."""
+    field = entry.get("fieldPath", "").removeprefix(".")
+    return f"`{field}`: " if field else ""
 
 
 def _row(name: str, field: Schema, path: str, required: bool) -> str:
@@ -84,7 +90,7 @@ def _own_rules(field: Schema) -> list[str]:
 
 def _type(field: Schema, path: str) -> str:
     if "enum" in field:
-        return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
+        return "one of " + ", ".join(f"`{value}`" if value else '`""`' for value in field["enum"])
     if "additionalProperties" in field:
         return f"map of {_type(field['additionalProperties'], path)}"
     match field.get("type"):

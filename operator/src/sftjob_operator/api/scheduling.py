@@ -9,15 +9,46 @@ from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api.sources import SecretKeyRef
 from sftjob_operator.api.types import LEAKY_NAME, LabelValue, Model, ObjectName, rule, rules
 
-_LABEL_KEY_PATTERN: Final = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LABEL_KEY_PATTERN: Final = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 _LABEL_KEY: Final = rule(
-    f"self.matches('{_LABEL_KEY_PATTERN}')",
+    f"self == '' || self.matches('{LABEL_KEY_PATTERN}')",
     "must be the key of a label or taint, such as nvidia.com/gpu: at most 63 characters after the '/'",
 )
 _SELECTOR_KEY_PATTERN: Final = "^([a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9][-A-Za-z0-9_.]{0,62}$"
 """A map's keys have no bound of their own, so that matching them must be cheap: the last characters go unchecked."""
+_METADATA_KEYS: Final = rule(
+    f"self.all(key, key.matches('{_SELECTOR_KEY_PATTERN}'))",
+    "each key must be a name such as example.com/team: at most 63 characters after the '/'",
+)
+_RESERVED_DOMAINS: Final = ("sftjob.dev/", "kubernetes.io/", "k8s.io/")
+_FREE_PREFIXES: Final = ("app.kubernetes.io/", "cluster-autoscaler.kubernetes.io/", "kueue.x-k8s.io/priority-class")
+_OPERATOR_KEY: Final = "app.kubernetes.io/managed-by"
+_RESERVED: Final = " || ".join(f"key.contains('{domain}')" for domain in _RESERVED_DOMAINS)
+_FREE: Final = " || ".join(f"key.startsWith('{prefix}')" for prefix in _FREE_PREFIXES)
+_FREE_KEYS: Final = rule(
+    f"self.all(key, key != '{_OPERATOR_KEY}' && (!({_RESERVED}) || {_FREE}))",
+    f"no key may be {_OPERATOR_KEY} or of sftjob.dev, kubernetes.io or k8s.io, but those of app.kubernetes.io, "
+    "cluster-autoscaler.kubernetes.io and kueue.x-k8s.io/priority-class: remove it, or use a domain of your own",
+)
+_NO_SECRET: Final = rule(
+    f"!self.matches(r'{LEAKY_VALUE}')",
+    "looks like a secret, and everyone who may read the job can read it: remove it, and put it into a Secret",
+)
 RESERVED_PREFIX: Final = "SFTJOB_"
 """Variables that the operator itself gives to Pods begin with it."""
+OPERATOR_VARIABLES: Final = (
+    "HOME", "TMPDIR", "USER", "XDG_CACHE_HOME", "HF_HOME", "HF_DATASETS_CACHE", "HF_MODULES_CACHE",
+    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONUNBUFFERED", "HF_HUB_DISABLE_TELEMETRY",
+    "NVIDIA_VISIBLE_DEVICES", "KUBEFLOW_TRAINER_SERVER_URL", "KUBEFLOW_TRAINER_SERVER_CA_CERT",
+    "KUBEFLOW_TRAINER_SERVER_TOKEN",
+)  # fmt: skip
+"""The other variables that the operator gives to the Pods of every job."""
+
+
+def is_reserved(key: str) -> bool:
+    """Whether Kubernetes, Kueue or the operator writes a label or annotation of this key, and no user may."""
+    taken = any(domain in key for domain in _RESERVED_DOMAINS) and not key.startswith(_FREE_PREFIXES)
+    return taken or key == _OPERATOR_KEY
 
 
 class TaintEffect(StrEnum):
@@ -26,6 +57,8 @@ class TaintEffect(StrEnum):
     NO_SCHEDULE = "NoSchedule"
     PREFER_NO_SCHEDULE = "PreferNoSchedule"
     NO_EXECUTE = "NoExecute"
+    ABSENT = ""
+    """As an object that was written out in full has it: every effect."""
 
 
 class TolerationOperator(StrEnum):
@@ -41,11 +74,11 @@ class Toleration(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.operator) || self.operator != 'Exists' || !has(self.value)",
+                "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
                 "operator Exists takes no value: remove value, or write operator: Equal",
             ),
             rule(
-                "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+                "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
                 "operator Equal needs a key: add key, or write operator: Exists to tolerate every taint",
             ),
             rule(
@@ -159,6 +192,10 @@ class EnvVar(Model):
                     f"!self.startsWith('{RESERVED_PREFIX}')",
                     f"must not begin with {RESERVED_PREFIX}: those variables are the operator's own",
                 ),
+                rule(
+                    f"!(self in {list(OPERATOR_VARIABLES)})",
+                    "is a variable that the operator sets in every Pod: remove it",
+                ),
             ),
         ),
     ]
@@ -167,6 +204,23 @@ class EnvVar(Model):
     """Its value, for what is no secret."""
     value_from: EnvVarSource | None = None
     """Where the value comes from instead."""
+
+
+class PodMetadataSpec(Model):
+    """Labels and annotations of the Pods, as a policy, a service mesh or a cost report of the cluster needs them."""
+
+    labels: dict[str, LabelValue] = Field(
+        default_factory=dict,
+        max_length=32,
+        json_schema_extra=rules(_METADATA_KEYS, _FREE_KEYS),
+    )
+    """Labels of every Pod of the job. The SFTJob's own labels are copied to the Pods as well; those here win."""
+    annotations: dict[str, Annotated[str, Field(max_length=4096, json_schema_extra=rules(_NO_SECRET))]] = Field(
+        default_factory=dict,
+        max_length=16,
+        json_schema_extra=rules(_METADATA_KEYS, _FREE_KEYS),
+    )
+    """Annotations of every Pod of the job."""
 
 
 class LocalObjectReference(Model):

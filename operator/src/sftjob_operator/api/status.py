@@ -86,10 +86,14 @@ class ProgressStatus(Model):
     percent: Annotated[int, Field(ge=0, le=100)]
     """Share of the steps done, in percent: at most 99 until the job has succeeded, then 100, even where it stopped
     early."""
+    percent_text: Word | None = None
+    """The same for people, such as 42%."""
     loss: Measure | None = None
     """Mean training loss over the last logging window."""
     eval_loss: Measure | None = None
     """Newest evaluation loss, per token."""
+    eval_loss_change: Word | None = None
+    """First and newest evaluation loss for people, such as 6.94 -> 3.68: whether the model learns."""
     learning_rate: Measure | None = None
     """Learning rate of the last step."""
     grad_norm: Measure | None = None
@@ -303,6 +307,8 @@ class SFTJobStatus(Model):
     """Generation of the spec that this status is about."""
     method: MethodName | None = None
     """full, lora or qlora."""
+    gpus: Count | None = None
+    """GPUs of the whole job, on all its nodes."""
     start_time: Time | None = None
     """When the operator first saw the job."""
     completion_time: Time | None = None

@@ -106,7 +106,7 @@ Quantity = Annotated[
 ]
 """An amount in Kubernetes' notation; a whole number may be written without quotes."""
 
-_LABEL_VALUE: Final = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+LABEL_VALUE_PATTERN: Final = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 ObjectName = Annotated[
     str,
@@ -127,7 +127,7 @@ LabelValue = Annotated[
     Field(
         max_length=63,
         json_schema_extra=rules(
-            rule(f"self.matches('{_LABEL_VALUE}')", "must be a label's value: letters, digits, '-', '_' and '.'")
+            rule(f"self.matches('{LABEL_VALUE_PATTERN}')", "must be a label's value: letters, digits, '-', '_' and '.'")
         ),
     ),
 ]

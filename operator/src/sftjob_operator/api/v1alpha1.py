@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from sftjob_contract.config import DataFormat
 from sftjob_contract.secrets import LEAKY_VALUE
+from sftjob_contract.variables import INTERPRETER_VARIABLES, WORLD_PREFIXES, WORLD_VARIABLES
 from sftjob_operator.api.cluster import ResourcesSpec, StorageSpec
 from sftjob_operator.api.dataset import DatasetSpec
 from sftjob_operator.api.method import MethodSpec
@@ -19,6 +20,7 @@ from sftjob_operator.api.scheduling import (
     FailurePolicySpec,
     ImagePullPolicy,
     LocalObjectReference,
+    PodMetadataSpec,
     SchedulingSpec,
 )
 from sftjob_operator.api.sources import on_hub, remote
@@ -38,6 +40,7 @@ class ObjectMeta(Model):
     name: Name
     namespace: Name
     uid: Annotated[str, Field(max_length=128)]
+    labels: dict[str, str] | None = None
     generation: int = 1
     resource_version: str = ""
     creation_timestamp: Time | None = None
@@ -120,12 +123,46 @@ def _every_format(formats: tuple[DataFormat, ...]) -> str:
     )
 
 
+def _not_in_env(names: tuple[str, ...], message: str, prefixes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """No variable of the operator's trainer has one of `names` or begins with one of `prefixes`.
+
+    An image of the user's own may have them.
+
+    Jobs of a version without this rule may have some: they can still be suspended, since env cannot change.
+    """
+    taken = " || ".join([f"entry.name in {list(names)}", *(f"entry.name.startsWith('{each}')" for each in prefixes)])
+    allowed = f"!has(self.env) || has(self.command) || self.env.all(entry, !({taken}))"
+    return {**rule(f"oldSelf.hasValue() || {allowed}", message), "fieldPath": ".env", "optionalOldSelf": True}
+
+
+_ENV_RULES: Final = (
+    _not_in_env(
+        WORLD_VARIABLES,
+        "WORLD_SIZE, RANK, LOCAL_RANK, NODE_RANK, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*, ACCELERATE_* and the like "
+        "are set for each process by the trainer, which would wait for processes that do not exist: remove them, and "
+        "write resources.gpus and resources.nodes",
+        WORLD_PREFIXES,
+    ),
+    _not_in_env(
+        INTERPRETER_VARIABLES,
+        "PATH, LD_PRELOAD, LD_LIBRARY_PATH, PYTHONPATH, PYTHONHOME and the like decide which Python and which "
+        "libraries the trainer runs with: remove them, or write an image of your own that has what you need",
+    ),
+    _not_in_env(
+        ("HF_TOKEN", "WANDB_API_KEY", "HF_HUB_OFFLINE"),
+        "HF_TOKEN, WANDB_API_KEY and HF_HUB_OFFLINE are set by the operator: write model.tokenSecretRef, "
+        "dataset.tokenSecretRef, output.hub.tokenSecretRef or tracking.wandb.apiKeySecretRef",
+    ),
+)
+
+
 class SFTJobSpec(Model):
     """What to train. After creation, only suspend, ttlSecondsAfterFinished and deadlineSeconds can be changed."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            *_unchangeable("image", "imagePullPolicy", "imagePullSecrets", "env"),
+            *_unchangeable("image", "imagePullPolicy", "imagePullSecrets", "env", "podMetadata"),
+            *_ENV_RULES,
             *(_needed(field) for field in _RECIPE),
             rule(
                 f"!has(self.command) || !({' || '.join(f'has(self.{field})' for field in _RECIPE)})",
@@ -245,6 +282,8 @@ class SFTJobSpec(Model):
     """What the Pods ask for."""
     scheduling: SchedulingSpec = _fixed(SchedulingSpec())
     """Where the Pods may run."""
+    pod_metadata: PodMetadataSpec | None = None
+    """Labels and annotations of the Pods."""
     failure_policy: FailurePolicySpec = _fixed(FailurePolicySpec())
     """What happens when a Pod dies."""
     image: (

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sftjob_operator.api import Condition, ConditionType, SFTJob, replace
 from sftjob_operator.reconcile.groups import pod_names
 from sftjob_operator.reconcile.observed import Decision, Delete, Observed
+from sftjob_operator.reconcile.progress import with_columns
 from sftjob_operator.reconcile.times import parse_time, rfc3339
 from sftjob_operator.render import config_map_name, service_name, volume_claim_name
 
@@ -13,7 +14,7 @@ from sftjob_operator.render import config_map_name, service_name, volume_claim_n
 def clean_up(observed: Observed, now: datetime) -> Decision:
     """Delete the children of a finished job spec.ttlSecondsAfterFinished after its end, once; the job itself stays."""
     job = observed.job
-    seen = replace(job.status, observed_generation=job.metadata.generation)
+    seen = with_columns(replace(job.status, observed_generation=job.metadata.generation), job)
     ttl, ended = job.spec.ttl_seconds_after_finished, seen.completion_time
     if ttl is None or ended is None or seen.cleanup_time is not None:
         return Decision(status=seen)

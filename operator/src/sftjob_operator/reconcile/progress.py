@@ -62,6 +62,24 @@ def stopped(progress: ProgressStatus, *, finished: bool) -> ProgressStatus:
     )
 
 
+def with_columns(status: SFTJobStatus, job: SFTJob) -> SFTJobStatus:
+    """`status` with what columns show of other parts of it, made again each time: an earlier version drops it."""
+    resources, shown = job.spec.resources, status.progress
+    status = replace(status, gpus=resources.gpus * resources.nodes)
+    if shown is None:
+        return status
+    change = _change(status.history, shown.eval_loss)
+    return replace(status, progress=replace(shown, percent_text=f"{shown.percent}%", eval_loss_change=change))
+
+
+def _change(history: tuple[HistoryPointStatus, ...], newest: float | None) -> str | None:
+    """First and newest evaluation loss to three digits; the first one alone until there is another."""
+    losses = [point.eval_loss for point in history if point.eval_loss is not None]
+    losses += [] if newest is None or losses[-1:] == [newest] else [newest]
+    told = [f"{loss:.3g}" for loss in (losses[:1] + losses[1:][-1:])]
+    return " -> ".join(told) or None
+
+
 def _devices(job: SFTJob) -> int:
     resources = job.spec.resources
     return max(1, resources.gpus) * resources.nodes

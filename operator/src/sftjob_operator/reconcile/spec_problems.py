@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from sftjob_contract.names import ENV_HUB_TOKEN, ENV_WANDB_API_KEY
+from sftjob_contract.names import ENV_HUB_TOKEN, ENV_WANDB_API_KEY, Stage
 from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api import (
     CheckpointsSpec,
@@ -22,7 +22,7 @@ from sftjob_operator.api import (
 from sftjob_operator.api.types import LEAKY_NAME
 from sftjob_operator.api.upstream import fields_of_options
 from sftjob_operator.plan.gpus import quantity
-from sftjob_operator.render import own_variables
+from sftjob_operator.render import own_variables, stage_resources
 
 EXTRA_LIMIT_BYTES: Final = 16 * 1024
 """Largest `extra` as JSON: the whole run config must fit into a ConfigMap, and the spec into etcd several times."""
@@ -171,6 +171,13 @@ def _amount_problems(job: SFTJob) -> Iterator[str]:
         "spec.resources.prepare.memory": resources.prepare.memory,
         "spec.resources.prepare.ephemeralStorage": resources.prepare.ephemeral_storage,
     }
+    for stage, section in ((Stage.TRAIN, "spec.resources"), (Stage.PREPARE, "spec.resources.prepare")):
+        wanted = stage_resources(resources, stage)
+        if wanted.cpu and wanted.cpu_limit and quantity(wanted.cpu) > quantity(wanted.cpu_limit):
+            yield (
+                f"{section}.cpuLimit is {wanted.cpu_limit}, which is less than the {wanted.cpu} of {section}.cpu: "
+                "write at least as much, or lower cpu."
+            )
     for path, amount in amounts.items():
         if amount is not None and quantity(amount) < quantity(SMALLEST_AMOUNT):
             yield f"{path} is {amount}, which is less than {SMALLEST_AMOUNT}: write it with its unit, such as 16Gi."

@@ -18,6 +18,7 @@ from sftjob_operator.api import (
 from sftjob_operator.reconcile.attempts import bounded
 from sftjob_operator.reconcile.endings import seconds_to_ending
 from sftjob_operator.reconcile.lifetime import seconds_to_deadline
+from sftjob_operator.reconcile.progress import with_columns
 from sftjob_operator.reconcile.reporting import reporting
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import rfc3339
@@ -48,6 +49,7 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
         output=_output(at) if finding.phase == Phase.SUCCEEDED else status.output,
         provenance=_provenance(at),
     )
+    status = with_columns(status, at.job)
     left = seconds_to_deadline(at.job, at.now) if finding.succeeded.status == ConditionStatus.UNKNOWN else None
     deadline = left if left is not None and left > 0 else None
     endings = [seconds_to_ending(group, at.heartbeat, at.settings.silence_seconds, at.now) for group in at.groups]

@@ -2,6 +2,7 @@
 
 from sftjob_operator.render.claim import volume_claim
 from sftjob_operator.render.common import (
+    NodeLabel,
     RenderSettings,
     config_map_name,
     pod_name,
@@ -14,12 +15,14 @@ from sftjob_operator.render.config_map import config_map
 from sftjob_operator.render.environment import OWN_VARIABLES, own_variables
 from sftjob_operator.render.grace import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination
 from sftjob_operator.render.pod import pod, pods
+from sftjob_operator.render.resources import stage_resources
 from sftjob_operator.render.scheduling import gpu_product_label
 from sftjob_operator.render.service import service
 
 __all__ = [
     "MOST_SAVING_SECONDS",
     "OWN_VARIABLES",
+    "NodeLabel",
     "RenderSettings",
     "config_hash",
     "config_map",
@@ -35,6 +38,7 @@ __all__ = [
     "saves_on_termination",
     "service",
     "service_name",
+    "stage_resources",
     "volume_claim",
     "volume_claim_name",
     "volume_uri",

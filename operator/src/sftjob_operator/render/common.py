@@ -1,8 +1,9 @@
 """What every child of a job has in common: its name, labels and owner, and what the operator adds to the spec."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sftjob_contract.layout import ClaimPath
 from sftjob_contract.names import (
@@ -16,7 +17,22 @@ from sftjob_contract.names import (
     Stage,
 )
 from sftjob_operator.api import SFTJob
+from sftjob_operator.api.scheduling import is_reserved
 from sftjob_operator.render.config import config_hash, run_config
+
+_TRACKERS: Final = re.compile(
+    "^app[.]kubernetes[.]io/instance$|^helm[.]sh/|^kueue[.]x-k8s[.]io/|^([a-z0-9.-]+[.])?(argoproj|fluxcd)[.]io/"
+)
+"""Labels of an SFTJob that its children do not get. By them, Argo CD, Flux and Helm find what they applied, and
+would delete what is not in Git, and Kueue what it is to hold back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeLabel:
+    """A label of nodes. `value` None: any."""
+
+    key: str
+    value: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +40,13 @@ class RenderSettings:
     """What the operator knows and a spec does not.
 
     `progress_url` is the endpoint as Pods reach it, `progress_ca` the PEM text that verifies it; without a URL nothing
-    is reported live.
+    is reported live. `gpu_node` is the label of nodes with GPUs; without it no node is preferred.
     """
 
     trainer_image: str
     progress_url: str | None
     progress_ca: str | None
+    gpu_node: NodeLabel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +123,21 @@ def _config_hash(job: SFTJob) -> dict[str, str]:
     return {} if job.spec.recipe is None else {ANNOTATION_CONFIG_HASH: config_hash(run_config(job))}
 
 
+def _copied_labels(job: SFTJob) -> dict[str, str]:
+    """The SFTJob's own labels, by which people and cost reports group what belongs to it."""
+    labels = job.metadata.labels or {}
+    return {key: value for key, value in sorted(labels.items()) if not (_TRACKERS.search(key) or is_reserved(key))}
+
+
 def metadata(
     job: SFTJob, name: str, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Metadata of a child: found by its labels, deleted with the job, and marked with the config that it came from."""
-    notes = {**_config_hash(job), **(annotations or {})}
+    notes = {**(annotations or {}), **_config_hash(job)}
     return {
         "name": name,
         "namespace": job.metadata.namespace,
-        "labels": {LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGED_BY, **(labels or {})},
+        "labels": {**_copied_labels(job), **(labels or {}), LABEL_JOB: job.metadata.name, LABEL_MANAGED_BY: MANAGED_BY},
         **({"annotations": notes} if notes else {}),
         "ownerReferences": [
             {

@@ -214,7 +214,8 @@ def _reporting(pod: PodContext) -> dict[str, str]:
 
 def _threads(pod: PodContext) -> list[dict[str, Any]]:
     """As many threads as CPUs were asked for, rounded up; by itself torch takes one for each core of the node."""
-    if stage_resources(pod.job.spec.resources, pod.stage).cpu is None:
+    resources = stage_resources(pod.job.spec.resources, pod.stage)
+    if resources.cpu is None and resources.cpu_limit is None:  # the request follows a limit
         return []
     return [{"name": ENV_THREADS, "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}]
 

@@ -35,7 +35,7 @@ def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings, rank:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": metadata(job, pod_name(job, stage, attempt, rank), _labels(this), queue_annotations(this)),
+        "metadata": metadata(job, pod_name(job, stage, attempt, rank), _labels(this), _annotations(this)),
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": grace_seconds(job, stage),
@@ -58,8 +58,14 @@ def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings, rank:
 
 
 def _labels(this: PodContext) -> dict[str, str]:
-    labels = {LABEL_STAGE: str(this.stage), LABEL_ATTEMPT: str(this.attempt), **queue_labels(this)}
+    given = {} if this.job.spec.pod_metadata is None else this.job.spec.pod_metadata.labels
+    labels = {**given, LABEL_STAGE: str(this.stage), LABEL_ATTEMPT: str(this.attempt), **queue_labels(this)}
     return {**labels, LABEL_NODE_RANK: str(this.rank)} if this.one_of_several else labels
+
+
+def _annotations(this: PodContext) -> dict[str, str]:
+    given = {} if this.job.spec.pod_metadata is None else this.job.spec.pod_metadata.annotations
+    return {**given, **queue_annotations(this)}
 
 
 def _container(this: PodContext) -> dict[str, Any]:

@@ -12,6 +12,7 @@ class StageResources:
     """Quantities in Kubernetes' notation; None: not asked for."""
 
     cpu: str | None
+    cpu_limit: str | None
     memory: str | None
     ephemeral_storage: str | None
     gpus: int
@@ -21,11 +22,16 @@ def stage_resources(spec: ResourcesSpec, stage: Stage) -> StageResources:
     """What a stage gets: Prepare what it has of its own, else what Train has, and never a GPU."""
     if stage is Stage.TRAIN:
         return StageResources(
-            cpu=spec.cpu, memory=spec.memory, ephemeral_storage=spec.ephemeral_storage, gpus=spec.gpus
+            cpu=spec.cpu,
+            cpu_limit=spec.cpu_limit,
+            memory=spec.memory,
+            ephemeral_storage=spec.ephemeral_storage,
+            gpus=spec.gpus,
         )
     own = spec.prepare
     return StageResources(
         cpu=own.cpu or spec.cpu,
+        cpu_limit=own.cpu_limit or spec.cpu_limit,
         memory=own.memory or spec.memory,
         ephemeral_storage=own.ephemeral_storage or spec.ephemeral_storage,
         gpus=0,
@@ -33,7 +39,7 @@ def stage_resources(spec: ResourcesSpec, stage: Stage) -> StageResources:
 
 
 def container_resources(spec: ResourcesSpec, stage: Stage) -> dict[str, Any]:
-    """Everything is asked for as much as it is limited, but CPU: it may be used beyond its request."""
+    """Everything is requested as much as it is limited, but CPU, which has a limit of its own or none."""
     wanted = stage_resources(spec, stage)
     fixed: dict[str, str] = {}
     if wanted.memory is not None:
@@ -43,4 +49,5 @@ def container_resources(spec: ResourcesSpec, stage: Stage) -> dict[str, Any]:
     if wanted.gpus > 0:
         fixed[spec.gpu_resource_name] = str(wanted.gpus)
     requests = dict(fixed) if wanted.cpu is None else {"cpu": wanted.cpu, **fixed}
-    return {key: value for key, value in (("requests", requests), ("limits", fixed)) if value}
+    limits = dict(fixed) if wanted.cpu_limit is None else {"cpu": wanted.cpu_limit, **fixed}
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}

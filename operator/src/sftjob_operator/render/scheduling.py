@@ -14,6 +14,8 @@ _PRODUCT_LABELS: Final = {"nvidia.com": "nvidia.com/gpu.product", "amd.com": "am
 """By vendor of the GPU resource, the node label with the GPU's name: NVIDIA's gpu-feature-discovery writes the first,
 AMD's node labeller the second."""
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
+_WHOLE_GPU: Final = "nvidia.com/gpu"
 _LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
 
 # Kueue's words for plain Pods and groups of them: https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/
@@ -37,7 +39,7 @@ def scheduling(pod: PodContext) -> dict[str, Any]:
         "runtimeClassName": spec.runtime_class_name,
         "serviceAccountName": spec.service_account_name,
         "nodeSelector": dict(spec.node_selector),
-        "tolerations": [to_dict(toleration) for toleration in spec.tolerations],
+        "tolerations": _tolerations(pod),
         "affinity": _affinity(pod),
     }
     if pod.one_of_several:
@@ -65,16 +67,56 @@ def queue_annotations(pod: PodContext) -> dict[str, str]:
     return {_ANNOTATION_GROUP_SIZE: str(pod.job.spec.resources.nodes), _ANNOTATION_REPLACED_IN_GROUP: "false"}
 
 
+def _tolerations(pod: PodContext) -> list[dict[str, Any]]:
+    """The spec's, and the taint by which nodes with GPUs keep others away.
+
+    Kubernetes adds the second by itself to Pods that ask for GPUs, where that plugin is on; Prepare asks for none.
+    """
+    given = [to_dict(toleration) for toleration in pod.job.spec.scheduling.tolerations]
+    found = [{name: value for name, value in toleration.items() if value != ""} for toleration in given]
+    own = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in _gpu_taints(pod.job)]
+    return [*found, *(toleration for toleration in own if toleration not in found)]
+
+
+def _gpu_taints(job: SFTJob) -> tuple[str, ...]:
+    """Keys of the taints of nodes that have the GPU: its resource's name, and of a MIG slice also that of the whole."""
+    resource = job.spec.resources.gpu_resource_name
+    if job.spec.resources.gpus == 0:
+        return ()
+    return (resource, _WHOLE_GPU) if "/mig-" in resource else (resource,)
+
+
 def _affinity(pod: PodContext) -> dict[str, Any]:
     affinity: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
     if (products := _products(pod.job)) is not None:
-        affinity["nodeAffinity"] = {_REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [products]}]}}
+        nodes[_REQUIRED] = {"nodeSelectorTerms": [{"matchExpressions": [products]}]}
+    if (with_gpus := _nodes_with_gpus(pod)) is not None:
+        nodes[_PREFERRED] = [{"weight": 100, "preference": {"matchExpressions": [with_gpus]}}]
+    if nodes:
+        affinity["nodeAffinity"] = nodes
     if pod.one_of_several:
         topology_key = pod.job.spec.scheduling.topology_key
         if topology_key is not None:
             affinity["podAffinity"] = {_REQUIRED: [_of_same_attempt(pod, topology_key)]}
         affinity["podAntiAffinity"] = {_REQUIRED: [_of_same_attempt(pod, _LABEL_HOSTNAME)]}
     return affinity
+
+
+def _nodes_with_gpus(pod: PodContext) -> dict[str, Any] | None:
+    """Where Prepare had better run: the volume that it binds may be reachable from its node or zone alone.
+
+    The operator's label is that of one vendor's nodes; those of another known vendor are found by its own.
+    """
+    label, resource = pod.settings.gpu_node, pod.job.spec.resources.gpu_resource_name
+    if pod.stage is not Stage.PREPARE or pod.job.spec.resources.gpus == 0 or label is None:
+        return None
+    of_vendor = gpu_product_label(resource)
+    if of_vendor is not None and label.key.partition("/")[0] in _PRODUCT_LABELS.keys() - {resource.partition("/")[0]}:
+        return {"key": of_vendor, "operator": "Exists"}
+    if label.value is None:
+        return {"key": label.key, "operator": "Exists"}
+    return {"key": label.key, "operator": "In", "values": [label.value]}
 
 
 def _products(job: SFTJob) -> dict[str, Any] | None:
