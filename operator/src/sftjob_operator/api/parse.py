@@ -47,6 +47,8 @@ def read_job(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
         raise InvalidJob(_sentence(error)) from error
     if (field := unknown_field(SFTJobSpec, body.get("spec"), "spec")) is not None:
         raise InvalidJob(f"{field} is a field that this version of the operator does not have")
+    if job.spec.recipe is None and job.spec.command is None:
+        raise InvalidJob("spec must have model, dataset and method, or command")
     status, unread = _read_status(body.get("status") or {}, ("status",))
     return job.model_copy(update={"status": status}), unread
 

@@ -1,10 +1,12 @@
 """What the watches have told so far: the newest known version of each object, grouped by the job it belongs to."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace and name of an SFTJob."""
 _MOST_DIGITS = 64
@@ -46,6 +48,13 @@ class Cache(Generic[T]):
 
         Whoever puts in the answer to a request of its own knows it already, so that the watch's echo wakes nobody.
         """
+        try:
+            return self._put(body)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            log.warning("an object that cannot be read is left as it was last seen: %s", type(error).__name__)
+            return None
+
+    def _put(self, body: Mapping[str, Any]) -> Key | None:
         key = self._group(body)
         if key is None:
             return None

@@ -1,5 +1,6 @@
 """A Pod as the API server describes it, reduced to what decisions need."""
 
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ Body = Mapping[str, Any]
 LAST_LINES: Final = 5
 LAST_CHARACTERS: Final = 400
 """How much of a log's end is told in a status."""
+_KINDS: Final = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(PodView).items()}
+"""The types of a view's values. What others are is no Pod of the API's, and would fault in a decision."""
 _MOST_DIGITS: Final = 9
 """Of an attempt's number, or a rank."""
 
@@ -56,7 +59,11 @@ def belongs_to(body: Body, job_uid: str) -> bool:
 
 
 def pod_view(body: Body) -> PodView:
-    """Parse a Pod for which `pod_job` gave a job."""
+    """Parse a Pod for which `pod_job` gave a job.
+
+    Raises:
+        TypeError: a value is not of the type that the API has for it.
+    """
     metadata, status = body["metadata"], body.get("status") or {}
     container = _named(status.get("containerStatuses") or (), CONTAINER)
     state = container.get("state") or {}
@@ -64,7 +71,7 @@ def pod_view(body: Body) -> PodView:
     stage = Stage(metadata["labels"][LABEL_STAGE])
     disruption = _disruption(status)
     outcome = _outcome(ended, stage)
-    return PodView(
+    view = PodView(
         name=metadata["name"],
         uid=metadata["uid"],
         owner_uid=owner_uid(body),
@@ -90,6 +97,10 @@ def pod_view(body: Body) -> PodView:
         image_id=container.get("imageID") or None,
         config_hash=(metadata.get("annotations") or {}).get(ANNOTATION_CONFIG_HASH),
     )
+    for name, kinds in _KINDS.items():
+        if not isinstance(getattr(view, name), kinds):
+            raise TypeError(name)
+    return view
 
 
 def _phase(text: str | None) -> PodPhase:

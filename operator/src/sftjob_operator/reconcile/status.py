@@ -26,6 +26,8 @@ from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.render import method_name, volume_uri
 
 _LONGEST_IMAGE = 1024
+_MOST_FOREIGN_CONDITIONS = 8
+"""Conditions of other controllers that are kept beside the operator's own; a status holds 16."""
 
 
 def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | None]:
@@ -64,7 +66,9 @@ def _conditions(at: Situation, finding: Finding, reports: Said) -> tuple[Conditi
         ConditionType.PROGRESS_REPORTING: reports,
         ConditionType.SUCCEEDED: finding.succeeded,
     }
-    conditions = at.job.status.conditions
+    foreign = [each for each in at.job.status.conditions if each.type not in set(ConditionType)]
+    dropped = foreign[_MOST_FOREIGN_CONDITIONS:]
+    conditions = tuple(each for each in at.job.status.conditions if each not in dropped)
     now = rfc3339(at.now)
     for type_, what in said.items():
         if what is not None:

@@ -1,0 +1,171 @@
+"""Mutated reports, termination messages, Pods and stored jobs: no decision faults, none costs much, all fit the CRD."""
+
+import copy
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+
+from sftjob_contract.codec import encode, from_untrusted_json
+from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage
+from sftjob_contract.outcome import Output
+from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
+from sftjob_operator.api import InvalidJob, read_job, to_dict
+from sftjob_operator.effects.cache import Cache
+from sftjob_operator.gather import job_key, stored_job
+from sftjob_operator.progress.kubeflow import kubeflow_progress
+from sftjob_operator.reconcile import Observed, PodView, Report, decide, pod_job, pod_view, usable_progress
+from sftjob_operator.render import pod
+from support.builders import a_job
+from support.decisions import PREPARED, a_pod
+from support.fake_cluster import RENDER, SETTINGS, START, an_outcome, ended, moment, running, waiting
+from support.model_shapes import QWEN_05B, stats_with
+from support.mutations import as_text, mutated
+from support.progress import a_progress
+from support.stored_status import refusals
+
+SEED = int(os.environ.get("SFTJOB_FUZZ_SEED", "20260301"))
+SCALE = int(os.environ.get("SFTJOB_FUZZ_SCALE", "1"))
+"""13 makes 20,800 inputs."""
+MOST_CALLS = 250_000
+"""Calls of functions, those in C included, that one input may take from its bytes to the decision. A decision about a
+real job takes 15,000; the largest input that is accepted, with hundreds of entries in each list, takes several times
+as many."""
+JOB = a_job().resources(gpus=1, gpuMemory="24Gi")
+FULL = a_progress(
+    7,
+    loss=2.5,
+    step_seconds=1.0,
+    checkpoints=(Checkpoint(step=5, path="checkpoints/checkpoint-5", bytes=9, time=moment(0)),),
+    unverified_checkpoints=(3,),
+    skipped_checkpoints=(SkippedCheckpoint(path="checkpoints/checkpoint-4", why="a file is missing"),),
+    history=(HistoryPoint(step=0, eval_loss=3.0), HistoryPoint(step=5, loss=2.0)),
+)
+KUBEFLOW = {
+    "trainerStatus": {
+        "lastUpdatedTime": "2026-03-01T12:00:05+00:00",
+        "progressPercentage": 20,
+        "metrics": [{"name": "current_step", "value": "20"}, {"name": "total_steps", "value": "100"}],
+    }
+}
+TRAINED = an_outcome(
+    Stage.TRAIN, 0, progress=FULL, output=Output(path="output/model", metrics={"evalLoss": 1.5}), libraries={"trl": "1"}
+)
+COUNTED = an_outcome(Stage.PREPARE, 0, prepared=stats_with(QWEN_05B))
+STATUSES = (
+    running(),
+    ended(0, TRAINED),
+    ended(65, an_outcome(Stage.TRAIN, 65, message="no")),
+    ended(137),
+    waiting("X"),
+)
+
+
+class Calls:
+    """Counts calls while it is entered."""
+
+    def __enter__(self) -> Self:
+        self.number = 0
+        sys.setprofile(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _count(self, _frame: Any, event: str, _argument: Any) -> None:
+        self.number += event in {"call", "c_call"}
+
+
+def decided(**observed: Any) -> dict[str, Any]:
+    return to_dict(decide(Observed(published_ca="CA", **{"job": JOB.build(), **observed}), SETTINGS, START).status)
+
+
+def a_body(status: Any, stage: Stage = Stage.TRAIN) -> dict[str, Any]:
+    body = pod(JOB.build(), stage, 1, RENDER)
+    return {**body, "metadata": {**body["metadata"], "uid": "u", "resourceVersion": "7"}, "status": status}
+
+
+def seen(body: dict[str, Any]) -> tuple[PodView, ...]:
+    """The Pods that a decision sees after the watch brought this one."""
+    cache: Cache[PodView] = Cache(pod_view, pod_job)
+    cache.put(body)
+    return tuple(view for key in cache.jobs() for view in cache.of(key))
+
+
+def a_report(rng: random.Random) -> dict[str, Any] | None:
+    text = as_text(rng, mutated(rng, encode(FULL))).encode(errors="replace")
+    try:
+        progress = usable_progress(from_untrusted_json(Progress, text, longest=PROGRESS_BODY_LIMIT_BYTES))
+    except ValueError:
+        return None
+    report = Report(progress=progress, received=START)
+    return decided(pods=(PREPARED, a_pod(Stage.TRAIN)), report=report)
+
+
+def a_kubeflow_status(rng: random.Random) -> dict[str, Any] | None:
+    text = as_text(rng, mutated(rng, KUBEFLOW)).encode(errors="replace")
+    try:
+        progress = usable_progress(kubeflow_progress(text, 1, rng.choice((None, FULL))))
+    except ValueError:
+        return None
+    return decided(pods=(PREPARED, a_pod(Stage.TRAIN)), report=Report(progress=progress, received=START))
+
+
+def a_termination_message(rng: random.Random) -> dict[str, Any] | None:
+    outcome, stage = rng.choice(((TRAINED, Stage.TRAIN), (COUNTED, Stage.PREPARE)))
+    status = ended(0)
+    (container,) = status["containerStatuses"]
+    container["state"]["terminated"]["message"] = as_text(rng, mutated(rng, encode(outcome)))
+    return decided(pods=seen(a_body(status, stage)))
+
+
+def a_pod_of_the_watch(rng: random.Random) -> dict[str, Any] | None:
+    body = a_body(copy.deepcopy(rng.choice(STATUSES)))
+    part = rng.choice(("status", "status", "metadata"))
+    pods = seen({**body, part: mutated(rng, body[part])})
+    return decided(pods=(PREPARED, *pods))
+
+
+STORED = JOB.with_status(decide(Observed(job=JOB.build(), pods=(PREPARED,)), SETTINGS, START).status).body()
+
+
+def a_stored_job(rng: random.Random) -> dict[str, Any] | None:
+    part = rng.choice(("spec", "status", "status"))
+    body = {**STORED, part: mutated(rng, STORED[part])}
+    cache: Cache[dict[str, Any]] = Cache(stored_job, job_key)
+    if cache.put(body) is None:
+        return None
+    (known,) = cache.of(job_key(body))
+    try:
+        job, _ = read_job(known)
+    except InvalidJob:
+        return None
+    return decided(job=job, pods=(PREPARED,))
+
+
+@pytest.mark.parametrize(
+    ("enter", "number", "checked"),
+    [
+        (a_report, 700, 5),
+        (a_kubeflow_status, 300, 10),
+        (a_termination_message, 250, 5),
+        (a_pod_of_the_watch, 250, 10),
+        (a_stored_job, 100, 10),
+    ],
+)
+def test_no_input_faults_a_decision_or_costs_more_than_its_budget(
+    enter: Callable[[random.Random], dict[str, Any] | None], number: int, checked: int
+) -> None:
+    accepted, number = 0, number * SCALE
+    for seed in range(SEED, SEED + number):
+        with Calls() as calls:
+            status = enter(random.Random(seed))
+        assert calls.number < MOST_CALLS, seed
+        accepted += status is not None
+        if status is not None and accepted % checked == 0:
+            assert refusals(json.loads(json.dumps(status))) == [], seed
+    assert number / 20 < accepted, "most mutations have to reach a decision"
