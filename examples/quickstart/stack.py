@@ -5,6 +5,7 @@ stays up until Ctrl-C. Everything that it writes lies below the directory.
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ class Stack:
         self._metrics_port = free_port()
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._operator: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -69,6 +71,7 @@ class Stack:
     def start_sandbox(self) -> None:
         """Start the API server and its node, without anything from an earlier run, and wait until it answers."""
         self.sandbox_log.parent.mkdir(parents=True, exist_ok=True)
+        self._take_directory()
         self.kubeconfig.unlink(missing_ok=True)
         self._sandbox = _start(self.sandbox_command(), self.sandbox_log, {})
         _wait("the sandbox", self._sandbox, self.sandbox_log, self.kubeconfig.exists)
@@ -145,6 +148,23 @@ class Stack:
         sandbox, self._sandbox = self._sandbox, None
         self.stop_operator()
         _stop(sandbox)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def _take_directory(self) -> None:
+        """Lock the directory until this stack stops: the sandbox begins by deleting what is in it."""
+        if self._lock is not None:
+            return
+        lock = os.open(self.data / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise StackError(
+                f"another stack (make sandbox, make demo) runs in {self.data}: stop it first, or name another directory"
+            ) from None
+        self._lock = lock
 
     def _operator_answers(self) -> bool:
         try:

@@ -79,3 +79,14 @@ def test_a_free_port_can_be_listened_on() -> None:
 def test_where_a_claim_lies(tmp_path: Path) -> None:
     assert Stack(tmp_path).volume("data") == tmp_path.resolve() / "volumes" / "default" / "data"
     assert os.fspath(Stack(tmp_path).volume("data", "team")).endswith("volumes/team/data")
+
+
+def test_a_second_stack_in_the_same_directory_is_refused_and_leaves_the_first_alone(tmp_path: Path) -> None:
+    with Stack(tmp_path) as first:
+        kept = first.volume("claim") / "checkpoint"
+        kept.parent.mkdir(parents=True)
+        kept.write_text("weights")
+        with pytest.raises(StackError, match=r"another stack .* runs in .*: stop it first"), Stack(tmp_path):
+            pass
+        first.check()
+        assert kept.read_text() == "weights"
