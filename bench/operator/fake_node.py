@@ -7,7 +7,7 @@ from typing import Any, Final
 from sftjob_contract.config import DataFormat
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.layout import OUTPUT_MODEL
-from sftjob_contract.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
+from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_sandbox.node.status import ContainerView, PodView, Running, State, Terminated, pod_status
@@ -17,6 +17,7 @@ from sftjob_sandbox.store import Store
 NODE: Final = "fake"
 START_SECONDS: Final = {Stage.PREPARE: 5.0, Stage.TRAIN: 1.0}
 """From a Pod's creation to its container's start: scheduling, volume, image; the second Pod finds the image there."""
+STUCK: Final = "stuck"
 RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
 """How long a Pod of each stage pretends to work."""
 
@@ -52,10 +53,11 @@ async def play(store: Store, pace: float, *, mortal: bool = False) -> None:
     """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
 
     Times are multiplied by `pace`: 1 is lifelike, less is faster. `mortal`: first train attempts are killed instead.
+    Pods of jobs whose name begins with STUCK never start.
     """
     async with asyncio.TaskGroup() as lives:
         async for change, pod in store.watch_from_start("pods"):
-            if change == "ADDED":
+            if change == "ADDED" and not pod["metadata"]["labels"][LABEL_JOB].startswith(STUCK):
                 dies = mortal and _is_first_trainer(pod)
                 lives.create_task(_live(store, pod, pace, _KILLED if dies else None))
 

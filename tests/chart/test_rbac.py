@@ -20,7 +20,7 @@ JOB_REQUESTS = {
     ("", "configmaps"): {"create", "delete", "get", "update"},
     ("", "persistentvolumeclaims"): {"create", "delete", "get"},
     ("", "services"): {"create", "delete", "get"},
-    ("", "events"): {"create"},
+    ("", "events"): {"create", "list"},
 }
 REVIEW = Grant("create", "authentication.k8s.io", "tokenreviews", EVERYWHERE)
 LEASES = {Grant("create", "coordination.k8s.io", "leases", "sftjob-system")} | {

@@ -29,7 +29,7 @@ from support.failing import (
     stands,
 )
 from support.failure_page import PAGE, attempt_line, condition_line, seen, with_runs
-from support.faults import bug, faulty, full, greedy, hang, held, impatient, nan, oom
+from support.faults import bug, faulty, full, greedy, hang, held, impatient, nan, no_gpu, oom
 from support.golden import check_golden_text
 from support.hub import Hub
 from support.jobs import Status, condition, reach, sentences, write_rows
@@ -38,7 +38,7 @@ from support.lab import Lab
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test waits for every job
 FAILED = "Running False Failed"
 SUCCEEDED = ("Running False Completed", "Succeeded True Completed")
-BACKS_OFF = ("Running False BackingOff", "Succeeded Unknown Waiting")
+BACKS_OFF = ("Running False BackingOff", "Succeeded Unknown BackingOff")
 AT_THE_END = "train-2 Completed 0 at 12"
 
 
@@ -101,6 +101,14 @@ CASES = [
         job=a_failing_job("gpu-too-small").training(per_device_batch_size=1).env(**faulty(oom(STEP, above=0))),
         attempts=("train-1 GpuOutOfMemory 76 at 7",),
         conditions=(FAILED, "Succeeded False GpuOutOfMemory"),
+    ),
+    Case(
+        reason=Reason.GPU_UNAVAILABLE,
+        told="The driver of the first node is broken.",
+        job=a_failing_job("gpu-unavailable").env(**faulty(no_gpu(attempt=1))),
+        phase="Succeeded",
+        attempts=("train-1 GpuUnavailable 70", AT_THE_END),
+        conditions=SUCCEEDED,
     ),
     Case(
         reason=Reason.HOST_OUT_OF_MEMORY,
@@ -199,7 +207,7 @@ CASES = [
         settled=lambda status: "ImagePullBackOff" in json.dumps(status),
         phase="Pending",
         attempts=("prepare-1 - -",),
-        conditions=("Prepared Unknown ImagePullFailed", "Running Unknown Waiting", "Succeeded Unknown Waiting"),
+        conditions=("Prepared Unknown ImagePullFailed", "Running Unknown Waiting", "Succeeded Unknown ImagePullFailed"),
     ),
     Case(
         reason=Reason.UNSCHEDULABLE,
@@ -208,7 +216,7 @@ CASES = [
         settled=stands("Running", "Unschedulable"),
         phase="Queued",
         attempts=("train-1 - -",),
-        conditions=("Running False Unschedulable", "Succeeded Unknown Waiting"),
+        conditions=("Running False Unschedulable", "Succeeded Unknown Unschedulable"),
     ),
     Case(
         reason=Reason.DEADLINE_EXCEEDED,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster import Cluster
+from fake_node import STUCK
 from sftjob_contract.names import CA_KEY, CONFIG_KEY, PLURAL, progress_path
 from support.builders import a_job
 from support.exposure import exposed
@@ -19,12 +20,14 @@ from support.jobs import phase, reach
 from support.kubectl import Kubectl
 from support.rbac import grants
 from support.rights import not_asked, not_granted
+from support.wait import wait_until
 
 pytestmark = pytest.mark.slow
 PACE = 0.02
 MANY = 10_000
 TEAMS = ("team-a", "team-b")
 RELEASE = {"name": "sftjob-operator", "namespace": "sftjob-system"}
+EVENTS = ("list", "events")
 SECRET = "sftjob-operator-progress-tls"
 
 
@@ -79,7 +82,11 @@ class Once:
 
 
 def begin(kubectl: Kubectl, namespace: str) -> None:
-    """Apply a job that has every kind of child, and whose time to live is over soon after its end."""
+    """Apply a job that has every kind of child, and whose time to live is over soon after its end.
+
+    Nothing but an Event could say why the Pod of another one does not start.
+    """
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job(STUCK, namespace).manifest()))
     job = a_job("demo", namespace).resources(gpus=1, nodes=2).storage(access_modes=["ReadWriteMany"])
     kubectl("apply", "-f", "-", text=yaml.safe_dump(job.set("ttlSecondsAfterFinished", 1).manifest()))
 
@@ -107,6 +114,11 @@ def report(stack: InstalledStack, authority: str) -> int:
     return status
 
 
+def reads_events(stack: InstalledStack) -> set[str]:
+    """Namespaces in which Events were listed."""
+    return {asked.namespace for asked in stack.api.asked if (asked.verb, asked.resource) == EVENTS}
+
+
 @pytest.mark.parametrize("namespaces", [(), TEAMS], ids=["all namespaces", "two namespaces"])
 def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
     tmp_path: Path, helm: Helm, namespaces: tuple[str, ...]
@@ -128,6 +140,7 @@ def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
             reach(Cluster(stack.kubeconfig, namespace), "stays", phase("Succeeded"))
         authority = kubectl.json("get", "configmap", "stays-config", "-n", "team-a")["data"][CA_KEY]
         assert report(stack, authority) == 401
+        wait_until(lambda: reads_events(stack) == set(TEAMS), "it asked nobody why the stuck Pods do not start")
         asked = set(stack.api.asked)
         assert exposed(stack, kubectl) == []
     assert not_granted(asked, granted) == set()

@@ -58,7 +58,7 @@ def conversation(*turns: tuple[str, str], place: str = "d.jsonl:1") -> Conversat
 
 def prompted(prompt: list[tuple[str, str]], completion: list[tuple[str, str]]) -> PromptCompletionMessages:
     """A prompt and a completion of messages as (role, content)."""
-    return PromptCompletionMessages("d.jsonl:1", messages(*prompt), messages(*completion))
+    return PromptCompletionMessages("d.jsonl:1", conversation(*prompt, *completion), len(prompt))
 
 
 def messages(*turns: tuple[str, str]) -> tuple[dict[str, str], ...]:

@@ -24,7 +24,7 @@ from sftjob_operator.effects.cluster import (
     Object,
 )
 from sftjob_operator.metrics.operator import OperatorMetrics
-from sftjob_operator.reconcile import Settings
+from sftjob_operator.reconcile import Settings, rfc3339
 from sftjob_operator.render import RenderSettings
 from sftjob_operator.workqueue import Key
 from support.builders import JobBuilder
@@ -91,6 +91,7 @@ class FakeCluster:
     undelivered: list[tuple[str, Object]] = field(default_factory=list)
     failures: list[tuple[str, str, ClusterError]] = field(default_factory=list)
     reviews: dict[str, Object] = field(default_factory=dict)
+    now: Callable[[], str] = lambda: moment(0)
     _numbers: itertools.count = field(default_factory=lambda: itertools.count(1000))
 
     def fail(self, verb: str, kind: str, error: ClusterError) -> None:
@@ -104,7 +105,7 @@ class FakeCluster:
         if identity in self.objects:
             raise AlreadyExistsError(f"{body['kind']} {metadata['name']} already exists")
         stored = copy.deepcopy(body)
-        stored["metadata"]["uid"] = f"uid-{next(self._numbers)}"
+        stored["metadata"] |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": self.now()}
         return self.store(stored, "ADDED")
 
     async def get(self, kind: str, namespace: str, name: str) -> Object:
@@ -138,6 +139,11 @@ class FakeCluster:
             listed = of_kind == kind and namespace in (None, of_namespace)
             if listed and (label is None or label in (stored["metadata"].get("labels") or {})):
                 yield copy.deepcopy(stored)
+
+    async def events_about(self, namespace: str, uid: str) -> tuple[Object, ...]:
+        self._record("list", "Event", uid)
+        events = [body for (kind, place, _), body in self.objects.items() if (kind, place) == ("Event", namespace)]
+        return tuple(copy.deepcopy(event) for event in events if event["involvedObject"].get("uid") == uid)
 
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         self._record("patch", KIND, name, patch)
@@ -200,6 +206,7 @@ class World:
         self.clock = FakeClock()
         self.metrics = OperatorMetrics()
         self.cluster = cluster or FakeCluster()
+        self.cluster.now = lambda: rfc3339(self.clock.now())
         self.controller = self._new_controller()
 
     def _new_controller(self) -> Controller:

@@ -46,7 +46,9 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
 _EXTRA: Final[dict[str, Node]] = {
     "training": {"adam_beta2": 0.95, "lr_scheduler_kwargs": {"num_cycles": 2}, "tf32": True, "eos_token": "<|end|>"},
     "lora": {"init_lora_weights": "gaussian", "layers_to_transform": [0, 1], "rank_pattern": {"q_proj": 8}},
+    "model": {"enable_thinking": False, "date_string": "1 May 2026", "builtin_tools": ["search"]},
 }
+"""Options under a library's own names, by the object that has them."""
 _VARIABLE_VALUES: Final = ("", "false", "INFO", "a, b=c")
 _CPUS: Final = (1, "4", "1.5", "500m")
 _BYTES: Final = (2_000_000_000, "2000000000", "1Mi", "1.5Gi", "64Gi", "16Ti", "80G")
@@ -95,7 +97,7 @@ def _object(schema: Node, name: str) -> st.SearchStrategy[Node]:
 
 
 def _value(schema: Node, name: str, parent: str) -> st.SearchStrategy[Any]:
-    if name == "extra":
+    if name in ("extra", "chatTemplateKwargs"):
         return _part_of(_EXTRA[parent])
     if "enum" in schema:
         return st.sampled_from(schema["enum"])

@@ -180,6 +180,7 @@ def run_config(
             chat_template=None,
             add_eos_token=True,
             padding_side=PaddingSide.RIGHT,
+            chat_template_kwargs=None,
         ),
         dataset=Dataset(
             sources=(data_source(dataset, data_format),),

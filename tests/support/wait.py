@@ -14,3 +14,11 @@ async def eventually(condition: Callable[[], Awaitable[bool]], otherwise: str) -
     while not await condition():
         assert time.monotonic() < deadline, otherwise
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = 60) -> None:
+    """The same outside of an event loop, with a deadline of its own."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(10 * _POLL_SECONDS)

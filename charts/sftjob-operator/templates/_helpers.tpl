@@ -86,7 +86,7 @@ always has the namespace default.
   verbs: [create, delete, get]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end -}}
 
 {{- define "sftjob.subject" -}}

@@ -190,7 +190,7 @@ class ChatTemplate:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The model to start from. `chat_template` None: the one that comes with it.
+    """The model to start from. `chat_template` None: the one that comes with it, given `chat_template_kwargs`.
 
     `source`: hf://ORG/NAME, pvc://CLAIM/PATH, s3://, gs:// or https:// URI of a directory or an archive of one, or a
     path in the container.
@@ -204,6 +204,7 @@ class Model:
     chat_template: ChatTemplate | None
     add_eos_token: bool
     padding_side: PaddingSide
+    chat_template_kwargs: Mapping[str, Any] | None = field(hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

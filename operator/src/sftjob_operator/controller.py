@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from sftjob_contract.progress import Progress
@@ -20,6 +21,7 @@ from sftjob_operator.effects.cluster import (
 from sftjob_operator.execute import Execution, NotDoneError, job_field
 from sftjob_operator.gather import Gathering
 from sftjob_operator.heard import Heard
+from sftjob_operator.inquiries import Inquiries
 from sftjob_operator.metrics.operator import Failure, OperatorMetrics
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.pace import WritePace
@@ -30,6 +32,7 @@ from sftjob_operator.reconcile import (
     Settings,
     awaits_cleanup,
     decide,
+    dismissals_after,
     is_finished,
     unreadable,
     usable_progress,
@@ -66,6 +69,7 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._known = Gathering(cluster, namespaces)
+        self._inquiries = Inquiries(cluster, clock)
         self._heard = Heard(settings.silence_seconds)
         self._told: dict[str, str] = {}
         """By uid: the refusal or fault that was logged last, so that it is not logged at each try."""
@@ -241,10 +245,11 @@ class Controller:
 
     async def _reconcile(self, key: Key, body: Object) -> None:
         uid = body["metadata"]["uid"]
+        now = self._clock.now()
         if is_finished(body):
             await self._execution.end_pods(key, uid, self._known.late_pods(key, uid))
             if not awaits_cleanup(body):
-                self._forget(key, uid)
+                await self._finish(key, body, now)
                 return
         try:
             job, unread = read_job(body)
@@ -253,10 +258,12 @@ class Controller:
                 await self._execution.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(str(error)))
             return
         pods = await self._known.gather_pods(key, job)
+        obstacles = await self._inquiries.obstacles(key, pods, now)
         observed = Observed(
             job=job,
             pods=pods,
             report=self._heard.report(uid),
+            obstacles=obstacles,
             reachability=self._heard.reachability(uid),
             published_ca=self._heard.published_ca(uid),
         )
@@ -270,6 +277,20 @@ class Controller:
             decision = self._decide(key, replace(observed, pods=pods, refusal=refusal))
             await self._execution.execute(key, job, decision.actions)
         await self._execution.settle(key, body, decision, unread)
+        now_there = self._known.pods.of(key)  # with those that were just created
+        if (wait := self._inquiries.seconds_until_next(key, now_there, now)) is not None:
+            self.queue.add_after(key, wait)
+
+    async def _finish(self, key: Key, body: Object, now: datetime) -> None:
+        """Delete what still runs of a job that has ended, then forget it."""
+        uid = body["metadata"]["uid"]
+        own = (pod for pod in self._known.pods.of(key) if pod.owner_uid == uid)
+        deletions, wait = dismissals_after(own, body["status"].get("completionTime"), now)
+        await self._execution.dismiss(key, uid, deletions)
+        if wait is None:
+            self._forget(key, uid)
+        else:
+            self.queue.add_after(key, wait)
 
     def _decide(self, key: Key, observed: Observed) -> Decision:
         """Decide; if that faults, without what came from inside the Pods, so that suspend and deadlines still hold."""
@@ -304,4 +325,5 @@ class Controller:
         self._known.forget(uid)
         if self._uid(key) in (None, uid):
             self._known.pods.forget(key)
+            self._inquiries.forget(key)
             self.queue.forget(key)

@@ -1,7 +1,7 @@
 """Carrying out what was decided: create and delete children, write the status, post Events."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sftjob_contract.names import CA_KEY, KIND
@@ -158,6 +158,15 @@ class Execution:
             raise NotDoneError(reason, f"delete {action.kind} {action.name}", error) from error
         log.info("deleted %s %s", action.kind, action.name, extra=job_field(key))
 
+    async def dismiss(self, key: Key, job_uid: str, deletions: Iterable[Delete]) -> None:
+        """Delete Pods of a job that has ended.
+
+        Raises:
+            NotDoneError: the server refuses, or does not answer.
+        """
+        for deletion in deletions:
+            await self._delete(key, job_uid, deletion)
+
     async def settle(self, key: Key, body: Body, decision: Decision, unread: Unread) -> None:
         """Make the decided status the stored one, now or when it is due, and schedule the next look at the job.
 
@@ -219,7 +228,8 @@ class Execution:
         time = rfc3339(self._clock.now())
         for note in events:
             try:
-                await self._cluster.create(event_body(body, note.type, note.reason, note.message, time))
+                event = event_body(body, note.type, note.reason, note.message, time, note.cause)
+                await self._cluster.create(event)
             except AlreadyExistsError:
                 continue
             except ClusterError as error:

@@ -83,6 +83,11 @@ def bug(step: int, **who: Any) -> Fault:
     return {"kind": "bug", "step": step, **who}
 
 
+def no_gpu(**who: Any) -> Fault:
+    """The trainer sees no CUDA device, although the job asks for one."""
+    return {"kind": "no_gpu", **who}
+
+
 def full(step: int, **who: Any) -> Fault:
     """There is no room on the volume for the checkpoint of `step`."""
     return {"kind": "full", "step": step, **who}

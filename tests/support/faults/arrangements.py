@@ -1,6 +1,7 @@
 """What each kind of fault does to a trainer process. Imported within such a process only."""
 
 import ctypes
+import dataclasses
 import errno
 import os
 import pkgutil
@@ -22,6 +23,7 @@ def arrange(faults: list[Fault]) -> None:
         _in_losses([fault for fault in mine if fault["kind"] in ("nan", "oom", "bug")])
         _on_the_disk([fault for fault in mine if fault["kind"] == "full"])
         _in_the_watchdog([fault for fault in mine if fault["kind"] == "impatient"])
+        _on_the_node([fault for fault in mine if fault["kind"] == "no_gpu"])
         arrange_calls(mine)
 
 
@@ -134,6 +136,17 @@ def _in_losses(faults: list[Fault]) -> None:
 
     if faults:
         patch.object(Trainer, "compute_loss", computed).start()
+
+
+def _on_the_node(faults: list[Fault]) -> None:
+    from sftjob_contract.config import RunConfig
+    from sftjob_trainer import fit, hardware
+
+    def chosen(config: RunConfig, machine: hardware.Machine) -> hardware.Choices:
+        return hardware.choose(dataclasses.replace(config, gpus=1), machine)
+
+    if faults:
+        patch.object(fit, "choose", chosen).start()
 
 
 def _on_the_disk(faults: list[Fault]) -> None:

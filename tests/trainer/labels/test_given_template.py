@@ -7,9 +7,10 @@ import pytest
 
 from sftjob_contract.config import ChatTemplate
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.chat_template import given_template, render, without_markers
+from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.label_report import marked
+from sftjob_trainer.template_rendering import render, without_markers
 from support.chats import conversation, encoded
 from support.tiny import CHATML, CHATML_GENERATION
 
@@ -141,18 +142,19 @@ def test_a_template_must_mark_what_the_assistant_writes(template: str, line: str
     assert refusal(tokenizer, template) == f"model.chatTemplate.jinja:{line} {WRONG_TEXT}"
 
 
-def test_thoughts_before_the_answer_need_markers_around_both(tokenizer: Any) -> None:
+def test_markers_around_the_answer_must_hold_the_thought_before_it_too(tokenizer: Any) -> None:
     template = "{% for m in messages %}{{ m['role'] + ': ' }}TURN{% endfor %}" + PROMPT
     by_role = "{% if m['role'] == 'assistant' %}ASSISTANT{% else %}{{ m['content'] }}{% endif %}"
     answer = "{{ m['content'] + eos_token }}"
     template = template.replace("TURN", by_role)
-    for turn in (
-        "<think></think>" + answer,
-        "<think></think>{% generation %}" + answer + "{% endgeneration %}",
-    ):
-        assert WRONG_TEXT in refusal(tokenizer, template.replace("ASSISTANT", turn))
-    marks_both = template.replace("ASSISTANT", "{% generation %}<think></think>" + answer + "{% endgeneration %}")
-    assert given_template(inline(marks_both), tokenizer) == marks_both
+    marks_answer = "<think></think>{% generation %}" + answer + "{% endgeneration %}"
+    assert WRONG_TEXT in refusal(tokenizer, template.replace("ASSISTANT", marks_answer))
+    for turn in ("{% generation %}<think></think>" + answer + "{% endgeneration %}", "<think></think>" + answer):
+        taken = template.replace("ASSISTANT", turn)
+        assert given_template(inline(taken), tokenizer) == taken
+        tokenizer.chat_template = taken
+        shown = marked(encoded(tokenizer, conversation(("user", "hi"), ("assistant", "yo"))), tokenizer)
+        assert shown == "user: hiassistant: >><think></think>yo<|im_end|><<"
 
 
 def test_a_given_template_decides_what_is_trained(tokenizer: Any) -> None:

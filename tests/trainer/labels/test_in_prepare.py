@@ -9,9 +9,10 @@ import pytest
 from sftjob_contract import layout
 from sftjob_contract.config import ChatTemplate, LossOn, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_trainer.chat_template import given_template, without_markers
+from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.label_report import marked
+from sftjob_trainer.template_rendering import without_markers
 from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, load_prepared_tokenizer, load_tokenizer
 from support.chats import named, write_plain_tokenizer
 from support.preparing import Workbench

@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import LossOn
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.chat_template import training_chat
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.label_report import marked
 from sftjob_trainer.labels import encoder
 from sftjob_trainer.shapes import Conversation
-from support.chats import config, conversation, encoded, prompted
+from support.chats import config, conversation, encoded
 from support.tiny import CHATML, CHATML_GENERATION
 
 TWO_TURNS = conversation(
@@ -74,14 +73,14 @@ def test_without_an_end_of_turn_token_the_turn_is_trained_as_it_is_rendered(toke
             TWO_TURNS,
             (
                 "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-                ">><think>\n\n</think>\n\nyo<|im_end|>\n<<<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n"
-                ">><think>\n\n</think>\n\nété<|im_end|>\n<<"
+                ">><think>\n\n</think>\n\nyo<|im_end|><<\n<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n"
+                ">><think>\n\n</think>\n\nété<|im_end|><<\n"
             ),
         ),
         (
             "gemma",
             ONE_TURN,
-            "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n>>yo<end_of_turn>\n<<",
+            "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n>>yo<end_of_turn><<\n",
         ),
     ],
 )
@@ -91,31 +90,55 @@ def test_a_template_that_trl_knows_is_used_in_its_training_edition(
     from trl import chat_template_utils
 
     tokenizer.add_special_tokens({"bos_token": "<|endoftext|>"})
+    tokenizer.add_tokens(["<end_of_turn>"], special_tokens=True)
     tokenizer.chat_template = getattr(chat_template_utils, f"{known}_chat_template")
     edition = getattr(chat_template_utils, f"{known}_training_chat_template")
     assert training_chat(tokenizer).template == edition
     assert shown(tokenizer, turns).removeprefix("<|endoftext|>") == expected
 
 
-def test_a_template_that_renders_a_shorter_conversation_differently_is_refused(tokenizer: Any) -> None:
-    tokenizer.chat_template = CHATML.replace("message['content'] +", "message['content'] + messages|length|string +")
+DIFFERENT_BEGINNING = (
+    "a conversation that goes on is rendered differently from its beginning, "
+    "so what a model is trained on would not be what it sees later"
+)
+WRONG_TEXT = (
+    "what follows the generation prompt is not what the assistant writes; open the assistant's turn with "
+    "add_generation_prompt as it is opened in a conversation, "
+    "and put {% generation %} and {% endgeneration %} around the content and the token that closes it"
+)
+MARKED_HEADER = CHATML_GENERATION.replace(
+    "{{ '<|im_start|>assistant\n' }}{% generation %}", "{% generation %}{{ '<|im_start|>assistant\n' }}", 1
+)
+MARKED_USER = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n"
+    "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MARKED_TOOL = CHATML_GENERATION.replace("{% else %}", "{% elif message['role'] == 'tool' %}TOOL{% else %}").replace(
+    "TOOL", "{{ 'tool: ' }}{% generation %}{{ message['content'] }}{% endgeneration %}{{ '\n' }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{{ messages|length }}" + CHATML, f" {DIFFERENT_BEGINNING}"),
+        ("{{ messages|length }}" + CHATML_GENERATION, f" {DIFFERENT_BEGINNING}"),
+        (CHATML.replace("if add_generation_prompt", "if false"), f" {WRONG_TEXT}"),
+        (MARKED_HEADER, f" line 1: {WRONG_TEXT}"),
+        (MARKED_USER, f" line 2: {WRONG_TEXT}"),
+        (MARKED_TOOL, " line 2: with tools and calls of them, it marks what the tool writes"),
+    ],
+    ids=["changing-beginning", "changing-beginning-marked", "no-prompt", "marked-header", "marked-user", "marked-tool"],
+)
+def test_a_models_own_template_is_checked_as_one_of_the_job_is(tokenizer: Any, template: str, problem: str) -> None:
+    tokenizer.chat_template = template
     with pytest.raises(Failure) as raised:
         encoded(tokenizer, TWO_TURNS)
     assert raised.value.message == (
-        "d.jsonl:1: the model's chat template does not show where messages[2], an assistant turn, begins and ends; "
-        "put {% generation %} and {% endgeneration %} around it in the template, "
-        "or choose one that has them with model.chatTemplate.name"
-    )
-    assert raised.value.reason is Reason.CONFIG_INVALID
-
-
-def test_a_prompt_that_is_rendered_differently_before_its_completion_is_refused(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{{ messages|length }}" + CHATML_GENERATION
-    with pytest.raises(Failure) as raised:
-        encoded(tokenizer, prompted([("user", "hi")], [("assistant", "yo")]))
-    assert raised.value.message == (
-        "d.jsonl:1: the model's chat template renders the prompt differently when the completion follows, so it does "
-        "not show where the completion begins; choose another one with model.chatTemplate.name"
+        f"the model's chat template:{problem}; "
+        "choose another one with model.chatTemplate.name, or write your own into model.chatTemplate.jinja"
     )
     assert raised.value.reason is Reason.CONFIG_INVALID
 
@@ -144,13 +167,67 @@ def test_messages_need_a_chat_template(tokenizer: Any) -> None:
     assert raised.value.reason is Reason.CONFIG_INVALID
 
 
-def test_what_the_prompt_ends_with_is_not_the_completions_even_if_it_is_marked(tokenizer: Any) -> None:
-    tokenizer.chat_template = CHATML_GENERATION.replace(
-        "{{ '<|im_start|>assistant\n' }}{% generation %}", "{% generation %}{{ '<|im_start|>assistant\n' }}", 1
+EMPTY_THOUGHT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Only the last turn has a thought."""
+OPENED_THOUGHT = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+"""The generation prompt opens a thought."""
+OTHER_LAST_END = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{{ '<|im_end|>' if loop.last and m.role == 'assistant' else '<|endoftext|>' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The last turn is closed with another token."""
+
+
+@pytest.mark.parametrize(
+    ("template", "first", "last"),
+    [
+        (EMPTY_THOUGHT, ">>yo<|im_end|><<", ">><think>\n\n</think>\n\nété<|im_end|><<"),
+        (OPENED_THOUGHT, ">>yo<|im_end|><<", ">>été<|im_end|><<"),
+        (OTHER_LAST_END, ">>yo<|endoftext|><<", ">>été<|im_end|><<"),
+    ],
+    ids=["empty-thought", "opened-thought", "other-end"],
+)
+def test_a_turn_that_is_rendered_otherwise_in_the_middle_is_found(
+    tokenizer: Any, template: str, first: str, last: str
+) -> None:
+    tokenizer.chat_template = template
+    head, _, rest = shown(tokenizer, TWO_TURNS).partition(first)
+    assert head.endswith("<|im_start|>assistant\n")
+    assert rest.partition(last)[0].endswith("<|im_start|>assistant\n")
+    assert rest.endswith(f"{last}\n")
+
+
+def test_a_thought_that_the_generation_prompt_opens_is_trained_after_its_tag(tokenizer: Any) -> None:
+    tokenizer.chat_template = OPENED_THOUGHT
+    assert shown(tokenizer, conversation(("user", "hi"), ("assistant", "<think>\nhm\n</think>\nyo"))) == (
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n>>hm\n</think>\nyo<|im_end|><<\n"
     )
-    assert shown(tokenizer, ONE_TURN) == "<|im_start|>user\nhi<|im_end|>\n>><|im_start|>assistant\nyo<|im_end|><<\n"
-    example = prompted([("user", "hi")], [("assistant", "yo")])
-    for loss_on in (LossOn.COMPLETION, LossOn.ASSISTANT):
-        assert marked(encoded(tokenizer, example, loss_on), tokenizer) == (
-            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n>>yo<|im_end|><<\n"
-        )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [CHATML, "{% if messages[0].role %}{% endif %}" + CHATML, EMPTY_THOUGHT, OPENED_THOUGHT, CHATML_GENERATION],
+    ids=["plain", "needs-a-message", "empty-thought", "opened-thought", "marked"],
+)
+def test_the_assistant_may_speak_first(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    talk = conversation(("assistant", "welcome"), ("user", "hi"), ("assistant", "yo"))
+    assert shown(tokenizer, talk).startswith("<|im_start|>assistant\n>>welcome<|im_end|><<\n<|im_start|>user\n")
+
+
+def test_a_row_that_a_template_renders_oddly_is_a_row_that_can_not_be_used(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% if messages[0].content == 'odd' %}{{ messages | length }}{% endif %}" + CHATML
+    odd = conversation(("user", "odd"), ("assistant", "yo"), ("user", "so"), ("assistant", "ok"), place="d.jsonl:7")
+    with pytest.raises(Failure) as raised:
+        encoder(tokenizer, config())([ONE_TURN, odd])
+    assert raised.value.reason is Reason.DATA_INVALID
+    assert raised.value.message == (
+        "d.jsonl:7: the model's chat template does not show where messages[1], an assistant turn, begins and ends; "
+        "put {% generation %} and {% endgeneration %} around it in the template, "
+        "or choose one that has them with model.chatTemplate.name"
+    )

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from sftjob_contract.config import ChatTemplateName, LossOn
-from sftjob_trainer.chat_template import given_template, render, without_markers
+from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.label_report import marked
 from sftjob_trainer.shapes import Example
+from sftjob_trainer.template_rendering import render, without_markers
 from sftjob_trainer.tokenization import NOT_TRAINED, load_tokenizer
 from support.chats import (
     config,

@@ -38,6 +38,16 @@ def talk(*turns: Any) -> dict[str, Any]:
 USER = {"role": "user", "content": "what does it do"}
 ASSISTANT = {"role": "assistant", "content": "return the first item"}
 GOOD = {"text": "open a file"}
+CALL_FORM = '{"type": "function", "function": {"name": ..., "arguments": {...}}}'
+TOOL_FORM = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
+NO_KEY = "Expecting property name enclosed in double quotes"
+KEYS = (
+    "role, content, name, tool_calls, tool_call_id, reasoning_content, reasoning, thinking, weight, train or training"
+)
+WAY_OUT = (
+    "remove it from the row, or choose another one with model.chatTemplate.name, "
+    "or write your own into model.chatTemplate.jinja"
+)
 
 FILES = [
     # name, content, sentence
@@ -151,7 +161,7 @@ FILES = [
     (
         "chat.jsonl",
         jsonl(talk({"role": "human", "content": "a"}, ASSISTANT)),
-        'chat.jsonl:1: messages[0].role must be system, user, assistant or tool, not "human"',
+        'chat.jsonl:1: messages[0].role must be system, developer, user, assistant or tool, not "human"',
     ),
     (
         "chat.jsonl",
@@ -196,7 +206,10 @@ FILES = [
     (
         "share.jsonl",
         jsonl({"conversations": [{"from": "bing", "value": "a"}]}),
-        ('share.jsonl:1: conversations[0].from must be human, gpt, system, user, assistant or tool, not "bing"'),
+        (
+            "share.jsonl:1: conversations[0].from must be human, gpt, function_call, observation, system, developer, "
+            'user, assistant or tool, not "bing"'
+        ),
     ),
     (
         "share.jsonl",
@@ -226,7 +239,78 @@ FILES = [
     (
         "chat.jsonl",
         jsonl(talk(USER, {**ASSISTANT, "tool_calls": [{}]})),
-        "chat.jsonl:1: messages[1] has tool_calls, which are not supported; write the call into content",
+        f"chat.jsonl:1: messages[1].tool_calls[0] has no name of a function; write {CALL_FORM}",
+    ),
+    *[
+        ("chat.jsonl", jsonl({**talk(USER, {**ASSISTANT, **keys}), **columns}), f"chat.jsonl:1: {problem}")
+        for keys, columns, problem in (
+            (
+                {"tool_calls": "[{"},
+                {},
+                f"messages[1].tool_calls is not valid JSON: {NO_KEY} at column 3",
+            ),
+            ({"tool_calls": ["f()"]}, {}, f"messages[1].tool_calls[0] must be {CALL_FORM}, not text"),
+            (
+                {"tool_calls": [{"name": "f", "arguments": "{1}"}]},
+                {},
+                f"messages[1].tool_calls[0].arguments is not valid JSON: {NO_KEY} at column 2",
+            ),
+            (
+                {"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
+                {},
+                "messages[1].tool_calls[0].function.arguments must be an object, not a list",
+            ),
+            (
+                {"function_call": {"name": "f", "arguments": "{}"}},
+                {},
+                "messages[1].function_call is not read; write it as tool_calls, a list of one call",
+            ),
+            ({"weight": 0.5}, {}, "messages[1].weight must be 0 or 1 (false or true), not 0.5"),
+            ({"weight": 1, "train": False}, {}, "messages[1]: weight and train contradict one another; keep one"),
+            ({"weight": 0}, {}, '"messages" has no assistant turn that is trained, so there is nothing to train on'),
+            ({"reasoning_content": ["x"]}, {}, "messages[1].reasoning_content must be text, not a list"),
+            ({"tool_call_id": "1"}, {}, "messages[1].tool_call_id belongs to the role tool, not assistant; remove it"),
+            ({"score": 3}, {}, f'messages[1] has the key "score"; a message has {KEYS}; remove the key'),
+            ({"thinking": "hm"}, {}, f"the model's chat template leaves out messages[1].thinking; {WAY_OUT}"),
+            ({"name": "Ada"}, {}, f"the model's chat template leaves out messages[1].name; {WAY_OUT}"),
+            (
+                {"tool_calls": [{"name": "f", "arguments": {}}]},
+                {},
+                f"the model's chat template leaves out messages[1].tool_calls; {WAY_OUT}",
+            ),
+            ({}, {"tools": [{"name": "f"}]}, f"the model's chat template leaves out tools; {WAY_OUT}"),
+            (
+                {},
+                {"tools": "{"},
+                f'"tools" is not valid JSON: {NO_KEY} at column 2',
+            ),
+            ({}, {"tools": [7]}, f"tools[0] must be {TOOL_FORM}, not a number"),
+            (
+                {},
+                {"functions": [{"name": "f"}]},
+                '"functions" is not read; write it as "tools": a list of function tools',
+            ),
+            (
+                {},
+                {"chat_template_kwargs": {"enable_thinking": True}},
+                "chat_template_kwargs.enable_thinking is not read by the model's chat template; remove it",
+            ),
+            (
+                {},
+                {"chat_template_kwargs": {"tools": []}},
+                "chat_template_kwargs.tools is set by training itself; remove it",
+            ),
+        )
+    ],
+    (
+        "chat.jsonl",
+        jsonl(talk({**USER, "weight": 1}, ASSISTANT)),
+        "chat.jsonl:1: messages[0].weight must be 0: a turn of the role user is never trained; remove it",
+    ),
+    (
+        "share.jsonl",
+        jsonl({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "f("}]}),
+        "share.jsonl:1: conversations[1].value is not valid JSON: Expecting value at column 2",
     ),
     ("chat.jsonl", jsonl(talk("hello")), "chat.jsonl:1: messages[0] must be an object with role and content, not text"),
     (

@@ -35,6 +35,7 @@ READ = {
     "model.chat_template.file": "chat_template",
     "model.add_eos_token": "labels",
     "model.padding_side": "tokenization",
+    "model.chat_template_kwargs": "labels",
     "dataset.sources.source": "sources",
     "dataset.sources.revision": "sources",
     "dataset.sources.subset": "sources",

@@ -102,6 +102,18 @@ def test_nothing_is_held_out_when_nothing_is_asked_for(bench: Workbench) -> None
     assert not (bench.volume / layout.PREPARED_EVALUATION).exists()
 
 
+def test_a_warmup_as_long_as_the_run_is_refused_with_both_numbers(bench: Workbench) -> None:
+    path = bench.write("d.jsonl", [{"text": f"open {number}"} for number in range(8)])
+    assert bench.run(bench.config(path, warmup_steps=3)).max_steps == 4
+    with pytest.raises(Failure) as raised:
+        bench.run(bench.config(path, warmup_steps=4))
+    assert raised.value.reason is Reason.CONFIG_INVALID
+    assert raised.value.message == (
+        "training.warmupSteps 4 is not below the 4 steps of the run, so the learning rate would never reach its value; "
+        "lower it, or write training.warmupRatio"
+    )
+
+
 def test_only_the_first_rows_are_used_and_checked(bench: Workbench) -> None:
     config = bench.config(bench.write("d.jsonl", [*TEXTS[:5], {"text": 1}]))
     (part,) = config.dataset.sources

@@ -34,7 +34,7 @@ ROWS: list[tuple[dict[str, Any], DataFormat, Example]] = [
     (
         {"prompt": [KIND, HI], "completion": [YO]},
         DataFormat.PROMPT_COMPLETION,
-        PromptCompletionMessages("p", (KIND, HI), (YO,)),
+        PromptCompletionMessages("p", Conversation("p", (KIND, HI, YO)), 2),
     ),
     ({"messages": [HI, YO], "prompt": "hi"}, DataFormat.MESSAGES, Conversation("p", (HI, YO))),
     (

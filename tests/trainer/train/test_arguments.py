@@ -26,6 +26,11 @@ def test_warmup_is_a_number_of_steps_or_a_share_rounded_up(
     assert warmup_steps(training(warmup_ratio=ratio, warmup_steps=steps), 100) == expected
 
 
+@pytest.mark.parametrize(("ratio", "steps", "expected"), [(0.03, 1, 0), (0.99, 2, 1), (1.0, 5, 4), (0.03, 33, 1)])
+def test_a_share_of_warmup_never_covers_the_run(ratio: float, steps: int, expected: int) -> None:
+    assert warmup_steps(training(warmup_ratio=ratio), steps) == expected
+
+
 @pytest.mark.parametrize(
     ("every", "per_epoch", "expected"),
     [

@@ -117,8 +117,12 @@ def test_what_was_asked_for_is_told_as_such() -> None:
 @pytest.mark.parametrize(
     ("machine", "asked", "sentence"),
     [
-        (CPU, config(), "resources.gpus: 1 was asked for, but no CUDA device is visible in the container"),
-        (A100, config(gpus=2), "resources.gpus: 2 was asked for, but the container sees only 1 CUDA devices; see that"),
+        (CPU, config(), "resources.gpus: 1 was requested, but no CUDA device is visible in the container"),
+        (
+            A100,
+            config(gpus=2),
+            "resources.gpus: 2 was requested, but the container sees only 1 CUDA devices; check that",
+        ),
         (CPU, config(gpus=0, precision=Precision.FP16), "training.precision: fp16 needs a GPU; write bf16, fp32 or"),
         (A100, config(method=QLORA, precision=Precision.FP16), "training.precision: fp16 does not go with method.quan"),
         (T4, config(precision=Precision.BF16), "training.precision: bf16 is not supported by T4; write fp16"),

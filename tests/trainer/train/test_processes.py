@@ -208,7 +208,7 @@ def test_gpus_that_are_not_there_are_refused_as_for_one_process(qwen2: Path, tmp
 
     assert ended.code == ExitCode.INVALID, ended.err
     assert ended.err.count("train failed") == 1
-    assert "ConfigInvalid: resources.gpus: 2 was asked for, but no CUDA device is visible" in ended.err
+    assert "GpuUnavailable: resources.gpus: 2 was requested, but no CUDA device is visible" in ended.err
 
 
 @pytest.mark.slow

@@ -38,14 +38,14 @@ async def waits_and_goes_on(world: World, kind: str, denial: Denial, name: str) 
     await world.pass_time(5)
     told = [condition(world, type_) for type_ in ("Prepared", "Running", "Succeeded")]
     assert str(words) in " ".join(c["message"] for c in told), told
-    assert {"CreationRefused", "ServerUnavailable"} & {c["reason"] for c in told}
+    assert {"CreationRefused", "QuotaExceeded", "ServerUnavailable"} & {c["reason"] for c in told}
     for _ in range(30):
         await world.pass_time(300)
     assert condition(world, "Succeeded")["status"] == "Unknown"
     events = [
         r.body
         for r in world.requests("create", "Event")
-        if r.body["reason"] in ("CreationRefused", "ServerUnavailable")
+        if r.body["reason"] in ("CreationRefused", "QuotaExceeded", "ServerUnavailable")
     ]
     assert 1 <= len({event["metadata"]["name"] for event in events}) <= 2
     world.cluster.failures.clear()

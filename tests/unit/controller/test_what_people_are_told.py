@@ -37,16 +37,18 @@ async def crashes(world: World, times: int) -> tuple[str, str]:
     return key
 
 
-async def test_a_job_without_trouble_has_one_event() -> None:
+async def test_a_job_without_trouble_has_four_events() -> None:
     world = World()
     await crashes(world, 0)
-    assert [(type_, reason) for type_, reason, _ in events(world)] == [("Normal", "Completed")]
+    started = ("Normal", "AttemptStarted")
+    told = [(type_, reason) for type_, reason, _ in events(world)]
+    assert told == [started, ("Normal", "Prepared"), started, ("Normal", "Completed")]
 
 
 async def test_a_job_with_trouble_has_one_event_for_each_attempt_that_failed() -> None:
     world = World()
     await crashes(world, 3)
-    told = [(type_, reason) for type_, reason, _ in events(world)]
+    told = [(type_, reason) for type_, reason, _ in events(world) if reason not in ("AttemptStarted", "Prepared")]
     assert told == [("Warning", "Killed")] * 3 + [("Normal", "Completed")]
 
 
@@ -63,6 +65,7 @@ async def test_why_a_pod_does_not_start_is_told_within_seconds_and_in_one_event(
     world = World()
     key = await world.apply(a_job())
     await world.pod("demo-prepare-1", status)
+    await world.pass_time(INTERVAL_SECONDS)
     await world.pass_time(INTERVAL_SECONDS)
     await world.restart_operator()
     (said,) = [entry for entry in world.status(key)["conditions"] if entry["type"] == "Prepared"]

@@ -66,7 +66,7 @@ async def test_a_quota_is_said_in_the_status_and_asked_again_until_there_is_room
         world.cluster.fail("create", "Pod", ForbiddenError("exceeded quota: team, requested: pods=1"))
     await world.apply(a_job())
     assert world.status(KEY)["phase"] == "Pending"
-    assert condition(world, "Prepared")["reason"] == "CreationRefused"
+    assert condition(world, "Prepared")["reason"] == "QuotaExceeded"
     assert "exceeded quota" in condition(world, "Prepared")["message"]
     assert world.status(KEY).get("attempts") is None
     for _ in range(60):

@@ -7,6 +7,7 @@ import pytest
 from sftjob_contract.names import KIND, Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.metrics.jobs import JobMetrics
+from sftjob_operator.reconcile.situation import SETTLE_SECONDS
 from support.builders import a_job
 from support.fake_cluster import START, World, an_outcome, ended, moment, running, unschedulable
 from support.metered import KEY, a_report, registry, scraped, trained
@@ -83,6 +84,7 @@ async def test_jobs_are_counted_by_phase_and_reason() -> None:
         await world.apply(a_job(name))
         await world.pod(f"{name}-prepare-1", ended(0, an_outcome(Stage.PREPARE)))
     await world.pod("waits-train-1", unschedulable("0/1 nodes are available"))
+    await world.pass_time(SETTLE_SECONDS)
     await world.pod("trains-train-1", running())
     for name in ("fails", "fails-too"):
         diverged = an_outcome(Stage.TRAIN, exit_code=77, reason=Reason.DIVERGED, message="Loss is NaN.")

@@ -41,6 +41,25 @@ END = body(percent=100, eta=0, loss=2.25, train_loss=3.5)
 
 
 @pytest.mark.parametrize(
+    ("heard", "heard_epoch", "epoch", "step"),
+    [
+        pytest.param(207, 1.03, 2.0, 400, id="a full run whose last reported step is seconds old"),
+        pytest.param(399, 1.99, 2.0, 400, id="one step short of it"),
+        pytest.param(200, 1.0, 1.5, 300, id="an early stop"),
+        pytest.param(200, 1.0, None, 200, id="no epoch is known"),
+        pytest.param(0, None, 2.0, 400, id="no step was reported in all the run"),
+    ],
+)
+def test_the_last_post_tells_by_its_epoch_how_far_training_got(
+    heard: int, heard_epoch: float | None, epoch: float | None, step: int
+) -> None:
+    known = replace(HEARD, step=heard, max_steps=400, epoch=heard_epoch, attempt=1)
+    metrics = {} if epoch is None else {"epoch": epoch}
+    told = kubeflow_progress(body(percent=100, eta=0, train_loss=3.5, **metrics), 1, known)
+    assert (told.step, told.max_steps, told.activity) == (step, 400, Activity.FINISHED)
+
+
+@pytest.mark.parametrize(
     ("sent", "known", "activity", "step", "max_steps", "loss"),
     [
         pytest.param(BEGIN, None, Activity.LOADING, 0, 100, None, id="the first POST tells no step"),

@@ -100,7 +100,8 @@ def test_other_ends_are_followed_by_another_attempt_after_the_backoff(
     assert said(waiting, type_) == ("False", "BackingOff")
     assert text in message(waiting, type_)
     assert re.search("Attempt 2 starts at 2026-03-01T12:00:(07|08|09|10)Z", message(waiting, type_))
-    assert [(event.type, event.reason) for event in waiting.events] == [("Warning", reason)]
+    told = [(event.type, event.reason) for event in waiting.events]
+    assert told == [("Normal", "Prepared")] * (stage is Stage.TRAIN) + [("Warning", reason)]
     assert created(decided(*pods, ended, job=job, seconds=10))[-1] == f"Pod/demo-{stage}-2"
 
 
@@ -208,7 +209,11 @@ def test_pods_of_an_earlier_job_of_the_same_name_do_not_count() -> None:
     ("pod", "reason", "text"),
     [
         ({"reason": "ErrImagePull", "message": "not found"}, "ImagePullFailed", "waits with ErrImagePull: not found"),
-        ({"reason": "CreateContainerConfigError", "message": "no secret"}, "PodPending", "ConfigError: no secret"),
+        (
+            {"reason": "CreateContainerConfigError", "message": "no secret"},
+            "CreateContainerConfigError",
+            "ConfigError: no secret",
+        ),
         ({"reason": "ContainerCreating"}, "PodPending", "its container has not started"),
         ({"unschedulable": "0/3 nodes: insufficient nvidia.com/gpu"}, "Unschedulable", "insufficient nvidia.com/gpu"),
         ({"gated": True}, "Queued", "waits until its scheduling gates are taken away"),
@@ -242,7 +247,9 @@ def test_what_prepare_counted_becomes_the_plan() -> None:
 def test_a_finished_run_tells_output_metrics_and_libraries() -> None:
     output = Output(path=OUTPUT_ADAPTER, metrics={"initialEvalLoss": 3.0, "evalLoss": 1.25})
     outcome = an_outcome(Stage.TRAIN, output=output, libraries={"trl": "1.16.0"}, progress=a_report(96).progress)
-    decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0, outcome=outcome, image_id="img@sha256:1", seconds=60))
+    decision = decided(
+        PREPARED, an_ended_pod(Stage.TRAIN, 0, outcome=outcome, image_id="img@sha256:1", seconds=60), seconds=61
+    )
     status = decision.status
     assert said(decision, "Succeeded") == ("True", "Completed")
     assert "Evaluation loss went from 3 to 1.25" in message(decision, "Succeeded")
@@ -250,7 +257,7 @@ def test_a_finished_run_tells_output_metrics_and_libraries() -> None:
     assert status.completion_time == moment(60)
     assert (status.progress.percent, status.progress.eta) == (100, None)
     assert (status.provenance.image, status.provenance.libraries) == ("img@sha256:1", {"trl": "1.16.0"})
-    assert [(event.type, event.reason) for event in decision.events] == [("Normal", "Completed")]
+    assert [event.reason for event in decision.events] == ["Completed", "Prepared"]
 
 
 def test_where_the_output_was_copied_to_is_told_too() -> None:

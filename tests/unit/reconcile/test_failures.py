@@ -108,7 +108,7 @@ def succeeded(decision: Decision) -> tuple[str, str]:
         (train_pod(by_kubelet(ended(75, SAVED), "Terminated", "node shutdown")), Reason.NODE_LOST, "Saved"),
         (train_pod(by_kubelet({"phase": "Failed"}, "NodeLost")), Reason.NODE_LOST, NODE),
         (train_pod(by_kubelet({"phase": "Failed"}, "Preempting", "critical Pod")), Reason.PREEMPTED, "critical Pod"),
-        (train_pod(by_kubelet({"phase": "Failed"}, "OutOfcpu", "no cpu")), Reason.POD_LOST, "OutOfcpu: no cpu"),
+        (train_pod(by_kubelet({"phase": "Failed"}, "OutOfcpu", "no cpu")), Reason.NODE_LOST, "OutOfcpu: no cpu"),
         (train_pod(ended(75, SAVED), deleting=True), Reason.INTERRUPTED, "Saved checkpoint-40."),
         (train_pod(ended(75)), Reason.INTERRUPTED, "exit code 75"),
         (train_pod(ended(137), deleting=True), Reason.POD_LOST, "was deleted, and signal 9 ended it"),
@@ -198,7 +198,11 @@ def test_a_pod_that_is_taken_away_says_why_while_it_ends_and_after_it_is_gone() 
     assert "node is unreachable" in gone.message
 
 
-FREE = [reason for reason, policy in POLICIES.items() if policy.retry is Retry.FREE]
+FREE = [
+    reason
+    for reason, policy in POLICIES.items()
+    if policy.retry is Retry.FREE and reason is not Reason.GPU_UNAVAILABLE  # its own test
+]
 COUNTED = [reason for reason, policy in POLICIES.items() if policy.retry is Retry.COUNTED]
 NEVER = [
     reason for reason, policy in POLICIES.items() if policy.retry is Retry.NEVER and reason not in STOPPED

@@ -150,3 +150,11 @@ def test_its_end_names_the_volume() -> None:
         *("True", "Completed"),
         "The command has ended with exit code 0; what it saved in the job's volume lies at pvc://demo.",
     )
+
+
+@pytest.mark.parametrize(("step", "percent"), [(100, 100), (52, 52), (0, 0)])
+def test_step_and_percent_of_one_that_succeeded_are_what_its_last_report_says(step: int, percent: int) -> None:
+    status = decided(a_pod(), report=a_report(30)).status
+    ended = decided(an_ended_pod(0), job=a_command().with_status(status), report=a_report(step, Activity.FINISHED))
+    assert ended.status.phase == "Succeeded"
+    assert (ended.status.progress.step, ended.status.progress.percent) == (step, percent)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ HOUR = 3600
 
 
 def a_pod(stage: Stage = Stage.TRAIN, attempt: int = 1, **parts: Any) -> PodView:
-    given = {"phase": PodPhase.RUNNING, "started": moment(0), "acknowledged": moment(0)} | parts
+    given = {"phase": PodPhase.RUNNING, "started": moment(0)} | parts
     return decisions.a_pod(stage, attempt=attempt, **given)
 
 
@@ -53,6 +52,16 @@ def a_report(seconds: float = 0, activity: Activity = Activity.TRAINING, attempt
 
 def decided(*pods: PodView, **given: Any) -> Decision:
     return decisions.decided(PREPARED, *pods, **given)
+
+
+def prepares(*pods: PodView, before: Decision | None = None, **given: Any) -> Decision:
+    """The decision about a job of which nothing has run yet, after `before`."""
+    job = a_job() if before is None else a_job().with_status(before.status)
+    return decisions.decided(*pods, job=job, **given)
+
+
+def blocked_since(decision: Decision) -> str | None:
+    return decision.status.attempts[-1].blocked_since
 
 
 def acts(decision: Decision) -> list[str]:
@@ -94,6 +103,7 @@ class TestOutOfGpuMemory:
         }
         assert "attempt 2 takes perDeviceBatchSize 4 instead of 8" in message
         assert [(event.type, event.reason) for event in decision.events] == [
+            ("Normal", "Prepared"),
             ("Warning", "GpuOutOfMemory"),
             ("Normal", "Adjusted"),
         ]
@@ -278,45 +288,73 @@ class TestGrace:
 
 
 class TestPodsThatCanNotStart:
-    @pytest.mark.parametrize("stage", list(Stage))
     @pytest.mark.parametrize(
         ("reason", "expected"),
         [
             ("ErrImagePull", "ImagePullFailed"),
             ("ImagePullBackOff", "ImagePullFailed"),
             ("CreateContainerConfigError", "ConfigInvalid"),
+            ("CreateContainerError", "ConfigInvalid"),
         ],
     )
-    def test_one_has_a_quarter_of_an_hour_then_it_is_deleted_and_the_job_fails(
-        self, stage: Stage, reason: str, expected: str
+    def test_before_anything_ran_it_has_a_quarter_of_an_hour_from_its_first_failure_and_the_job_fails(
+        self, reason: str, expected: str
     ) -> None:
-        def at(seconds: float, *pods: PodView, status: SFTJobStatus | None = None) -> Decision:
-            job = a_job().with_status(status or SFTJobStatus())
-            given = (PREPARED, *pods) if stage is Stage.TRAIN else pods
-            return decide(Observed(job=job.build(), pods=given), SETTINGS, START + timedelta(seconds=seconds))
-
-        pod = waiting(reason, stage)
-        type_ = "Running" if stage is Stage.TRAIN else "Prepared"
-        hopes = at(899, pod)
-        assert (acts(hopes), hopes.recheck_seconds) == ([], 1)
-        assert "pull access denied" in condition(hopes, type_)[2]
-        ends = at(900, pod)
-        assert acts(ends) == [f"delete demo-{stage}-1"]
-        assert condition(ends, type_)[1] == "Stopping"
-        failed = at(901, status=ends.status)
+        slow = prepares(waiting("ContainerCreating", Stage.PREPARE), seconds=899)
+        assert (acts(slow), blocked_since(slow)) == ([], None)
+        first = prepares(waiting(reason, Stage.PREPARE), before=slow, seconds=900)
+        assert (acts(first), blocked_since(first), first.recheck_seconds) == ([], moment(900), 900)
+        assert "pull access denied" in condition(first, "Prepared")[2]
+        hopes = prepares(waiting("ImagePullBackOff", Stage.PREPARE), before=first, seconds=1799)
+        assert (acts(hopes), blocked_since(hopes), hopes.recheck_seconds) == ([], moment(900), 1)
+        ends = prepares(waiting(reason, Stage.PREPARE), before=hopes, seconds=1800)
+        assert acts(ends) == ["delete demo-prepare-1"]
+        assert condition(ends, "Prepared")[1] == "Stopping"
+        failed = prepares(before=ends, seconds=1801)
         assert (failed.status.phase, condition(failed, "Succeeded")[1]) == ("Failed", expected)
-        assert f"could not start within 15m00s ({reason}: pull access denied)" in condition(failed, "Succeeded")[2]
+        assert f"could not start for 15m00s ({reason}: pull access denied)" in condition(failed, "Succeeded")[2]
         assert acts(failed) == []
 
+    def test_a_gap_between_two_failures_starts_the_count_again(self) -> None:
+        first = prepares(waiting("ErrImagePull", Stage.PREPARE))
+        gap = prepares(waiting("ContainerCreating", Stage.PREPARE), before=first, seconds=600)
+        assert blocked_since(gap) is None
+        again = prepares(waiting("CreateContainerError", Stage.PREPARE), before=gap, seconds=1200)
+        assert (acts(again), blocked_since(again)) == ([], moment(1200))
+
+    def test_a_count_from_the_future_starts_now(self) -> None:
+        first = prepares(waiting("ErrImagePull", Stage.PREPARE), seconds=10**6)
+        assert blocked_since(prepares(waiting("ErrImagePull", Stage.PREPARE), before=first)) == moment(0)
+
+    @pytest.mark.parametrize("reason", ["ErrImagePull", "CreateContainerError", "InvalidImageName"])
+    @pytest.mark.parametrize("ran", ["prepared", "trained", "steps"])
+    def test_once_anything_of_the_job_ran_it_is_an_interruption_and_never_final(self, reason: str, ran: str) -> None:
+        attempt = 1 if ran == "prepared" else 2
+        before = {"prepared": [], "trained": [ended(137)], "steps": [ended(137, started=None)]}[ran]
+        report = a_report(step=7) if ran == "steps" else None
+        job = a_job().failure_policy(max_retries=1, backoff_seconds=10)
+        pod = waiting(reason, attempt=attempt)
+        first = decided(*before, pod, job=job, report=report, seconds=100)
+        ends = decided(*before, pod, job=job.with_status(first.status), seconds=1000)
+        assert acts(ends) == [f"delete demo-train-{attempt}"]
+        gone = decided(*before, job=job.with_status(ends.status), seconds=1001)
+        assert acts(gone)[-1] == f"create demo-train-{attempt + 1}"
+        assert gone.status.interruptions == 1
+        again = decided(*before, waiting(reason, attempt=attempt + 1), job=job.with_status(gone.status), seconds=1002)
+        ends = decided(*before, waiting(reason, attempt=attempt + 1), job=job.with_status(again.status), seconds=1902)
+        backs_off = decided(*before, job=job.with_status(ends.status), seconds=1903)
+        assert (acts(backs_off), backs_off.status.phase) == ([], "Restarting")
+        assert "does not count as a failure" in condition(backs_off, "Running")[2]
+
     def test_a_name_that_is_none_is_not_waited_for(self) -> None:
-        ends = decided(waiting("InvalidImageName"))
-        assert acts(ends) == ["delete demo-train-1"]
-        killed = ended(137, started=None, deleting=True)
-        failed = decided(killed, job=a_job().with_status(ends.status))
+        ends = prepares(waiting("InvalidImageName", Stage.PREPARE))
+        assert acts(ends) == ["delete demo-prepare-1"]
+        failed = prepares(before=ends)
         assert condition(failed, "Succeeded")[1] == "ImagePullFailed"
 
     def test_a_pod_that_started_at_the_last_moment_counts_as_deleted(self) -> None:
-        ends = decided(waiting("ErrImagePull"), seconds=900)
+        first = decided(waiting("ErrImagePull"))
+        ends = decided(waiting("ErrImagePull"), job=a_job().with_status(first.status), seconds=900)
         resumed = decided(ended(137, deleting=True), job=a_job().with_status(ends.status), seconds=900)
         assert acts(resumed) == ["create ConfigMap/demo-config", "create demo-train-2"]
         assert resumed.status.attempts[-2].reason == "PodLost"

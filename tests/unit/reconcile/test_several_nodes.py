@@ -158,7 +158,7 @@ def test_a_pod_that_fails_since_another_was_taken_away_is_not_to_blame(first: Po
 
 def test_the_result_is_told_by_rank_0() -> None:
     outcome = an_outcome(Stage.TRAIN, output=Output(path="output/model", metrics={"evalLoss": 1.5}))
-    decision = decided(ended(0, 0, outcome=outcome), ended(1, 0), ended(2, 0, seconds=20))
+    decision = decided(ended(0, 0, outcome=outcome), ended(1, 0), ended(2, 0, seconds=20), seconds=20)
     assert decision.status.output.metrics == {"evalLoss": 1.5}
     assert decision.status.completion_time == moment(20)
     (last,) = decision.status.attempts[1:]

@@ -90,6 +90,7 @@ SPECIAL = {
     "scheduling.nodeSelector": {"changed": "yes"},
     "method.lora.extra": {"changed": True},
     "training.extra": {"changed": True},
+    "model.chatTemplateKwargs": {"changed": True},
 }
 OTHER: dict[str, Callable[[Any], Any]] = {
     "boolean": lambda present: not present,

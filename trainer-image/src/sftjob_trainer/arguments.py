@@ -102,10 +102,13 @@ def with_checkpointing(config: RunConfig, planned: bool | None) -> tuple[RunConf
 
 
 def warmup_steps(training: Training, max_steps: int) -> int:
-    """Optimizer steps with a rising learning rate; a ratio is rounded up, as transformers does."""
+    """Optimizer steps with a rising learning rate. A ratio is rounded up, as transformers does, but not to all steps.
+
+    The rate of the first of them is 0, so a run that is all warmup would train little or nothing.
+    """
     if training.warmup_steps is not None:
         return training.warmup_steps
-    return math.ceil(max_steps * (training.warmup_ratio or 0.0))
+    return min(math.ceil(max_steps * (training.warmup_ratio or 0.0)), max(0, max_steps - 1))
 
 
 def is_due(step: int, every_steps: int | None, per_epoch: int | None, stats: PreparedStats) -> bool:

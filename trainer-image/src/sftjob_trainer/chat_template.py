@@ -1,40 +1,40 @@
-"""Chat templates: which one a run uses, whether a model can be trained with it, and what it makes of messages."""
+"""Chat templates: which one a run uses, what it makes of conversations, and which of it the assistant wrote."""
 
-import re
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.config import ChatTemplate
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-
-Messages = Sequence[Mapping[str, str]]
-
-Spans = Sequence[tuple[int, int]]
-"""Half-open ranges of characters."""
-
-_GENERATION: Final = re.compile(r"(\{%-?\s*)(generation|endgeneration)(\s*-?%\})")
-_PLAIN: Final = {"generation": "if true", "endgeneration": "endif"}
-_PROBE: Final = (
-    {"role": "user", "content": "first question"},
-    {"role": "assistant", "content": "first answer"},
-    {"role": "user", "content": "second question"},
-    {"role": "assistant", "content": "second answer"},
+from sftjob_trainer.failure import Failure, data_invalid
+from sftjob_trainer.messages import THOUGHT_KEYS, Message
+from sftjob_trainer.shapes import Conversation
+from sftjob_trainer.survival import hidden_keys, hidden_thought, hidden_tools
+from sftjob_trainer.template_check import (
+    CallForm,
+    call_form,
+    check_template,
+    describe_template,
+    generation_prompt,
 )
+from sftjob_trainer.template_rendering import Spans, has_markers, render, variables_of
+from sftjob_trainer.tool_data import KWARGS, RESERVED_KWARGS, TOOLS, TemplateInput, with_arguments_as_text
+from sftjob_trainer.turns import Messages, TemplateError, TurnFinder, TurnNotFoundError, without_thought
+from sftjob_trainer.wording import either
+
+logger = logging.getLogger(__name__)
+
+_KWARGS_FIELD: Final = "model.chatTemplateKwargs"
+_SHORT_CHARACTERS: Final = 24
+"""A content that is shorter can be somewhere in a text by chance."""
+_WAY_OUT: Final = "choose another one with model.chatTemplate.name, or write your own into model.chatTemplate.jinja"
 
 
-class TemplateError(Exception):
-    """A template can not be read, or refuses what it is given. `line` is where, when that is known."""
-
-    def __init__(self, problem: str, line: int | None) -> None:
-        super().__init__(problem)
-        self.line = line
-
-
-def given_template(wanted: ChatTemplate, tokenizer: Any) -> str:
+def given_template(wanted: ChatTemplate, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> str:
     """The text of the template that a run config asks for.
 
     A template of ours opens with the beginning-of-sequence token where the tokenizer itself begins every text with it.
@@ -46,95 +46,41 @@ def given_template(wanted: ChatTemplate, tokenizer: Any) -> str:
         template = resources.files("sftjob_trainer").joinpath("templates", f"{wanted.name}.jinja")
         begins = _begins_with_bos(tokenizer)
         return ("{{- bos_token -}}\n" if begins else "") + template.read_text(encoding="utf-8")
-    field = "model.chatTemplate.jinja" if wanted.file is None else "model.chatTemplate.configMapKeyRef"
+    field_name = "model.chatTemplate.jinja" if wanted.file is None else "model.chatTemplate.configMapKeyRef"
     text = wanted.jinja or ""
     if wanted.file is not None:
         try:
             text = Path(wanted.file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise Failure(Reason.CONFIG_INVALID, f"{field}: {wanted.file} can not be read: {error}") from error
+            raise Failure(Reason.CONFIG_INVALID, f"{field_name}: {wanted.file} can not be read: {error}") from error
     try:
-        check_template(text, tokenizer)
+        check_template(text, tokenizer, kwargs)
     except TemplateError as error:
         line = "" if error.line is None else f" line {error.line}:"
-        raise Failure(Reason.CONFIG_INVALID, f"{field}:{line} {error}") from error
+        raise Failure(Reason.CONFIG_INVALID, f"{field_name}:{line} {error}") from error
     return text
 
 
-def check_template(template: str, tokenizer: Any) -> None:
-    """See that `template` shows what it should of a conversation, and marks what the assistant writes.
+@dataclass(frozen=True)
+class Turns:
+    """A conversation as text, and the characters of it that each assistant turn wrote, by the index of its message.
 
-    Raises:
-        TemplateError: it does not compile or render, leaves something out, marks the wrong text, or renders a
-            conversation so that its beginning is not what a model sees when it has to answer.
+    `context` are the turns that are not trained.
     """
-    text, marked = render(tokenizer, template, _PROBE)
-    for message in _PROBE:
-        if message["content"] not in text:
-            raise TemplateError(f"it leaves out what the {message['role']} writes", None)
-    prompts = [render(tokenizer, template, _PROBE[:count], add_generation_prompt=True)[0] for count in (1, 3)]
-    ends = [render(tokenizer, template, _PROBE[:count])[0] for count in (2, 4)]
-    if not (text.startswith(ends[0]) and prompts[1].startswith(ends[0])):
-        raise TemplateError(
-            "a conversation that goes on is rendered differently from its beginning, "
-            "so what a model is trained on would not be what it sees later",
-            None,
-        )
-    if not all(map(str.startswith, ends, prompts)):
-        raise TemplateError(
-            "a conversation that ends with a question and add_generation_prompt is not rendered as the beginning of "
-            "one with an answer, so what a model is trained on would not be what it sees later",
-            _line_of(template, r"add_generation_prompt"),
-        )
-    if not _shows_answers(text, marked if has_markers(template) else None, prompts, ends):
-        raise TemplateError(
-            "what follows the generation prompt is not what the assistant writes; open the assistant's turn with "
-            "add_generation_prompt as it is opened in a conversation, "
-            "and put {% generation %} and {% endgeneration %} around the content and the token that closes it",
-            _line_of(template, r"\{%-?\s*generation\b"),
-        )
 
+    text: str
+    spans: Mapping[int, Spans]
+    context: frozenset[int]
 
-def has_markers(template: str) -> bool:
-    """Whether `template` has `{% generation %}` around what the assistant writes."""
-    return _GENERATION.search(template) is not None
+    @property
+    def trained(self) -> list[tuple[int, int]]:
+        """The characters to train on."""
+        return [span for index, spans in self.spans.items() if index not in self.context for span in spans]
 
-
-def without_markers(template: str) -> str:
-    """`template` in plain Jinja, which renders the same.
-
-    Only transformers knows `{% generation %}`: llama.cpp's Python bindings, minijinja and others refuse the template.
-    """
-    return _GENERATION.sub(lambda found: found[1] + _PLAIN[found[2]] + found[3], template)
-
-
-def render(
-    tokenizer: Any, template: str, messages: Messages, *, add_generation_prompt: bool = False
-) -> tuple[str, Spans]:
-    """`messages` as text, and what of it lies between generation markers. As in transformers, templates are sandboxed.
-
-    Raises:
-        TemplateError: the template does not compile, or refuses the messages.
-    """
-    from jinja2 import TemplateSyntaxError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        texts, spans = render_jinja_template(
-            conversations=[list(messages)],
-            chat_template=template,
-            return_assistant_tokens_mask=has_markers(template),
-            add_generation_prompt=add_generation_prompt,
-            **tokenizer.special_tokens_map,
-        )
-    except MemoryError:
-        raise
-    except TemplateSyntaxError as error:
-        raise TemplateError(error.message or "it is no Jinja template", error.lineno) from error
-    except Exception as error:
-        # A template is a program, which can fail in any way.
-        raise TemplateError(str(error) or type(error).__name__, _line_in_template(error)) from error
-    return texts[0], spans[0] if spans else ()
+    @property
+    def untrained(self) -> list[tuple[int, int]]:
+        """The characters of turns that are not trained."""
+        return [span for index in self.context for span in self.spans.get(index, ())]
 
 
 @dataclass(frozen=True)
@@ -142,91 +88,254 @@ class Chat:
     """Renders conversations with the template to train with, and finds the assistant's turns in them.
 
     `template` has generation markers, or else the turns are found by rendering each conversation up to their beginning
-    and up to their end.
+    and up to their end. `kwargs` are arguments of the template for every row. `marks_headers`: what the template marks
+    may begin before the assistant's own text.
     """
 
     tokenizer: Any
     template: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    marks_headers: bool = False
 
-    def text(self, messages: Messages, place: str, *, add_generation_prompt: bool = False) -> str:
-        """`messages` as text.
-
-        Raises:
-            Failure: the template refuses them.
-        """
-        return self._render(messages, place, add_generation_prompt=add_generation_prompt)[0]
-
-    def turns(self, messages: Messages, place: str) -> tuple[str, Spans]:
-        """`messages` as text, and what the assistant wrote, each turn with the token that closes it.
+    def text(self, talk: Conversation) -> str:
+        """`talk` as text.
 
         Raises:
-            Failure: the template refuses them, or does not show where a turn begins and ends.
+            Failure: the template refuses it, or leaves something of it out.
         """
-        text, marked = self._render(messages, place)
-        if has_markers(self.template):
-            return text, [self._with_stop_token(text, start, end) for start, end in marked]
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        return text, [self._turn(messages, index, text, place) for index in turns]
+        text, _ = self._rendered(talk)
+        self._check_shown(talk, text, {})
+        return text
 
-    def length(self, beginning: Messages, text: str, place: str, *, add_generation_prompt: bool) -> int:
-        """How much of `text` the messages are that it begins with, 0 for none.
+    def turns(self, talk: Conversation) -> Turns:
+        """`talk` as text, and what the assistant wrote in it, each turn with the token that closes it.
+
+        A turn whose thought the template leaves out is not trained if a later one is trained: a model that learned it
+        would learn to answer without a thought.
+
+        Raises:
+            Failure: the template refuses it, leaves something of it out, or does not show where a turn begins and ends.
+        """
+        text, marked = self._rendered(talk)
+        spans = self._spans(talk, text, marked)
+        return Turns(text, spans, self._check_shown(talk, text, spans))
+
+    def length(self, talk: Conversation, count: int, text: str) -> int:
+        """How much of `text` the first `count` messages of `talk` are, 0 for none.
 
         Raises:
             Failure: the template refuses them, or renders them differently when they are all there is.
         """
-        if not beginning:
+        if not count:
             return 0
-        prompt = self.text(beginning, place, add_generation_prompt=add_generation_prompt)
+        beginning = Conversation(talk.place, talk.messages[:count], given=talk.given, names=talk.names)
+        prompt, _ = self._rendered(beginning)
         if not text.startswith(prompt):
-            raise Failure(
-                Reason.CONFIG_INVALID,
-                f"{place}: the model's chat template renders the prompt differently when the completion follows, so it "
-                "does not show where the completion begins; choose another one with model.chatTemplate.name",
+            raise data_invalid(
+                talk.place,
+                "the model's chat template renders the prompt differently when the completion follows, so it does not "
+                f"show where the completion begins; {_WAY_OUT}",
             )
         return len(prompt)
 
     def closed(self, text: str) -> int:
         """How much of `text` there is up to the last token that closes a turn, all of it if none is at the end."""
-        end = len(text.rstrip())
-        return end if text[:end].endswith(tuple(self.tokenizer.get_added_vocab())) else len(text)
+        return self._finder(TemplateInput()).closed(text)
 
-    def _turn(self, messages: Messages, index: int, text: str, place: str) -> tuple[int, int]:
-        before = self.text(messages[:index], place, add_generation_prompt=True) if index else ""
-        after = self.text(messages[: index + 1], place)
-        if not (index and text.startswith(after) and after.startswith(before)):
-            raise Failure(
-                Reason.CONFIG_INVALID,
-                f"{place}: the model's chat template does not show where messages[{index}], an assistant "
-                "turn, begins and ends; put {% generation %} and {% endgeneration %} around it in the template, "
-                "or choose one that has them with model.chatTemplate.name",
-            )
-        return len(before), self.closed(after)
+    def description(self) -> list[str]:
+        """What the template does not do, one clause each."""
 
-    def _with_stop_token(self, text: str, start: int, end: int) -> tuple[int, int]:
-        stop: str = self.tokenizer.eos_token
-        return start, end + len(stop) if text.startswith(stop, end) else end
+        def text_of(messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> str:
+            return self._text(messages, TemplateInput(tuple(tools)))[0]
 
-    def _render(self, messages: Messages, place: str, *, add_generation_prompt: bool = False) -> tuple[str, Spans]:
+        return list(describe_template(text_of, self._finder))
+
+    @cached_property
+    def _closers(self) -> tuple[str, ...]:
+        return tuple(self.tokenizer.get_added_vocab())
+
+    @cached_property
+    def _variables(self) -> frozenset[str]:
+        return variables_of(self.template)
+
+    @cached_property
+    def _prompt(self) -> str:
+        return generation_prompt(self.tokenizer, self.template, self.kwargs)
+
+    @cached_property
+    def _call_form(self) -> CallForm:
+        return call_form(self.tokenizer, self.template)
+
+    def _spans(self, talk: Conversation, text: str, marked: Spans) -> dict[int, Spans]:
+        turns = [index for index, message in enumerate(talk.messages) if message["role"] == "assistant"]
+        if not has_markers(self.template):
+            return {index: [self._found(talk, index, text)] for index in turns}
+        spans = [self._with_stop_token(text, start, end) for start, end in marked]
+        if len(spans) == len(turns) and not self.marks_headers:
+            return {index: [span] for index, span in zip(turns, spans, strict=True)}
+        areas = {index: self._found(talk, index, text) for index in turns}
+        return {
+            index: [(max(first, start), min(end, last)) for start, end in spans if start < last and end > first]
+            for index, (first, last) in areas.items()
+        }
+
+    def _found(self, talk: Conversation, index: int, text: str) -> tuple[int, int]:
         try:
-            return render(self.tokenizer, self.template, messages, add_generation_prompt=add_generation_prompt)
-        except TemplateError as error:
-            raise Failure(
-                Reason.DATA_INVALID, f"{place}: the model's chat template refuses the conversation: {error}"
+            return self._finder(talk.given).find(talk.messages, index, text)
+        except TurnNotFoundError as error:
+            raise data_invalid(
+                talk.place,
+                f"the model's chat template does not show where {talk.name(index)}, an assistant turn, begins and "
+                "ends; put {% generation %} and {% endgeneration %} around it in the template, "
+                "or choose one that has them with model.chatTemplate.name",
             ) from error
 
+    def _finder(self, given: TemplateInput) -> TurnFinder:
+        def rendered(messages: Messages, *, add_generation_prompt: bool = False) -> str:
+            return self._text(messages, given, add_generation_prompt=add_generation_prompt)[0]
 
-def training_chat(tokenizer: Any) -> Chat:
+        return TurnFinder(rendered, self._closers, self._prompt)
+
+    def _with_stop_token(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """A marked turn up to the token that closes it, which may stand behind the mark."""
+        stop: str = self.tokenizer.eos_token
+        end = end + len(stop) if text.startswith(stop, end) else end
+        return start, start + self.closed(text[start:end])
+
+    def _check_shown(self, talk: Conversation, text: str, spans: Mapping[int, Spans]) -> frozenset[int]:
+        """The turns that are not trained.
+
+        Raises:
+            Failure: the template leaves out what is not a thought of an earlier turn.
+        """
+        parts = {index: "".join(text[start:end] for start, end in spans[index]) for index in spans}
+        for index, message in enumerate(talk.messages):
+            hidden = next(hidden_keys(message, parts.get(index, text)), None) or self._ignored_key(talk, index, text)
+            if hidden is not None:
+                raise self._left_out(talk, f"{talk.name(index)}.{hidden}")
+        hidden = next(hidden_tools(talk.given.tools, text), None)
+        if hidden is None and talk.given.tools and self._is_same(replace(talk, given=_without_tools(talk)), text):
+            hidden = TOOLS
+        if hidden is not None:
+            raise self._left_out(talk, hidden)
+        context = set(talk.context)
+        is_last = True
+        turns = [index for index, message in enumerate(talk.messages) if message["role"] == "assistant"]
+        for index in (index for index in reversed(turns) if index not in talk.context):
+            key = self._hidden_thought(talk, index, text, parts.get(index, text))
+            if key is not None and is_last:
+                raise self._left_out(talk, f"{talk.name(index)}.{key}", thought=key)
+            if key is not None:
+                context.add(index)
+            is_last = False
+        return frozenset(context)
+
+    def _ignored_key(self, talk: Conversation, index: int, text: str) -> str | None:
+        """A key of a message whose value is in `text` by chance alone: without it the text is the same."""
+        message = talk.messages[index]
+        for key in ("name", "tool_calls"):
+            links = key == "name" and message["role"] == "tool"
+            bare = {name: value for name, value in message.items() if name != key}
+            if key in message and not links and self._is_same(_with_message(talk, index, bare), text):
+                return key
+        content = message["content"]
+        if content and message["role"] != "assistant" and len(content) < _SHORT_CHARACTERS:
+            longer = _with_message(talk, index, {**message, "content": f"{content} {content}"})
+            return "content" if self._is_same(longer, text) else None
+        return None
+
+    def _hidden_thought(self, talk: Conversation, index: int, text: str, part: str) -> str | None:
+        """The key of a thought that is not in `part`, what `text` shows of the turn."""
+        message = talk.messages[index]
+        bare = without_thought(message)
+        key = hidden_thought(message, part)
+        if key is not None or bare == message:
+            return key
+        is_left_out = self._is_same(_with_message(talk, index, bare), text)
+        return next((name for name in THOUGHT_KEYS if name in message), "content") if is_left_out else None
+
+    def _is_same(self, talk: Conversation, text: str) -> bool:
+        try:
+            return self._text(talk.messages, talk.given)[0] == text
+        except TemplateError:
+            return False
+
+    def _left_out(self, talk: Conversation, name: str, thought: str | None = None) -> Failure:
+        what = f"the thought in {name}" if thought == "content" else name
+        others = [key for key in THOUGHT_KEYS if key != thought and key in self.template]
+        if thought in THOUGHT_KEYS and others:
+            return data_invalid(talk.place, f"the model's chat template leaves out {what} and reads {either(others)}")
+        return data_invalid(
+            talk.place, f"the model's chat template leaves out {what}; remove it from the row, or {_WAY_OUT}"
+        )
+
+    def _rendered(self, talk: Conversation) -> tuple[str, Spans]:
+        for name in talk.given.kwargs:
+            if name not in self._variables:
+                raise data_invalid(talk.place, f"{KWARGS}.{name} is not read by the model's chat template; remove it")
+        try:
+            return self._text(talk.messages, talk.given)
+        except TemplateError as error:
+            raise data_invalid(talk.place, f"the model's chat template refuses the conversation: {error}") from error
+
+    def _text(
+        self, messages: Messages, given: TemplateInput, *, add_generation_prompt: bool = False
+    ) -> tuple[str, Spans]:
+        return render(
+            self.tokenizer,
+            self.template,
+            [self._adapted(message) if "tool_calls" in message else message for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            tools=given.tools,
+            kwargs={**self.kwargs, **given.kwargs},
+        )
+
+    def _adapted(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A message that calls tools, in the form that the template reads."""
+        adapted = {**message, "tool_calls": list(message["tool_calls"])}
+        if self._call_form.arguments_are_text:
+            adapted["tool_calls"] = [with_arguments_as_text(call) for call in message["tool_calls"]]
+        if not message["content"]:
+            adapted["content"] = self._call_form.empty_content
+        return adapted
+
+
+def _with_message(talk: Conversation, index: int, message: Message) -> Conversation:
+    return replace(talk, messages=(*talk.messages[:index], message, *talk.messages[index + 1 :]))
+
+
+def _without_tools(talk: Conversation) -> TemplateInput:
+    return replace(talk.given, tools=())
+
+
+def training_chat(tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> Chat:
     """How conversations are rendered for training.
 
     The template is the tokenizer's own when that has markers, else TRL's edition of it when TRL knows it, which has
     them, else the tokenizer's own without.
 
     Raises:
-        Failure: the tokenizer has no chat template, or can not tell which tokens a piece of text became.
+        Failure: the tokenizer has no chat template, a model can not be trained with it, it does not read one of
+            `kwargs`, or the tokenizer can not tell which tokens a piece of text became.
     """
-    from jinja2 import TemplateError as JinjaError
-    from trl.chat_template_utils import get_training_chat_template
+    kwargs = kwargs or {}
+    _check_tokenizer(tokenizer)
+    try:
+        own: str = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise Failure(Reason.CONFIG_INVALID, f"the model's tokenizer: {error}") from error
+    problem = ""
+    for chat in _editions(tokenizer, own, kwargs):
+        found = _problem(chat)
+        if found is None:
+            for clause in chat.description():
+                logger.info("      the chat template %s", clause)
+            return chat
+        problem = found
+    raise Failure(Reason.CONFIG_INVALID, problem)
 
+
+def _check_tokenizer(tokenizer: Any) -> None:
     if not tokenizer.chat_template:
         raise Failure(
             Reason.CONFIG_INVALID,
@@ -239,44 +348,40 @@ def training_chat(tokenizer: Any) -> Chat:
             "the model has no fast tokenizer (tokenizer.json), which messages need; "
             "render the conversations yourself into a text column",
         )
-    try:
-        own: str = tokenizer.get_chat_template()
-    except ValueError as error:
-        raise Failure(Reason.CONFIG_INVALID, f"the model's tokenizer: {error}") from error
+
+
+def _editions(tokenizer: Any, own: str, kwargs: Mapping[str, Any]) -> list[Chat]:
+    """What to try, the best first, the tokenizer's own last."""
+    from jinja2 import TemplateError as JinjaError
+    from trl.chat_template_utils import get_training_chat_template
+
+    last = Chat(tokenizer, own, kwargs)
     if has_markers(own):
-        return Chat(tokenizer, own)
+        return [last]
     try:
         known: str | None = get_training_chat_template(tokenizer)
     except (ValueError, TypeError, JinjaError):
         known = None  # not one that TRL knows
-    return Chat(tokenizer, known or own)
+    if known is None:
+        return [last]
+    return [*(Chat(tokenizer, known, kwargs, marks_headers=loose) for loose in (False, True)), last]
 
 
-def _shows_answers(text: str, marked: Spans | None, prompts: Sequence[str], ends: Sequence[str]) -> bool:
-    """Whether what follows each of `prompts` is an answer of the probe; with `marked`, all that does must be marked."""
-    answers = [message["content"] for message in _PROBE if message["role"] == "assistant"]
-    if marked is None:
-        written = [end[len(prompt) :].lstrip() for prompt, end in zip(prompts, ends, strict=True)]
-        return all(map(str.startswith, written, answers))
-    # Thoughts and the like may be written before an answer.
-    opened = [text[:start].rstrip() for start, _ in marked] == [prompt.rstrip() for prompt in prompts]
-    return opened and all(answer in text[start:end] for answer, (start, end) in zip(answers, marked, strict=True))
+def _problem(chat: Chat) -> str | None:
+    """Why a model can not be trained with the template of `chat`, None if it can."""
+    variables = variables_of(chat.template)
+    for name in chat.kwargs:
+        if name in RESERVED_KWARGS:
+            return f"{_KWARGS_FIELD}.{name} is set by training itself; remove it"
+        if name not in variables:
+            return f"{_KWARGS_FIELD}.{name} is not read by the model's chat template; remove it"
+    try:
+        check_template(chat.template, chat.tokenizer, chat.kwargs, marks_headers=chat.marks_headers)
+    except TemplateError as error:
+        line = "" if error.line is None else f" line {error.line}:"
+        return f"the model's chat template:{line} {error}; {_WAY_OUT}"
+    return None
 
 
 def _begins_with_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-
-
-def _line_of(template: str, pattern: str) -> int | None:
-    found = re.search(pattern, template)
-    return None if found is None else template.count("\n", 0, found.start()) + 1
-
-
-def _line_in_template(error: Exception) -> int | None:
-    """Jinja gives the frames of a compiled template the template's own line numbers."""
-    line, frame = None, error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == "<template>":
-            line = frame.tb_lineno
-        frame = frame.tb_next
-    return line

@@ -94,7 +94,8 @@ def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> li
     for prompt in config.evaluation.sample_prompts:
         if chat:
             turn = [{"role": "user", "content": prompt}]
-            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
+            kwargs = config.model.chat_template_kwargs or {}
+            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, **kwargs)
             prompts.append(list(encoded["input_ids"]))
         else:
             prompts += text_tokens(tokenizer, [prompt])

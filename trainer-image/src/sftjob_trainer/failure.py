@@ -18,6 +18,7 @@ _EXIT_CODES: Final = {
     Reason.HOST_OUT_OF_MEMORY: ExitCode.INTERNAL,
     Reason.DISK_FULL: ExitCode.INTERNAL,
     Reason.HUNG: ExitCode.INTERNAL,
+    Reason.GPU_UNAVAILABLE: ExitCode.INTERNAL,
     Reason.INTERNAL_ERROR: ExitCode.INTERNAL,
 }
 """The reasons that a trainer can give. The others (Killed, PodLost) are the operator's to conclude."""

@@ -102,14 +102,16 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
         Failure: it asks for something that the machine or the image does not have.
     """
     if config.gpus and machine.gpu is None:
-        raise _refused(
-            f"resources.gpus: {config.gpus} was asked for, but no CUDA device is visible in the container; "
-            "write 0 to train on the CPU, or see that the node's GPU driver and device plugin work"
+        raise Failure(
+            Reason.GPU_UNAVAILABLE,
+            f"resources.gpus: {config.gpus} was requested, but no CUDA device is visible in the container; "
+            "write 0 to train on the CPU, or check the node's GPU driver and device plugin",
         )
     if config.gpus > machine.gpus:
-        raise _refused(
-            f"resources.gpus: {config.gpus} was asked for, but the container sees only {machine.gpus} CUDA devices; "
-            "see that the node's device plugin gives each Pod as many as it asks for"
+        raise Failure(
+            Reason.GPU_UNAVAILABLE,
+            f"resources.gpus: {config.gpus} was requested, but the container sees only {machine.gpus} CUDA devices; "
+            "check that the node's device plugin gives each Pod as many as it requests",
         )
     precision = _precision(config, machine)
     dtype = _dtype(config, precision)

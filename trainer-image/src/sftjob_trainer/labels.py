@@ -2,20 +2,30 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Final
 
 from sftjob_contract.config import LossOn, RunConfig
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.chat_template import Chat, Spans, training_chat
+from sftjob_trainer.chat_template import Chat, training_chat
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.shapes import Conversation, Example, PromptCompletion, PromptCompletionMessages, Text
+from sftjob_trainer.template_rendering import Spans
 from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder, text_tokens
 from sftjob_trainer.wording import either
 
-_Rendered = tuple[str, str, Spans]
-"""Place, text, and the characters of the text to train on."""
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """The characters of `text` to train on, None for all, but for those that are `untrained`."""
+
+    place: str
+    text: str
+    trained: Spans | None
+    untrained: Spans = ()
+
 
 _LOSSES: Final = {
     Text: (LossOn.ALL,),
@@ -38,7 +48,7 @@ def encoder(tokenizer: Any, config: RunConfig) -> Encoder:
 
     It raises a Failure for an example that can not be encoded, or has no part that `training.lossOn` names.
     """
-    encoders = _Encoders(tokenizer, config.training.loss_on, add_eos_token=config.model.add_eos_token)
+    encoders = _Encoders(tokenizer, config)
 
     def encode(examples: Sequence[Example]) -> list[Encoded]:
         encoded = []
@@ -70,10 +80,11 @@ def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: S
 class _Encoders:
     """One encoder for each shape. The chat template is looked at once, and only if there are messages."""
 
-    def __init__(self, tokenizer: Any, loss_on: LossOn | None, *, add_eos_token: bool) -> None:
+    def __init__(self, tokenizer: Any, config: RunConfig) -> None:
         self._tokenizer = tokenizer
-        self._loss_on = loss_on
-        self._add_eos_token = add_eos_token
+        self._loss_on = config.training.loss_on
+        self._add_eos_token = config.model.add_eos_token
+        self._kwargs = config.model.chat_template_kwargs
 
     def of(self, shape: type[Example]) -> Callable[[Sequence[Any]], list[Encoded]]:
         """The encoder for examples of type `shape`.
@@ -97,7 +108,7 @@ class _Encoders:
 
     @cached_property
     def _chat(self) -> Chat:
-        return training_chat(self._tokenizer)
+        return training_chat(self._tokenizer, self._kwargs)
 
     def _texts(self, examples: Sequence[Text]) -> list[Encoded]:
         texts = text_tokens(self._tokenizer, [self._ended(example.text) for example in examples])
@@ -127,30 +138,41 @@ class _Encoders:
 
     def _turn_spans(self, example: Conversation) -> _Rendered:
         if self._loss_on is LossOn.ALL:
-            return example.place, self._chat.text(example.messages, example.place), ()
-        return example.place, *self._chat.turns(example.messages, example.place)
+            return self._whole(example)
+        turns = self._chat.turns(example)
+        return _Rendered(example.place, turns.text, turns.trained)
+
+    def _whole(self, talk: Conversation) -> _Rendered:
+        """All of the text but for turns that the row says are not trained."""
+        if not talk.context:
+            return _Rendered(talk.place, self._chat.text(talk), None)
+        turns = self._chat.turns(talk)
+        return _Rendered(talk.place, turns.text, None, turns.untrained)
 
     def _completion_spans(self, example: PromptCompletionMessages) -> _Rendered:
         """The completion up to its last stop token, or the assistant's turns in it."""
-        place, messages = example.place, [*example.prompt, *example.completion]
+        talk, first = example.talk, example.prompt_messages
         if self._loss_on is LossOn.ALL:
-            return place, self._chat.text(messages, place), ()
-        text, turns = self._chat.turns(messages, place)
-        is_answer = example.completion[0]["role"] == "assistant"
-        start = self._chat.length(example.prompt, text, place, add_generation_prompt=is_answer)
-        turns = [(max(first, start), end) for first, end in turns if end > start]
+            return self._whole(talk)
+        turns = self._chat.turns(talk)
+        asked = frozenset(range(first))
         if self._loss_on is LossOn.ASSISTANT:
-            return place, text, turns
+            return _Rendered(example.place, turns.text, replace(turns, context=turns.context | asked).trained)
         # What opens the assistant's turn is never its own, even if there is no prompt.
-        return place, text, [(turns[0][0] if is_answer else start, self._chat.closed(text))]
+        is_answer = first in turns.spans
+        start = turns.spans[first][0][0] if is_answer else self._chat.length(talk, first, turns.text)
+        untrained = replace(turns, context=turns.context - asked).untrained
+        return _Rendered(example.place, turns.text, [(start, self._chat.closed(turns.text))], untrained)
 
     def _labelled(self, rendered: Sequence[_Rendered]) -> list[Encoded]:
-        texts = [text for _, text, _ in rendered]
+        texts = [row.text for row in rendered]
         batch = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         encoded = []
-        for (place, _, spans), ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
-            labels = list(ids) if self._loss_on is LossOn.ALL else label_spans(ids, offsets, spans)
-            encoded.append(Encoded(place, ids, labels))
+        for row, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
+            labels = list(ids) if row.trained is None else label_spans(ids, offsets, row.trained)
+            left_out = label_spans(ids, offsets, row.untrained)
+            labels = [label if out == NOT_TRAINED else NOT_TRAINED for label, out in zip(labels, left_out, strict=True)]
+            encoded.append(Encoded(row.place, ids, labels))
         return encoded
 
     def _ended(self, text: str) -> str:

@@ -20,7 +20,7 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
-from sftjob_trainer.chat_template import given_template, without_markers
+from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.data import Data, Files, find_files, load_data
 from sftjob_trainer.disk import free_bytes
@@ -38,6 +38,7 @@ from sftjob_trainer.questions import save_questions
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
 from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
+from sftjob_trainer.template_rendering import without_markers
 from sftjob_trainer.tokenization import cuts_otherwise, load_tokenizer
 from sftjob_trainer.tokenizing import Tokenized, Workshop
 
@@ -96,6 +97,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_revision=model.revision,
         model_shape=shape,
     )
+    _check_warmup(stats.max_steps, config)
     _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(
@@ -165,6 +167,21 @@ def _check_batch(sequences: int, config: RunConfig) -> None:
         )
 
 
+def _check_warmup(steps: int, config: RunConfig) -> None:
+    """See that the learning rate reaches its value within the `steps` of the run.
+
+    Raises:
+        Failure: the warmup is as long as the run, or longer.
+    """
+    warmup = config.training.warmup_steps
+    if warmup and warmup >= steps:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.warmupSteps {warmup} is not below the {steps} steps of the run, so the learning rate would "
+            "never reach its value; lower it, or write training.warmupRatio",
+        )
+
+
 def _write_report(report: LabelReport, stats: PreparedStats, config: RunConfig, volume: Path) -> None:
     lines = list(report.lines())
     if config.training.packing:
@@ -199,7 +216,7 @@ def _tokenizer(config: RunConfig, model: ResolvedModel, volume: Path) -> Any:
     """The model's tokenizer with the chat template that is asked for, which is kept for the Train stage."""
     tokenizer = load_tokenizer(model.directory, config.model)
     if config.model.chat_template is not None:
-        template = given_template(config.model.chat_template, tokenizer)
+        template = given_template(config.model.chat_template, tokenizer, config.model.chat_template_kwargs)
         write_atomically(volume / layout.PREPARED_CHAT_TEMPLATE, without_markers(template))
         tokenizer.chat_template = template
     return tokenizer

@@ -38,7 +38,7 @@ def preprocessor(source: DataSource) -> Callable[[Row], Row]:
     if wanted is None:
         return lambda row: row
     make = _templates(wanted.template, source.columns) if wanted.template else _function(wanted.function)
-    return lambda row: Row(row.place, {**row.values, **make(row)})
+    return lambda row: Row(row.place, {**row.values, **make(row)}, row.is_filled)
 
 
 def given_format(source: DataSource) -> DataFormat | None:

@@ -35,10 +35,14 @@ _SIGNATURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row and its place: `FILE:LINE`, or for Parquet and Arrow `FILE row NUMBER`."""
+    """One row and its place: `FILE:LINE`, or for Parquet and Arrow `FILE row NUMBER`.
+
+    `is_filled`: it comes from a table of one schema, which fills nulls in where objects of other rows have more keys.
+    """
 
     place: str
     values: Mapping[str, Any]
+    is_filled: bool = False
 
 
 Rows = Iterator[Row | Failure]
@@ -233,7 +237,11 @@ def _rows_of(batches: Iterator[Any], file: DataFile, form: str) -> Rows:
                 for values in _values(batch.slice(start, _BATCH_ROWS)):
                     number += 1
                     place = f"{file.name} row {number}"
-                    yield data_invalid(place, "text that is not valid UTF-8") if values is None else Row(place, values)
+                    yield (
+                        data_invalid(place, "text that is not valid UTF-8")
+                        if values is None
+                        else Row(place, values, is_filled=True)
+                    )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         first_line = str(error).partition("\n")[0][:200]
         raise data_invalid(f"{file.name} after row {number}", f"not readable as {form}: {first_line}") from error

@@ -1,13 +1,14 @@
 """Rows as examples of one of a few shapes, each checked. Pure."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from sftjob_contract.config import Columns, DataFormat
 from sftjob_trainer.failure import UnfitColumnsError, data_invalid
-from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, checked_text, read_messages
+from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, ReadMessage, checked_text, read_messages
 from sftjob_trainer.readers import Row
+from sftjob_trainer.tool_data import TemplateInput, read_template_input, without_fillers
 from sftjob_trainer.wording import columns_there, either, type_name
 
 _ALPACA_TASK: Final = (
@@ -27,6 +28,7 @@ _FIELDS: Final[Mapping[DataFormat, tuple[str, ...]]] = {
     DataFormat.SHAREGPT: ("conversations",),
 }
 """The fields of dataset.columns that name what each shape needs."""
+_NOTHING: Final = TemplateInput()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +49,35 @@ class PromptCompletion:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptCompletionMessages:
-    """Trained on its completion; both parts are messages of `role` and `content`, one conversation together."""
-
-    place: str
-    prompt: tuple[Message, ...]
-    completion: tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages of `role` and `content`; trained on the assistant's turns."""
+    """Messages; trained on the assistant's turns, but for those whose indices are in `context`.
+
+    `given` is what else the row gives the chat template. `names` are the places of the messages in the row.
+    """
 
     place: str
     messages: tuple[Message, ...]
+    context: frozenset[int] = frozenset()
+    given: TemplateInput = _NOTHING
+    names: tuple[str, ...] = field(default=(), compare=False)
+
+    def name(self, index: int) -> str:
+        """How sentences call the message at `index`."""
+        return self.names[index] if self.names else f"messages[{index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCompletionMessages:
+    """Trained on its completion, which is what follows the first `prompt_messages` of the conversation."""
+
+    place: str
+    talk: Conversation
+    prompt_messages: int
+
+    @property
+    def completion(self) -> tuple[Message, ...]:
+        """The messages of the completion."""
+        return self.talk.messages[self.prompt_messages :]
 
 
 Example = Text | PromptCompletion | PromptCompletionMessages | Conversation
@@ -91,17 +108,17 @@ def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
     Raises:
         Failure: a column is missing, or its value can not be trained on.
     """
-    for field, name in zip(_FIELDS[shape], _needed(columns)[shape], strict=True):
+    for named_by, name in zip(_FIELDS[shape], _needed(columns)[shape], strict=True):
         if name not in row.values:
             raise UnfitColumnsError(
                 row.place,
                 f'no column "{name}", {columns_there(row.values)}',
-                f"name the one to read in dataset.columns.{field}, or set another dataset.format",
+                f"name the one to read in dataset.columns.{named_by}, or set another dataset.format",
             )
     makers: Mapping[DataFormat, Callable[[Row, Columns], Example]] = {
         DataFormat.TEXT: lambda row, columns: Text(row.place, _text(row, columns.text)),
         DataFormat.PROMPT_COMPLETION: _prompt_completion,
-        DataFormat.MESSAGES: lambda row, columns: Conversation(row.place, _messages(row, columns.messages, TURNS)),
+        DataFormat.MESSAGES: lambda row, columns: _conversation(row, _messages(row, columns.messages, TURNS)),
         DataFormat.ALPACA: _alpaca,
         DataFormat.SHAREGPT: _sharegpt,
     }
@@ -125,11 +142,9 @@ def _needed(columns: Columns) -> Mapping[DataFormat, tuple[str, ...]]:
 def _prompt_completion(row: Row, columns: Columns) -> PromptCompletion | PromptCompletionMessages:
     prompt, completion = row.values[columns.prompt], row.values[columns.completion]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return PromptCompletionMessages(
-            row.place,
-            read_messages(prompt, columns.prompt, row.place, TURNS),
-            _messages(row, columns.completion, TURNS),
-        )
+        asked = read_messages(without_fillers(row, columns.prompt), columns.prompt, row.place, TURNS)
+        talk = _conversation(row, (*asked, *_messages(row, columns.completion, TURNS)))
+        return PromptCompletionMessages(row.place, talk, len(asked))
     if isinstance(prompt, list) != isinstance(completion, list):
         raise data_invalid(
             row.place, f'"{columns.prompt}" and "{columns.completion}" must both be text, or both lists of messages'
@@ -147,19 +162,31 @@ def _alpaca(row: Row, columns: Columns) -> PromptCompletion:
 def _sharegpt(row: Row, columns: Columns) -> Conversation:
     messages = _messages(row, columns.conversations, SHAREGPT)
     if system := _optional_text(row, columns.system):
-        if messages[0]["role"] == "system":
+        if messages[0].message["role"] == "system":
             raise data_invalid(
                 row.place, f'"{columns.system}" and {columns.conversations}[0] are both system prompts; keep one'
             )
-        messages = ({"role": "system", "content": system}, *messages)
-    return Conversation(row.place, messages)
+        messages = (ReadMessage({"role": "system", "content": system}, columns.system), *messages)
+    return _conversation(row, messages)
 
 
-def _messages(row: Row, column: str, form: MessageForm) -> tuple[Message, ...]:
+def _conversation(row: Row, messages: Sequence[ReadMessage]) -> Conversation:
+    return Conversation(
+        row.place,
+        tuple(read.message for read in messages),
+        frozenset(index for index, read in enumerate(messages) if not read.trained),
+        read_template_input(row),
+        tuple(read.at for read in messages),
+    )
+
+
+def _messages(row: Row, column: str, form: MessageForm) -> tuple[ReadMessage, ...]:
     """The messages of a column that is trained on."""
-    messages = read_messages(row.values[column], column, row.place, form)
-    if not any(message["role"] == "assistant" for message in messages):
-        raise data_invalid(row.place, f'"{column}" has no assistant turn, so there is nothing to train on')
+    messages = read_messages(without_fillers(row, column), column, row.place, form)
+    turns = [read for read in messages if read.message["role"] == "assistant"]
+    if not any(read.trained for read in turns):
+        wanted = "assistant turn that is trained" if turns else "assistant turn"
+        raise data_invalid(row.place, f'"{column}" has no {wanted}, so there is nothing to train on')
     return messages
 
 

@@ -104,10 +104,13 @@ def syntax_problem(text: str, syntax: Syntax) -> str | None:
 
 
 def _turns(example: Conversation | PromptCompletionMessages) -> Iterator[tuple[str, str]]:
-    messages = example.messages if isinstance(example, Conversation) else example.completion
-    part = "" if isinstance(example, Conversation) else " of the completion"
-    for index, message in enumerate(messages):
-        if message["role"] == "assistant":
+    talk, first, part = (
+        (example, 0, "")
+        if isinstance(example, Conversation)
+        else (example.talk, example.prompt_messages, " of the completion")
+    )
+    for index, message in enumerate(talk.messages[first:]):
+        if message["role"] == "assistant" and message["content"] and index + first not in talk.context:
             yield f"message {index}{part}", message["content"]
 
 

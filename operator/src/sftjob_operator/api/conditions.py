@@ -17,7 +17,8 @@ class ConditionType(StrEnum):
     PROGRESS_REPORTING = "ProgressReporting"
     """The running trainer's reports arrive."""
     SUCCEEDED = "Succeeded"
-    """How the job ended: Unknown until it does, then True or False for good."""
+    """How the job ended: Unknown until it does, with what it does or waits for as the reason; then True or False for
+    good."""
 
 
 class ConditionReason(StrEnum):
@@ -58,7 +59,9 @@ class ConditionReason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     """A child of that name exists and belongs to something else."""
     CREATION_REFUSED = "CreationRefused"
-    """The API server does not let the operator create a child now (quota, policy, missing rights); it asks again."""
+    """The API server does not let the operator create a child now (a policy, missing rights); it asks again."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """The same for lack of quota in the namespace."""
     DELETION_REFUSED = "DeletionRefused"
     """The API server does not let the operator delete a child now (a policy, missing rights); it asks again."""
     SERVER_UNAVAILABLE = "ServerUnavailable"

@@ -13,7 +13,7 @@ from sftjob_operator.api.sources import (
     SecretKeyRef,
     SecretRef,
 )
-from sftjob_operator.api.types import Model, rule, rules
+from sftjob_operator.api.types import Extra, Model, rule, rules
 
 
 class ChatTemplateSpec(Model):
@@ -58,6 +58,9 @@ class ModelSpec(Model):
     have read. transformers: trust_remote_code."""
     chat_template: ChatTemplateSpec | None = None
     """How messages become text. Absent: the model's own template. TRL: chat_template_path."""
+    chat_template_kwargs: Extra = Field(default_factory=dict)
+    """Arguments of the chat template for every row, as keyword arguments of transformers' apply_chat_template, such as
+    enable_thinking: false. A name that the template does not read is refused."""
     add_eos_token: bool = True
     """Close each text and completion with the end-of-sequence token, so that the model learns to stop. AutoTrain:
     add_eos_token."""

@@ -162,6 +162,9 @@ class AttemptStatus(Model):
     """When its container started; with several nodes, the last of them."""
     end_time: Time | None = None
     """When it ended; the wait before a retry counts from here."""
+    blocked_since: Time | None = None
+    """Since when, without a gap, its image cannot be pulled or its container not be created. Absent: nothing keeps it
+    from starting."""
     from_step: Count | None = None
     """Step of the checkpoint that it resumed from; 0 for none. Absent: it did not tell."""
     reached_step: Count | None = None

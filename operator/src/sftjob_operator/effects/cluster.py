@@ -92,6 +92,9 @@ class Cluster(Protocol):
     def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
         """All objects of `kind` in `namespace`, or in all for None; `label` keeps those that have it."""
 
+    async def events_about(self, namespace: str, uid: str) -> tuple[Object, ...]:
+        """Events about the object of this uid, a page of them at most."""
+
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         """Merge `patch` into an SFTJob's status subresource and return the SFTJob.
 

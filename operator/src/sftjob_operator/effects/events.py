@@ -11,10 +11,15 @@ MESSAGE_LIMIT: Final = 1024
 """The API server's own limit."""
 
 
-def event_body(job: Mapping[str, Any], type_: str, reason: str, message: str, time: str) -> Object:
-    """A core/v1 Event. Its name follows from what it says, so that saying it twice is a 409 and not a second Event."""
+def event_body(
+    job: Mapping[str, Any], type_: str, reason: str, message: str, time: str, cause: str | None = None
+) -> Object:
+    """A core/v1 Event. Its name follows from what it says, so that saying it twice is a 409 and not a second Event.
+
+    `cause`: what it says without what differs from time to time; None: the message as it is.
+    """
     metadata = job["metadata"]
-    said = "\0".join((metadata["uid"], type_, reason, message))
+    said = "\0".join((metadata["uid"], type_, reason, cause or message))
     return {
         "apiVersion": "v1",
         "kind": "Event",

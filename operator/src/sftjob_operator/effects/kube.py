@@ -137,6 +137,12 @@ class KubeCluster:
                 break
             query["continue"] = token
 
+    async def events_about(self, namespace: str, uid: str) -> tuple[Object, ...]:
+        """See Cluster."""
+        query = urlencode({"fieldSelector": f"involvedObject.uid={uid}", "limit": PAGE_SIZE})
+        page = await self._request("GET", f"{_path('Event', namespace)}?{query}")
+        return tuple(page.get("items") or ())
+
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         """See Cluster."""
         return await self._request("PATCH", f"{_path(KIND, namespace, name)}/status", dict(patch))

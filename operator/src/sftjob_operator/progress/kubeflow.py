@@ -2,7 +2,7 @@
 
 Two of its fields are not believed. estimatedRemainingSeconds divides the time of this process by all steps of the run,
 also those that an earlier process had done; here it follows from the time between reports. progressPercentage is 100
-at the end of training however early that was; here the steps tell.
+at the end of training however early that was; here the epoch tells, which the last report has.
 
 https://github.com/huggingface/transformers/pull/44487 (transformers.integrations.KubeflowCallback)
 """
@@ -21,6 +21,8 @@ from sftjob_contract.times import parse_time
 NEWEST_SHARE: Final = 0.3
 """Weight of the newest step time in the exponential mean: about the last ten reports count, so that an evaluation or a
 checkpoint between two of them is forgotten again."""
+_ROUNDED_EPOCH: Final = 0.005
+"""By how much an epoch may be wrong: it is sent with two digits."""
 _ENDED_PERCENT: Final = 100
 """Sent at the end of training only: before it, at most 99."""
 _LARGEST: Final = 2**53
@@ -62,7 +64,7 @@ def kubeflow_progress(body: bytes, attempt: int, known: Progress | None) -> Prog
     if max_steps is None:
         raise ValueError("trainerStatus.metrics lacks total_steps, and no report before this one told it")
     ended = status.progress_percentage == _ENDED_PERCENT
-    step = _whole(measured, "current_step", before.step if before is not None and ended else None)
+    step = _whole(measured, "current_step", _last_step(before, measured, max_steps) if ended else None)
     step_seconds = _step_seconds(before, step, time)
     left = None if step is None or step_seconds is None or ended else max(0, max_steps - step) * step_seconds
     return Progress(
@@ -117,6 +119,22 @@ def _moment(text: str) -> datetime:
         return parse_time(text)
     except ValueError as error:
         raise ValueError(f"trainerStatus.lastUpdatedTime: {error}") from error
+
+
+def _last_step(before: Progress | None, measured: Mapping[str, float], max_steps: int) -> int | None:
+    """The step at which training ended: the last POST has none, and those before it are seconds apart.
+
+    The epoch that it does have tells a full run from an early stop. Without one, the newest step that was reported
+    counts; with neither, the end is taken to be that of the run.
+    """
+    if before is None or not before.step:
+        return max_steps
+    epoch = measured.get("epoch")
+    if not before.epoch or epoch is None:
+        return before.step
+    step = before.step * epoch / before.epoch
+    uncertain = _ROUNDED_EPOCH / before.epoch * max_steps
+    return max_steps if step + max(1.0, uncertain) >= max_steps else max(before.step, round(step))
 
 
 def _step_seconds(before: Progress | None, step: int | None, time: datetime) -> float | None:

@@ -1,5 +1,6 @@
 """What to do about a job, decided from what is observed now. Pure: no I/O, no clock."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from sftjob_operator.reconcile.admission import rendered_invalid
@@ -10,6 +11,7 @@ from sftjob_operator.reconcile.goodput import TimeUse, goodput
 from sftjob_operator.reconcile.groups import pod_names
 from sftjob_operator.reconcile.holding import held_status, unreadable
 from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished
+from sftjob_operator.reconcile.lingering import dismissals, dismissals_after
 from sftjob_operator.reconcile.observed import (
     Action,
     Create,
@@ -24,6 +26,13 @@ from sftjob_operator.reconcile.observed import (
     Refusal,
     Report,
     Settings,
+    Trouble,
+)
+from sftjob_operator.reconcile.obstacles import (
+    is_unexplained,
+    seconds_until_unexplained,
+    told_by_claim,
+    told_by_events,
 )
 from sftjob_operator.reconcile.patches import merge_patch
 from sftjob_operator.reconcile.pods import belongs_to, owner_uid, pod_job, pod_view
@@ -48,12 +57,15 @@ __all__ = [
     "Report",
     "Settings",
     "TimeUse",
+    "Trouble",
     "awaits_cleanup",
     "belongs_to",
     "decide",
+    "dismissals_after",
     "goodput",
     "held_status",
     "is_finished",
+    "is_unexplained",
     "merge_patch",
     "owner_uid",
     "parse_time",
@@ -62,6 +74,9 @@ __all__ = [
     "pod_view",
     "rendered_invalid",
     "rfc3339",
+    "seconds_until_unexplained",
+    "told_by_claim",
+    "told_by_events",
     "unreadable",
     "usable_progress",
 ]
@@ -73,13 +88,30 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Decision:
     if job.metadata.deletion_timestamp is not None:
         return Decision(status=job.status)
     if has_ended(job):
-        return clean_up(observed, now)
+        return _finished(observed, now)
     at = situation(observed, settings, now)
     finding = next(found for check in CHECKS if (found := check(at)) is not None)
     status, recheck_seconds = status_of(at, finding)
+    dismissed, next_seconds = dismissals(at.pods, job.status.attempts, now)
     return Decision(
         status=status,
-        actions=(*finding.actions, *published(at, observed.published_ca)),
+        actions=(*finding.actions, *dismissed, *published(at, observed.published_ca)),
         events=events_between(job.status, status),
-        recheck_seconds=recheck_seconds,
+        recheck_seconds=_sooner(recheck_seconds, next_seconds),
     )
+
+
+def _finished(observed: Observed, now: datetime) -> Decision:
+    job = observed.job
+    own = (pod for pod in observed.pods if pod.owner_uid == job.metadata.uid)
+    dismissed, next_seconds = dismissals_after(own, job.status.completion_time, now)
+    decision = clean_up(observed, now)
+    return replace(
+        decision,
+        actions=decision.actions or dismissed,
+        recheck_seconds=_sooner(decision.recheck_seconds, next_seconds),
+    )
+
+
+def _sooner(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)

@@ -11,7 +11,7 @@ from sftjob_operator.reconcile.planning import known_gpu_memory
 from sftjob_operator.reconcile.policy import policy_of
 from sftjob_operator.reconcile.situation import Situation
 from sftjob_operator.reconcile.training import with_training
-from sftjob_operator.reconcile.verdicts import SIGNAL_BASE
+from sftjob_operator.reconcile.verdicts import CANNOT_EXECUTE, SIGNAL_BASE
 from sftjob_operator.render import run_config
 
 SMALLER: Final = 0.8
@@ -21,8 +21,8 @@ _GIB: Final = 1 << 30
 
 def advice(at: Situation, last: AttemptStatus) -> str:
     """Whole sentences about what to change after `last`, the attempt that ended the job."""
-    if at.job.spec.recipe is None and last.exit_code is not None and last.exit_code < SIGNAL_BASE:
-        return "The program is that of spec.command: correct it, or what it was given, and create the job anew."
+    if (own := _about_program(at, last)) is not None:
+        return own
     hint = policy_of(last).hint
     if last.reason == Reason.GPU_OUT_OF_MEMORY and last.stage is Stage.TRAIN:
         one = "Sequences go through the model one at a time already, so that no smaller micro-batch helps."
@@ -34,6 +34,26 @@ def advice(at: Situation, last: AttemptStatus) -> str:
     if last.reason == Reason.DIVERGED:
         return f"{_newest_checkpoint(at)}{hint}"
     return hint
+
+
+def _about_program(at: Situation, last: AttemptStatus) -> str | None:
+    """What to change where the program of the container is the user's, or none at all."""
+    if (last.message or "").startswith(CANNOT_EXECUTE):
+        return _program(at)
+    if at.job.spec.recipe is None and last.exit_code is not None and last.exit_code < SIGNAL_BASE:
+        return "The program is that of spec.command: correct it, or what it was given, and create the job anew."
+    return None
+
+
+def _program(at: Situation) -> str:
+    image, command = at.job.spec.image, at.job.spec.command
+    if command:
+        named = f"Correct spec.command, whose first word is {command[0]!r}, or spec.image ({image})"
+    elif image is not None:
+        named = f"Correct spec.image: {image} is no image of the trainer for this node's architecture"
+    else:
+        named = "Correct the trainer image that the chart installs, or name another one in spec.image"
+    return f"{named}. A finished job never runs again: create it anew."
 
 
 def _other_settings(at: Situation) -> str | None:

@@ -3,17 +3,23 @@
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from itertools import pairwise
+from typing import Final
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.progress import Progress
+from sftjob_contract.reasons import Reason
 from sftjob_contract.secrets import without_secrets
 from sftjob_operator.api import ATTEMPTS_LIMIT, AttemptStatus, replace
 from sftjob_operator.reconcile.groups import Group, Key
 from sftjob_operator.reconcile.observed import PodView, Report
 from sftjob_operator.reconcile.policy import STOPPED, Retry, retry_of
-from sftjob_operator.reconcile.times import rfc3339
+from sftjob_operator.reconcile.starting import is_blocked
+from sftjob_operator.reconcile.times import known_time, parse_time, rfc3339
 from sftjob_operator.reconcile.verdicts import Verdict, disruption, lost, verdict
+
+_NOT_EXECUTED: Final = 126
+"""The least exit code of a program that could not be executed (POSIX, 2.8.2), or that a signal ended."""
 
 
 def update_attempts(
@@ -52,24 +58,49 @@ def succeeded(attempt: AttemptStatus | None) -> bool:
 
 def failures(attempts: Iterable[AttemptStatus], stage: Stage) -> int:
     """How many attempts of a stage count against failurePolicy.maxRetries."""
-    return sum(entry.stage == stage and _failed(entry) and not _is_free(entry) for entry in attempts)
+    known = tuple(attempts)
+    return sum(entry.stage == stage and _failed(entry) and not _is_free(entry, known) for entry in known)
 
 
 def interruptions(attempts: Iterable[AttemptStatus]) -> int:
     """How many attempts count against failurePolicy.maxInterruptions."""
-    return sum(map(is_interruption, attempts))
+    known = tuple(attempts)
+    return sum(is_interruption(entry, known) for entry in known)
 
 
-def is_interruption(entry: AttemptStatus) -> bool:
-    """It ended through no fault of the run, nor of the job's user."""
-    return _failed(entry) and entry.reason not in STOPPED and retry_of(entry) is Retry.FREE
+def is_interruption(entry: AttemptStatus, attempts: Iterable[AttemptStatus]) -> bool:
+    """It ended through no fault of the run, nor of the job's user; `attempts` are all of the job."""
+    return _failed(entry) and entry.reason not in STOPPED and retry_after(entry, attempts) is Retry.FREE
+
+
+def retry_after(entry: AttemptStatus, attempts: Iterable[AttemptStatus]) -> Retry:
+    """Whether another attempt follows `entry`, which ended without success; `attempts` are all of the job.
+
+    What keeps a container from being started is final before anything of the job has run. After that image and spec
+    are known to be good, so that it is the registry's or the node's trouble.
+    """
+    retry = retry_of(entry)
+    ran = retry is Retry.NEVER and _never_started(entry) and any(_ran_before(entry, other) for other in attempts)
+    return Retry.FREE if ran else retry
+
+
+def has_run(attempts: Iterable[AttemptStatus]) -> bool:
+    """Whether the trainer's container was started in any of `attempts`."""
+    return any(map(_ran, attempts))
 
 
 def bounded(attempts: tuple[AttemptStatus, ...]) -> tuple[AttemptStatus, ...]:
-    """At most ATTEMPTS_LIMIT entries: interruptions and stops go first, so that the retry budget stays exact."""
+    """At most ATTEMPTS_LIMIT entries: interruptions and stops go first, so that the retry budget stays exact.
+
+    The first one that ran stays as well, since it shows that image and spec are good.
+    """
     surplus = len(attempts) - ATTEMPTS_LIMIT
-    last = {stage: last_attempt(attempts, stage) for stage in Stage}
-    free = [entry for entry in attempts if _failed(entry) and _is_free(entry) and entry is not last[entry.stage]]
+    needed = [next((entry for entry in attempts if _ran(entry)), None), *(last_attempt(attempts, s) for s in Stage)]
+    free = [
+        entry
+        for entry in attempts
+        if _failed(entry) and _is_free(entry, attempts) and not any(entry is one for one in needed)
+    ]
     dropped = {id(entry) for entry in free[: max(0, surplus)]}
     return tuple(entry for entry in attempts if id(entry) not in dropped)
 
@@ -112,12 +143,23 @@ def _brought_up_to_date(
         return entry
     head = group.head
     entry = replace(
-        entry, node=head.node if head is not None else entry.node, start_time=group.started or entry.start_time
+        entry,
+        node=head.node if head is not None else entry.node,
+        start_time=group.started or known_time(entry.start_time),
+        blocked_since=_blocked_since(entry, group, now),
     )
     entry = advanced(entry, progress_of(entry, head, report))
     if not group.live:
         return _ended(entry, group, now)
     return replace(_disrupted(entry, group), end_time=None, exit_code=None)
+
+
+def _blocked_since(entry: AttemptStatus, group: Group, now: datetime) -> str | None:
+    """Since when a container of the attempt cannot be started, as far as that was seen."""
+    if not any(map(is_blocked, group.live)):
+        return None
+    since = known_time(entry.blocked_since)
+    return since if since is not None and parse_time(since) <= now else rfc3339(now)
 
 
 def advanced(entry: AttemptStatus, progress: Progress | None) -> AttemptStatus:
@@ -146,7 +188,7 @@ def _disrupted(entry: AttemptStatus, group: Group) -> AttemptStatus:
 
 def _lost(entry: AttemptStatus, pod: str, now: datetime) -> AttemptStatus:
     said = lost(pod, _ours(entry))
-    return replace(entry, end_time=rfc3339(now), reason=said.reason, message=said.message)
+    return replace(entry, end_time=rfc3339(now), blocked_since=None, reason=said.reason, message=said.message)
 
 
 def _ended(entry: AttemptStatus, group: Group, now: datetime) -> AttemptStatus:
@@ -158,7 +200,12 @@ def _ended(entry: AttemptStatus, group: Group, now: datetime) -> AttemptStatus:
         return replace(entry, end_time=end_time, exit_code=ExitCode.DONE, reason="Completed")
     said = verdict(group, failed, _ours(entry))
     return replace(
-        entry, end_time=end_time, exit_code=_byte(failed.exit_code), reason=said.reason, message=said.message
+        entry,
+        node=failed.node or entry.node,
+        end_time=end_time,
+        exit_code=_byte(failed.exit_code),
+        reason=said.reason,
+        message=said.message,
     )
 
 
@@ -189,8 +236,23 @@ def _failed(entry: AttemptStatus) -> bool:
     return entry.end_time is not None and entry.exit_code != ExitCode.DONE
 
 
-def _is_free(entry: AttemptStatus) -> bool:
-    return entry.reason in STOPPED or retry_of(entry) in (Retry.FREE, Retry.ADJUSTED)
+def _is_free(entry: AttemptStatus, attempts: Iterable[AttemptStatus]) -> bool:
+    return entry.reason in STOPPED or retry_after(entry, attempts) in (Retry.FREE, Retry.ADJUSTED)
+
+
+def _ran(entry: AttemptStatus) -> bool:
+    return known_time(entry.start_time) is not None or bool(entry.reached_step) or succeeded(entry)
+
+
+def _ran_before(entry: AttemptStatus, other: AttemptStatus) -> bool:
+    earlier = other.stage == Stage.PREPARE and entry.stage == Stage.TRAIN
+    return (earlier or (other.stage == entry.stage and other.number < entry.number)) and _ran(other)
+
+
+def _never_started(entry: AttemptStatus) -> bool:
+    """Its program was never executed, so that the reason is the kubelet's and not the trainer's."""
+    by_kubelet = entry.exit_code is None or entry.exit_code >= _NOT_EXECUTED
+    return entry.reason in (Reason.IMAGE_PULL_FAILED, Reason.CONFIG_INVALID) and by_kubelet and not _ran(entry)
 
 
 def _byte(code: int | None) -> int | None:

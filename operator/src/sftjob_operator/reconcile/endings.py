@@ -1,17 +1,18 @@
 """When the operator itself has to end an attempt that would neither run nor end: and only then."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sftjob_contract.names import Stage
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
-from sftjob_operator.api import SFTJob
+from sftjob_operator.api import AttemptStatus, SFTJob
 from sftjob_operator.reconcile.groups import Group
 from sftjob_operator.reconcile.observed import PodPhase, PodView, Reachability, Report
-from sftjob_operator.reconcile.times import duration, parse_time
+from sftjob_operator.reconcile.starting import PULL_FAILURES, is_blocked
+from sftjob_operator.reconcile.times import duration, known_time, parse_time
 from sftjob_operator.reconcile.verdicts import Verdict
 
 START_PATIENCE_SECONDS: Final = 900
@@ -20,17 +21,7 @@ HUNG_SILENCES: Final = 40
 LEAST_HUNG_SECONDS: Final = 3600
 """A trainer is hung when it is silent for so many times what is odd, and this long at least. It has a watchdog of its
 own, which knows how long its steps take; this is for the case that the watchdog hangs too."""
-PULL_FAILURES: Final = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-    | {"RegistryUnavailable"}
-)
-"""Waiting reasons of a container whose image is not there.
-
-https://github.com/kubernetes/kubernetes/blob/v1.32.0/pkg/kubelet/images/types.go
-"""
 _HOPELESS: Final = frozenset({"InvalidImageName"})
-_CREATE_FAILURES: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
-"""Waiting reasons of a container that can not be made: a Secret or ConfigMap that it names is missing."""
 ENDED_BY_US: Final = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CONFIG_INVALID, Reason.HUNG})
 """Reasons for which an attempt is ended here."""
 
@@ -50,31 +41,48 @@ def heartbeat(job: SFTJob, report: Report | None, known: Reachability) -> Report
     return replace(report, received=max(report.received, known.undisturbed_since or report.received))
 
 
-def ending(group: Group, report: Report | None, silence_seconds: float, now: datetime) -> Verdict | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signs:
+    """What decides about the end of an attempt besides its Pods.
+
+    `blocked_since`: since when, without a gap, one of its containers cannot be started; None: not known, so from now.
+    """
+
+    blocked_since: str | None
+    report: Report | None
+    silence_seconds: float
+
+
+def signs(group: Group, attempts: Iterable[AttemptStatus], report: Report | None, silence_seconds: float) -> Signs:
+    """What decides about the end of the attempt of `group`, from the ledger and the newest report."""
+    since = (entry.blocked_since for entry in attempts if (entry.stage, entry.number) == (group.stage, group.attempt))
+    return Signs(blocked_since=known_time(next(since, None)), report=report, silence_seconds=silence_seconds)
+
+
+def ending(group: Group, seen: Signs, now: datetime) -> Verdict | None:
     """Why a live attempt has to be ended now; None if it may go on."""
-    prospects = _prospects(group, report, silence_seconds)
-    return next((why for due, why in prospects if due <= now), None)
+    return next((why for due, why in _prospects(group, seen, now) if due <= now), None)
 
 
-def seconds_to_ending(group: Group, report: Report | None, silence_seconds: float, now: datetime) -> float | None:
+def seconds_to_ending(group: Group, seen: Signs, now: datetime) -> float | None:
     """In how many seconds that may change by the clock alone."""
-    dues = (due for due, _ in _prospects(group, report, silence_seconds))
+    dues = (due for due, _ in _prospects(group, seen, now))
     return min(((due - now).total_seconds() for due in dues if due > now), default=None)
 
 
-def _prospects(group: Group, report: Report | None, silence_seconds: float) -> Iterator[tuple[datetime, Verdict]]:
+def _prospects(group: Group, seen: Signs, now: datetime) -> Iterator[tuple[datetime, Verdict]]:
     """What an attempt is ended for if nothing changes, and when."""
+    blocked_since = min(parse_time(seen.blocked_since), now) if seen.blocked_since is not None else now
     for pod in group.live:
-        if pod.phase == PodPhase.PENDING and not pod.deleting:
-            yield from _never_starts(pod)
+        if is_blocked(pod):
+            yield from _never_starts(pod, blocked_since)
     head = group.head
     if group.stage == Stage.TRAIN and head is not None and head.phase == PodPhase.RUNNING and not head.deleting:
-        yield from _hangs(head, report, silence_seconds)
+        yield from _hangs(head, seen.report, seen.silence_seconds)
 
 
-def _never_starts(pod: PodView) -> Iterator[tuple[datetime, Verdict]]:
-    if pod.reason not in PULL_FAILURES | _CREATE_FAILURES:
-        return
+def _never_starts(pod: PodView, since: datetime) -> Iterator[tuple[datetime, Verdict]]:
+    """The limit counts from the first failure that was seen: what came before may have been a slow pull or attach."""
     reason = Reason.IMAGE_PULL_FAILED if pod.reason in PULL_FAILURES else Reason.CONFIG_INVALID
     words = f"{pod.reason}: {pod.message or 'no message given'}"
     if pod.reason in _HOPELESS:
@@ -82,10 +90,9 @@ def _never_starts(pod: PodView) -> Iterator[tuple[datetime, Verdict]]:
             datetime.min.replace(tzinfo=UTC),
             Verdict(reason=reason, message=f"Pod {pod.name} can not start ({words})."),
         )
-    elif pod.acknowledged is not None:
-        message = f"Pod {pod.name} could not start within {duration(START_PATIENCE_SECONDS)} ({words})."
-        due = parse_time(pod.acknowledged) + timedelta(seconds=START_PATIENCE_SECONDS)
-        yield due, Verdict(reason=reason, message=message)
+    else:
+        message = f"Pod {pod.name} could not start for {duration(START_PATIENCE_SECONDS)} ({words})."
+        yield since + timedelta(seconds=START_PATIENCE_SECONDS), Verdict(reason=reason, message=message)
 
 
 def _hangs(head: PodView, report: Report | None, silence_seconds: float) -> Iterator[tuple[datetime, Verdict]]:

@@ -1,26 +1,59 @@
 """The few Events worth posting: what a status change means to somebody who watches."""
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
-from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase, SFTJobStatus
+from sftjob_operator.api import (
+    AttemptStatus,
+    Condition,
+    ConditionReason,
+    ConditionStatus,
+    ConditionType,
+    Phase,
+    SFTJobStatus,
+)
+from sftjob_operator.reconcile.attempts import succeeded
 from sftjob_operator.reconcile.observed import EventNote
 from sftjob_operator.reconcile.policy import STOPPED
 
 _NORMAL = "Normal"
 _WARNING = "Warning"
-_WAITS = (
-    Reason.UNSCHEDULABLE,
-    Reason.IMAGE_PULL_FAILED,
-    ConditionReason.CREATION_REFUSED,
-    ConditionReason.NAME_CONFLICT,
+_TROUBLES: Final = frozenset(
+    {
+        ConditionReason.NAME_CONFLICT,
+        ConditionReason.CREATION_REFUSED,
+        ConditionReason.QUOTA_EXCEEDED,
+        ConditionReason.DELETION_REFUSED,
+        ConditionReason.SERVER_UNAVAILABLE,
+        ConditionReason.OPERATOR_FAULT,
+    }
 )
+_STATES: Final = frozenset(set(ConditionReason) - _TROUBLES)
+"""Reasons that say what a job does, not what keeps it from it."""
+_NUMBER: Final = re.compile(r"\d+")
+_PREEMPTION: Final = re.compile(r"\s*preemption: .*", re.IGNORECASE | re.DOTALL)
+_BACK_OFF: Final = "ImagePullBackOff"
 
 
 def events_between(before: SFTJobStatus, after: SFTJobStatus) -> tuple[EventNote, ...]:
-    """The end of the job, attempts that failed on the way or can not start, adjustments, and skipped checkpoints."""
-    return (*_ended(before, after), *_waits(before, after), *_attempts(before, after), *_adjusted(before, after))
+    """Start and end of attempts and of the job, what keeps it from going on, adjustments, and skipped checkpoints."""
+    return (
+        *_ended(before, after),
+        *_troubles(before, after),
+        *_prepared(before, after),
+        *_attempts(before, after),
+        *_adjusted(before, after),
+    )
+
+
+def cause_of(reason: str, message: str) -> str:
+    """What is the matter, without what differs from one moment to the next: numbers, such as of nodes, and order."""
+    parts = re.split(r"[,;]\s+", _NUMBER.sub("N", _PREEMPTION.sub("", message)))
+    return f"{reason}: {', '.join(sorted(set(parts)))}"
 
 
 def _ended(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
@@ -33,13 +66,31 @@ def _ended(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
             yield EventNote(type=_WARNING, reason=condition.reason, message=condition.message)
 
 
-def _waits(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
-    """Told once for each time that a Pod begins to wait for something, whatever its condition says after that."""
-    known = {(condition.type, condition.reason) for condition in before.conditions}
+def _troubles(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
+    """Each cause once, however often it comes and goes."""
+    known = {condition.type: condition for condition in before.conditions}
     for condition in after.conditions:
-        new = condition.reason in _WAITS and (condition.type, condition.reason) not in known
-        if new and after.phase != Phase.FAILED:
-            yield EventNote(type=_WARNING, reason=condition.reason, message=condition.message)
+        watched = condition.type in (ConditionType.PREPARED, ConditionType.RUNNING)
+        if not watched or condition.reason in _STATES or after.phase == Phase.FAILED:
+            continue
+        cause, old = cause_of(condition.reason, condition.message), known.get(condition.type)
+        if old is None or not _is_same(old, condition, cause):
+            yield EventNote(type=_WARNING, reason=condition.reason, message=condition.message, cause=cause)
+
+
+def _is_same(old: Condition, new: Condition, cause: str) -> bool:
+    """A pull that failed backs off before the next one: that is no news."""
+    backs_off = new.reason == old.reason == Reason.IMAGE_PULL_FAILED and _BACK_OFF in new.message
+    return backs_off or cause_of(old.reason, old.message) == cause
+
+
+def _prepared(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
+    was = any(c.type == ConditionType.PREPARED and c.status == ConditionStatus.TRUE for c in before.conditions)
+    by_us = any(entry.stage == Stage.PREPARE and succeeded(entry) for entry in after.attempts)
+    for condition in after.conditions:
+        now = condition.type == ConditionType.PREPARED and condition.status == ConditionStatus.TRUE
+        if now and by_us and not was:
+            yield EventNote(type=_NORMAL, reason=condition.reason, message=condition.message)
 
 
 def _attempts(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
@@ -51,6 +102,10 @@ def _attempts(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
             yield _attempt_ended(entry)
         elif _runs_with_a_note(entry) and (old is None or not old.message):  # told once, whatever else it says
             yield EventNote(type=_WARNING, reason="CheckpointSkipped", message=entry.message or "")
+        if entry.end_time is None and entry.start_time is not None and (old is None or old.start_time is None):
+            place = "" if entry.node is None else f" on node {entry.node}"
+            message = f"Attempt {entry.number} of stage {entry.stage} runs in Pod {entry.pod}{place}."
+            yield EventNote(type=_NORMAL, reason="AttemptStarted", message=message)
 
 
 def _runs_with_a_note(entry: AttemptStatus) -> bool:
@@ -65,6 +120,7 @@ def _adjusted(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
 
 
 def _attempt_ended(entry: AttemptStatus) -> EventNote:
+    """One that was asked to end and saved a checkpoint is as it should be."""
     message = f"Attempt {entry.number} of stage {entry.stage} ended: {entry.message or 'it left no message.'}"
-    type_ = _NORMAL if entry.reason in STOPPED else _WARNING
+    type_ = _NORMAL if entry.reason in STOPPED or entry.exit_code == ExitCode.RETRY else _WARNING
     return EventNote(type=type_, reason=entry.reason or "AttemptFailed", message=message)

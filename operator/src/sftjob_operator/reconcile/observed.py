@@ -1,7 +1,7 @@
 """What a decision is made from, and what it consists of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -24,15 +24,27 @@ class PodPhase(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """What keeps a Pod from running, or one of its other containers from working: one CamelCase word and a sentence."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PodView:
     """What the operator needs to know of one of its Pods.
 
-    Times are RFC 3339. `exit_code`, `outcome`, `started` and `finished` are of the trainer's container; `last_lines` is
-    the end of its log where it left no outcome. `reason` and `message` are the kubelet's words on why it waits or
-    ended, `unschedulable` is the scheduler's, `disruption` and `disruption_message` are those of whoever takes the Pod
-    away. `rank` tells the Pods of one attempt apart. `gated`: something else, such as a queue, holds it back from the
-    scheduler. `deleting`: its end was asked for, by whomever. `acknowledged`: when its node began with it.
-    `grace_seconds`: time between SIGTERM and SIGKILL.
+    The trainer's container decides what `phase` is: SUCCEEDED or FAILED once it has ended, even if `lingers` says that
+    other containers, such as an injected sidecar, keep the Pod running. `trouble` is that of such a container.
+
+    Times are RFC 3339; `created` is the API server's, all others are the node's. `exit_code`, `outcome`, `started` and
+    `finished` are of the trainer's container; `last_lines` is the end of its log where it left no outcome. `reason` and
+    `message` are the kubelet's words on why it waits or ended, `unschedulable` is the scheduler's, `disruption` and
+    `disruption_message` are those of whoever takes the Pod away. `node_silent`: the control plane marked the Pod as not
+    ready although its kubelet last reported all containers as ready. `claims` are the volume claims that it mounts.
+    `rank` tells the Pods of one attempt apart. `gated`: something else, such as a queue, holds it back from the
+    scheduler. `deleting`: its end was asked for, by whomever. `grace_seconds`: time between SIGTERM and SIGKILL.
     """
 
     name: str
@@ -46,7 +58,9 @@ class PodView:
     gated: bool = False
     node: str | None = None
     grace_seconds: int | None = None
-    acknowledged: str | None = None
+    node_silent: bool = False
+    lingers: bool = False
+    created: str | None = None
     started: str | None = None
     finished: str | None = None
     exit_code: int | None = None
@@ -59,10 +73,12 @@ class PodView:
     last_lines: str | None = None
     image_id: str | None = None
     config_hash: str | None = None
+    trouble: Trouble | None = None
+    claims: tuple[str, ...] = ()
 
     @property
     def live(self) -> bool:
-        """Its container runs, or may run yet."""
+        """The trainer's container runs, or may run yet."""
         return self.phase not in (PodPhase.SUCCEEDED, PodPhase.FAILED)
 
     @property
@@ -112,6 +128,7 @@ class Reachability:
 class Observed:
     """Everything known about one job at one moment. `pods` may hold Pods of an earlier job of the same name.
 
+    `obstacles` is what Events and volume claims say about Pods that do not start, by the uid of the Pod.
     `published_ca` is what this process knows to be in the job's ConfigMap; None: it has not looked.
     """
 
@@ -119,6 +136,7 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     report: Report | None = None
     refusal: Refusal | None = None
+    obstacles: Mapping[str, Trouble] = field(default_factory=dict)
     reachability: Reachability = Reachability()
     published_ca: str | None = None
 
@@ -167,11 +185,15 @@ Action = Create | Delete | Publish
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventNote:
-    """An Event to post about the job. `type` is Normal or Warning."""
+    """An Event to post about the job. `type` is Normal or Warning.
+
+    Two with the same `cause`, or without one the same message, are one Event.
+    """
 
     type: str
     reason: str
     message: str
+    cause: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

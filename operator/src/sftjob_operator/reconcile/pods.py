@@ -1,10 +1,12 @@
 """A Pod as the API server describes it, reduced to what decisions need."""
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any, Final
 
 from sftjob_contract.codec import from_untrusted_json
+from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import (
     ANNOTATION_CONFIG_HASH,
     ANNOTATION_JOB_UID,
@@ -19,11 +21,13 @@ from sftjob_contract.names import (
 )
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.secrets import shown
-from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.observed import PodPhase, PodView, Trouble
 from sftjob_operator.reconcile.reports import usable_outcome
-from sftjob_operator.reconcile.times import parse_time, rfc3339
+from sftjob_operator.reconcile.starting import NOT_STARTED, STARTING
+from sftjob_operator.reconcile.times import known_time
 
 Body = Mapping[str, Any]
+_ENDED: Final = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
 LAST_LINES: Final = 5
 LAST_CHARACTERS: Final = 400
 """How much of a log's end is told in a status."""
@@ -64,28 +68,32 @@ def pod_view(body: Body) -> PodView:
     Raises:
         TypeError: a value is not of the type that the API has for it.
     """
-    metadata, status = body["metadata"], body.get("status") or {}
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     container = _named(status.get("containerStatuses") or (), CONTAINER)
     state = container.get("state") or {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
     stage = Stage(metadata["labels"][LABEL_STAGE])
     disruption = _disruption(status)
     outcome = _outcome(ended, stage)
+    of_pod = _phase(status.get("phase"))
+    phase = _trainer_phase(of_pod, ended, waiting)
     view = PodView(
         name=metadata["name"],
         uid=metadata["uid"],
         owner_uid=owner_uid(body),
         stage=stage,
         attempt=int(metadata["labels"][LABEL_ATTEMPT]),
-        phase=_phase(status.get("phase")),
+        phase=phase,
         rank=int(metadata["labels"].get(LABEL_NODE_RANK, "0")),
         deleting="deletionTimestamp" in metadata,
         gated=_not_scheduled(status, "SchedulingGated") is not None,
-        node=(body.get("spec") or {}).get("nodeName"),
-        grace_seconds=(body.get("spec") or {}).get("terminationGracePeriodSeconds"),
-        acknowledged=_time(status.get("startTime")),
-        started=_time(ended.get("startedAt") or (state.get("running") or {}).get("startedAt")),
-        finished=_time(ended.get("finishedAt")),
+        node=spec.get("nodeName"),
+        grace_seconds=spec.get("terminationGracePeriodSeconds"),
+        node_silent=_node_is_silent(status),
+        lingers=phase != of_pod and phase in _ENDED,
+        created=known_time(metadata.get("creationTimestamp")),
+        started=_started(state),
+        finished=known_time(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason") or waiting.get("reason"),
         message=_without_secrets(status.get("message") or waiting.get("message")),
@@ -96,6 +104,8 @@ def pod_view(body: Body) -> PodView:
         last_lines=_last_lines(ended.get("message")) if outcome is None else None,
         image_id=container.get("imageID") or None,
         config_hash=(metadata.get("annotations") or {}).get(ANNOTATION_CONFIG_HASH),
+        trouble=_trouble(spec, status),
+        claims=_claims(spec),
     )
     for name, kinds in _KINDS.items():
         if not isinstance(getattr(view, name), kinds):
@@ -106,6 +116,72 @@ def pod_view(body: Body) -> PodView:
 def _phase(text: str | None) -> PodPhase:
     known = set(PodPhase)
     return PodPhase(text) if text in known else PodPhase.PENDING
+
+
+def _started(state: Body) -> str | None:
+    ended = state.get("terminated") or {}
+    if ended.get("reason") in NOT_STARTED:
+        return None
+    return known_time(ended.get("startedAt") or (state.get("running") or {}).get("startedAt"))
+
+
+def _trainer_phase(of_pod: PodPhase, ended: Body, waiting: Body) -> PodPhase:
+    """The phase that the Pod would have with the trainer's container alone: others may run before and after it."""
+    if of_pod in _ENDED or not (ended or waiting):
+        return of_pod
+    if ended:
+        return PodPhase.SUCCEEDED if ended.get("exitCode") == ExitCode.DONE else PodPhase.FAILED
+    return PodPhase.PENDING if of_pod == PodPhase.RUNNING else of_pod
+
+
+def _trouble(spec: Body, status: Body) -> Trouble | None:
+    """The first container besides the trainer's that cannot start or has failed."""
+    always = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    init = ((_kind_of(c, always), c) for c in status.get("initContainerStatuses") or ())
+    others = (("Container", c) for c in status.get("containerStatuses") or () if c.get("name") != CONTAINER)
+    return next((seen for kind, c in chain(init, others) if (seen := _trouble_of(kind, c)) is not None), None)
+
+
+def _kind_of(container: Body, sidecars: Collection[str | None]) -> str:
+    return "Sidecar" if container.get("name") in sidecars else "Init container"
+
+
+def _trouble_of(kind: str, container: Body) -> Trouble | None:
+    state, before = container.get("state") or {}, (container.get("lastState") or {}).get("terminated") or {}
+    waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+    name = f"{kind} {container.get('name')}"
+    if waiting.get("reason") not in (None, *STARTING):
+        words = shown(waiting.get("message") or "no message given")[:LAST_CHARACTERS]
+        last = f"; it last {_end(before)}" if before else ""
+        return Trouble(reason=waiting["reason"], message=f"{name} waits with {waiting['reason']}: {words}{last}")
+    if ended.get("exitCode"):
+        reason = "InitContainerFailed" if kind == "Init container" else "SidecarFailed"
+        return Trouble(reason=reason, message=f"{name} {_end(ended)}")
+    return None
+
+
+def _end(terminated: Body) -> str:
+    log = _last_lines(terminated.get("message"))
+    words = f": {log}" if log else ""
+    return f"ended with exit code {terminated.get('exitCode')} ({terminated.get('reason') or 'no reason given'}){words}"
+
+
+def _node_is_silent(status: Body) -> bool:
+    """Whether the node controller marked the Pod: it sets Ready to False and leaves ContainersReady as it was.
+
+    https://github.com/kubernetes/kubernetes/blob/v1.36.0/pkg/controller/util/node/controller_utils.go
+    """
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    ready, containers = conditions.get("Ready") or {}, conditions.get("ContainersReady") or {}
+    by_kubelet = ready.get("reason") in ("ContainersNotReady", "PodCompleted", "PodFailed", "ReadinessGatesNotReady")
+    marked = ready.get("status") != "True" and containers.get("status") == "True" and not by_kubelet
+    return bool(ready) and (marked or ready.get("reason") in ("NodeNotReady", "NodeStatusUnknown"))
+
+
+def _claims(spec: Body) -> tuple[str, ...]:
+    """Names of the volume claims that a Pod mounts."""
+    sources = (volume.get("persistentVolumeClaim") or {} for volume in spec.get("volumes") or ())
+    return tuple(source["claimName"] for source in sources if source.get("claimName"))
 
 
 def _not_scheduled(status: Body, reason: str) -> str | None:
@@ -148,14 +224,6 @@ def _outcome(ended: Body, stage: Stage) -> Outcome | None:
 
 def _without_secrets(text: str | None) -> str | None:
     return None if text is None else shown(text)
-
-
-def _time(text: str | None) -> str | None:
-    """A time of the kubelet's in UTC; None if there is none, or none that can be read."""
-    try:
-        return rfc3339(parse_time(text or ""))
-    except ValueError:
-        return None
 
 
 def _named(items: Iterable[Body], name: str) -> Body:

@@ -42,7 +42,10 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
         hint=f"Correct the data, or leave such rows out with dataset.onInvalidRow: Skip. {_AGAIN}",
     ),
     Reason.CONFIG_INVALID: Policy(
-        told_by="exit code 65, termination message; CreateContainerConfigError; refusal by the API server",
+        told_by=(
+            "exit code 65, termination message; CreateContainerConfigError for a quarter of an hour before anything of "
+            "the job has run; a program that the image does not have; refusal by the API server"
+        ),
         retry=Retry.NEVER,
         hint=f"Correct what is named. {_AGAIN}",
     ),
@@ -72,6 +75,14 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
         hint=(
             "Lower training.maxLength, remove training.gradientCheckpointing: false, write method.lora or "
             "method.quantization, or ask for GPUs with more memory."
+        ),
+    ),
+    Reason.GPU_UNAVAILABLE: Policy(
+        told_by="exit code 70, termination message",
+        retry=Retry.FREE,
+        hint=(
+            "Check the node's GPU driver and device plugin (kubectl describe node), or write resources.gpus: 0 to "
+            "train on the CPU."
         ),
     ),
     Reason.HOST_OUT_OF_MEMORY: Policy(
@@ -112,7 +123,10 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
         told_by="the Pod is gone, or was deleted and did not end in time", retry=Retry.FREE, hint="See who deleted it."
     ),
     Reason.NODE_LOST: Policy(
-        told_by="condition DisruptionTarget (DeletionByTaintManager, DeletionByPodGC); Pod reason NodeLost, Shutdown",
+        told_by=(
+            "condition DisruptionTarget (DeletionByTaintManager, DeletionByPodGC); Pod reason NodeLost, Shutdown, "
+            "Terminated, UnexpectedAdmissionError, OutOfcpu, ...; container reason Unknown, ContainerStatusUnknown"
+        ),
         retry=Retry.FREE,
         hint="Look at the node: kubectl describe node.",
     ),
@@ -127,7 +141,10 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
         hint="If the node ran short of something, ask for it in spec.resources (memory, ephemeralStorage).",
     ),
     Reason.IMAGE_PULL_FAILED: Policy(
-        told_by="waiting reason ErrImagePull, ImagePullBackOff, InvalidImageName, ... for a quarter of an hour",
+        told_by=(
+            "waiting reason ErrImagePull, ImagePullBackOff, InvalidImageName, ... for a quarter of an hour without a "
+            "gap; an interruption if anything of the job has run"
+        ),
         retry=Retry.NEVER,
         hint="Correct spec.image, or name the registry's Secret in spec.imagePullSecrets, and create the job anew.",
     ),

@@ -43,12 +43,15 @@ def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, receive
     )
 
 
-def stopped(progress: ProgressStatus, *, finished: bool) -> ProgressStatus:
+def stopped(progress: ProgressStatus, job: SFTJob, *, finished: bool) -> ProgressStatus:
     """`progress` of an attempt that has ended: where it got to stays, what it was doing goes unless it is done.
 
-    One that is done is complete, even where early stopping left out the last steps.
+    One of the trainer that is done is complete, even where early stopping left out the last steps. An image of the
+    user's own is as far as its last report says.
     """
     over = replace(progress, eta_seconds=None, eta=None)
+    if finished and job.spec.command is not None and progress.max_steps:
+        return replace(over, percent=min(100, 100 * progress.step // progress.max_steps))
     if finished:
         return replace(over, percent=100)
     return replace(

@@ -5,6 +5,7 @@ from typing import Final
 from sftjob_contract.names import CA_KEY, Stage
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, SFTJobStatus
 from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.sentences import silent_node
 from sftjob_operator.reconcile.situation import Said, Situation
 from sftjob_operator.reconcile.times import parse_time, rfc3339, seconds_since
 from sftjob_operator.render import config_map_name
@@ -20,7 +21,7 @@ def reporting(at: Situation, phase: Phase) -> tuple[Said, float | None]:
         return Said(status=ConditionStatus.FALSE, reason=reason, message="The job has ended."), None
     group = at.live(Stage.TRAIN)
     view = group.head if group is not None else None
-    if view is None or view.phase != PodPhase.RUNNING:
+    if view is None or view.phase not in (PodPhase.RUNNING, PodPhase.UNKNOWN):
         said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message="Nothing is training.")
         return said, None
     heard = last_heard(at, view)
@@ -84,6 +85,11 @@ def last_heard(at: Situation, view: PodView) -> str | None:
 
 
 def _missing(at: Situation, view: PodView, since: str) -> str:
+    if (node := silent_node(view)) is not None:
+        return (
+            f"No report since {since}. {node} Training may continue on it: reports arrive again when the node is "
+            "ready, and a new attempt starts if the Pod is removed with its node."
+        )
     url = at.settings.render.progress_url or "(no URL)"
     changed = at.reachability.certificate_since
     if changed is not None and parse_time(since) < changed:

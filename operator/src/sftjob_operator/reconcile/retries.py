@@ -6,8 +6,8 @@ from typing import Final
 
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, ConditionReason
-from sftjob_operator.reconcile.attempts import failures, is_interruption
-from sftjob_operator.reconcile.policy import STOPPED, Retry, retry_of
+from sftjob_operator.reconcile.attempts import failures, is_interruption, retry_after
+from sftjob_operator.reconcile.policy import STOPPED, Retry
 from sftjob_operator.reconcile.situation import Situation
 
 LONGEST_BACKOFF_SECONDS: Final = 600
@@ -24,9 +24,9 @@ def may_retry(at: Situation, last: AttemptStatus) -> bool:
     if last.reason in STOPPED:
         return True
     policy = at.job.spec.failure_policy
-    match retry_of(last):
+    match retry_after(last, at.attempts):
         case Retry.FREE:
-            return at.interruptions <= policy.max_interruptions
+            return not _has_no_gpu(at, last) and at.interruptions <= policy.max_interruptions
         case Retry.ADJUSTED:
             return any(adjustment.attempt == last.number + 1 for adjustment in at.adjustments)
         case Retry.COUNTED:
@@ -37,8 +37,8 @@ def may_retry(at: Situation, last: AttemptStatus) -> bool:
 
 def exhausted(at: Situation, last: AttemptStatus) -> str | None:
     """Which budget is spent so that no attempt may follow `last`, as a condition's reason; None: it is not for that."""
-    retry = retry_of(last)
-    if retry is Retry.FREE and at.interruptions > 1:
+    retry = retry_after(last, at.attempts)
+    if retry is Retry.FREE and not _has_no_gpu(at, last) and at.interruptions > 1:
         return ConditionReason.INTERRUPTIONS_EXHAUSTED
     if retry is Retry.COUNTED and not _repeats(at, last) and failures(at.attempts, last.stage) > 1:
         return ConditionReason.RETRIES_EXHAUSTED
@@ -52,7 +52,7 @@ def backoff_seconds(at: Situation, last: AttemptStatus) -> float:
     interruption the next attempt starts at once, unless the one before was interrupted as well and neither got any
     further.
     """
-    retry = retry_of(last)
+    retry = retry_after(last, at.attempts)
     if last.reason in STOPPED or retry is Retry.ADJUSTED:
         return 0.0
     doublings = _fruitless(at, last) - 2 if retry is Retry.FREE else failures(at.attempts, last.stage) - 1
@@ -73,10 +73,18 @@ def _repeats(at: Situation, last: AttemptStatus) -> bool:
     return twice and before is not None and (last.reached_step or 0) <= (before.reached_step or 0)
 
 
+def _has_no_gpu(at: Situation, last: AttemptStatus) -> bool:
+    """Whether two attempts in a row, on two nodes where there are, saw no GPU and the job has not done a step yet."""
+    before = next((a for a in at.attempts if (a.stage, a.number) == (last.stage, last.number - 1)), None)
+    twice = before is not None and before.reason == last.reason == Reason.GPU_UNAVAILABLE
+    progress = at.job.status.progress
+    return twice and not any(a.reached_step for a in at.attempts) and not (progress is not None and progress.step)
+
+
 def _fruitless(at: Situation, last: AttemptStatus) -> int:
     """How many attempts in a row, with `last` as the newest, were interrupted before they had done a step."""
     newest_first = sorted((a for a in at.attempts if a.stage == last.stage), key=lambda a: a.number, reverse=True)
-    return sum(1 for _ in takewhile(lambda a: is_interruption(a) and not _gained(a), newest_first))
+    return sum(1 for _ in takewhile(lambda a: is_interruption(a, at.attempts) and not _gained(a), newest_first))
 
 
 def _gained(attempt: AttemptStatus) -> bool:

@@ -1,20 +1,21 @@
 """Sentences that people read through kubectl describe: what happened, where to look, what to change."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJob, replace
-from sftjob_operator.reconcile.endings import PULL_FAILURES
-from sftjob_operator.reconcile.observed import PodPhase, PodView
+from sftjob_operator.reconcile.observed import PodPhase, PodView, Trouble
 from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.reconcile.situation import Situation
+from sftjob_operator.reconcile.starting import PULL_FAILURES, STARTING
 from sftjob_operator.reconcile.training import with_training
+from sftjob_operator.reconcile.unschedulable import unschedulable_hint
 from sftjob_operator.render import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination, volume_uri
 
-_STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
-"""Waiting reasons of every healthy start, not worth a status write."""
+_WORD: Final = re.compile("[A-Z][A-Za-z]{2,63}")
 
 
 def log_hint(job: SFTJob, pod: str) -> str:
@@ -28,14 +29,33 @@ def closed(sentence: str | None) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def pod_waits(pod: PodView, otherwise: str) -> tuple[str, str]:
+def pod_waits(at: Situation, pod: PodView, otherwise: str) -> tuple[str, str]:
     """Why a Pod has not started: a reason, which is `otherwise` if nothing is wrong, and whole sentences."""
-    if pod.unschedulable:
-        return _with_hint(Reason.UNSCHEDULABLE, f"No node takes Pod {pod.name}: {pod.unschedulable}")
-    if pod.reason and pod.reason not in _STARTING:
+    found = at.obstacles.get(pod.uid)
+    if pod.unschedulable and not at.settling_seconds(pod):
+        return _unschedulable(at, pod, pod.unschedulable, found)
+    if pod.reason and pod.reason not in STARTING:
         message = f"Pod {pod.name} waits with {pod.reason}: {pod.message or 'no message given'}"
-        return _with_hint(Reason.IMAGE_PULL_FAILED, message) if pod.reason in PULL_FAILURES else (otherwise, message)
+        if pod.reason in PULL_FAILURES:
+            return _with_hint(Reason.IMAGE_PULL_FAILED, message)
+        return _word(pod.reason, otherwise), message
+    if pod.trouble is not None:
+        return _word(pod.trouble.reason, otherwise), f"Pod {pod.name} waits. {closed(pod.trouble.message)}"
+    if found is not None:
+        return _word(found.reason, otherwise), f"Pod {pod.name} waits: {closed(found.message)}"
     return otherwise, f"Pod {pod.name} was created; its container has not started."
+
+
+def _unschedulable(at: Situation, pod: PodView, words: str, found: Trouble | None) -> tuple[str, str]:
+    """The scheduler's words, what is known of the volume claim that it names, and what to change."""
+    message = closed(f"No node takes Pod {pod.name}: {words}")
+    about_claim = "" if found is None else f" {closed(found.message)}"
+    return Reason.UNSCHEDULABLE, f"{message}{about_claim} {unschedulable_hint(at.job, f'{words} {about_claim}')}"
+
+
+def _word(reason: str, otherwise: str) -> str:
+    """A kubelet's word as the reason of a condition, if it is one."""
+    return reason if _WORD.fullmatch(reason) else otherwise
 
 
 def pod_is_gated(job: SFTJob, pod: PodView) -> str:
@@ -71,12 +91,21 @@ def standing(at: Situation) -> str:
 def pod_runs(at: Situation, pod: PodView) -> str:
     """Where a stage runs, and what it began with."""
     if pod.phase == PodPhase.UNKNOWN:
-        return f"Node {pod.node} of Pod {pod.name} does not answer; a new attempt starts once the Pod is gone."
+        return f"{silent_node(pod)} A new attempt starts once the Pod is gone."
     attempt = next((a for a in at.attempts if (a.stage, a.number) == (pod.stage, pod.attempt)), None)
     notes = [f"It resumed from step {attempt.from_step}."] if attempt is not None and attempt.from_step else []
     notes += [closed(attempt.message)] if attempt is not None and attempt.message else []
+    notes += [closed(pod.trouble.message)] if pod.trouble is not None else []
+    notes += [node] if (node := silent_node(pod)) is not None else []
     notes += [short] if (short := grace_is_short(at, pod)) is not None else []
     return " ".join([f"Attempt {pod.attempt} runs in Pod {pod.name}.", *notes, log_hint(at.job, pod.name)])
+
+
+def silent_node(pod: PodView) -> str | None:
+    """That the node of a Pod does not answer, as far as the Pod's own status shows it; else None."""
+    if pod.phase != PodPhase.UNKNOWN and not pod.node_silent:
+        return None
+    return f"Node {pod.node} of Pod {pod.name} does not answer (NotReady): kubectl describe node {pod.node}."
 
 
 def grace_is_short(at: Situation, pod: PodView) -> str | None:

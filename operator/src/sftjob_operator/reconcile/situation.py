@@ -1,7 +1,9 @@
 """One job at one moment, as the checks see it, and what a check answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sftjob_contract.names import Stage
 from sftjob_contract.stats import PreparedStats
@@ -17,11 +19,24 @@ from sftjob_operator.api import (
 )
 from sftjob_operator.reconcile.adjustments import update_adjustments
 from sftjob_operator.reconcile.attempts import interruptions, last_attempt, succeeded, update_attempts
-from sftjob_operator.reconcile.endings import ending, heartbeat
+from sftjob_operator.reconcile.clocks import corrected
+from sftjob_operator.reconcile.endings import ending, heartbeat, signs
 from sftjob_operator.reconcile.groups import Group, groups
 from sftjob_operator.reconcile.lifetime import stop_reason
-from sftjob_operator.reconcile.observed import Action, Observed, PodView, Reachability, Refusal, Report, Settings
+from sftjob_operator.reconcile.observed import (
+    Action,
+    Observed,
+    PodView,
+    Reachability,
+    Refusal,
+    Report,
+    Settings,
+    Trouble,
+)
 from sftjob_operator.reconcile.planning import plan_of, prepared_stats
+from sftjob_operator.reconcile.times import seconds_since
+
+SETTLE_SECONDS: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +58,7 @@ class Situation:
     interruptions: int
     report: Report | None
     refusal: Refusal | None
+    obstacles: Mapping[str, Trouble]
     reachability: Reachability
     heartbeat: Report | None
 
@@ -69,6 +85,16 @@ class Situation:
         found = (group.head for group in self.groups if (group.stage, group.attempt) == (attempt.stage, attempt.number))
         return next(found, None)
 
+    def settling_seconds(self, pod: PodView) -> float:
+        """For how long what the scheduler says about a new Pod may still be transient; 0 if it counts.
+
+        The first answer about a Pod whose claim was just created is that the claim is not bound.
+        """
+        if pod.unschedulable is None or pod.created is None:
+            return 0.0
+        age = seconds_since(pod.created, self.now)
+        return SETTLE_SECONDS - age if 0 <= age < SETTLE_SECONDS else 0.0
+
     @property
     def prepared(self) -> bool:
         """Model and data are on the volume; told by the Pod, by the status, or by a train attempt, which needs them.
@@ -87,15 +113,17 @@ class Situation:
 def situation(observed: Observed, settings: Settings, now: datetime) -> Situation:
     """Sort out what is this job's: Pods of an earlier job of the same name are left out."""
     job = observed.job
-    found = groups(job, (pod for pod in observed.pods if pod.owner_uid == job.metadata.uid))
+    created = job.metadata.creation_timestamp
+    own = (corrected(pod, created, now) for pod in observed.pods if pod.owner_uid == job.metadata.uid)
+    found = groups(job, own)
+    recorded = job.status.attempts
     has_ca = observed.published_ca == settings.render.progress_ca
     beats = heartbeat(job, observed.report, observed.reachability) if has_ca else None
     endings = {
         key: why
         for key, group in found.items()
-        if (why := ending(group, beats, settings.silence_seconds, now)) is not None
+        if (why := ending(group, signs(group, recorded, beats, settings.silence_seconds), now)) is not None
     }
-    recorded = job.status.attempts
     attempts = update_attempts(recorded, found, observed.report, endings, stop_reason(job, now), now)
     stats = prepared_stats(pod for group in found.values() for pod in group.members)
     plan = plan_of(job, stats)
@@ -111,6 +139,7 @@ def situation(observed: Observed, settings: Settings, now: datetime) -> Situatio
         interruptions=(job.status.interruptions or 0) + interruptions(attempts) - interruptions(recorded),
         report=observed.report,
         refusal=observed.refusal,
+        obstacles=observed.obstacles,
         reachability=observed.reachability,
         heartbeat=beats,
     )

@@ -40,6 +40,10 @@ OWN_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
         "remove_unused_columns", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model",
         "shuffle_dataset", "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id", "use_cpu",
     }),
+    "spec.model.chatTemplateKwargs": frozenset({
+        "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "conversations", "messages",
+        "return_assistant_tokens_mask", "tools",
+    }),
     "spec.method.lora.extra": frozenset({
         "base_model_name_or_path", "inference_mode", "peft_type", "revision", "task_type",
     }),
@@ -48,6 +52,7 @@ OWN_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 _LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "spec.training.extra": ("TRL", "transformers"),
     "spec.method.lora.extra": ("PEFT",),
+    "spec.model.chatTemplateKwargs": (),
 }
 _LEAKY_NAME: Final = re.compile(LEAKY_NAME)
 _LEAKY_VALUE: Final = re.compile(LEAKY_VALUE)
@@ -68,6 +73,8 @@ def _problems(job: SFTJob) -> Iterator[str]:
     spec = job.spec
     yield from _command_problems(job)
     yield from _extra_problems("spec.training.extra", spec.training.extra)
+    if spec.model is not None:
+        yield from _extra_problems("spec.model.chatTemplateKwargs", spec.model.chat_template_kwargs)
     if spec.method is not None and spec.method.lora is not None:
         yield from _extra_problems("spec.method.lora.extra", spec.method.lora.extra)
     yield from _variable_problems(job)

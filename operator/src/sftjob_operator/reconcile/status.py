@@ -16,12 +16,12 @@ from sftjob_operator.api import (
     set_condition,
 )
 from sftjob_operator.reconcile.attempts import bounded
-from sftjob_operator.reconcile.endings import seconds_to_ending
+from sftjob_operator.reconcile.endings import seconds_to_ending, signs
 from sftjob_operator.reconcile.lifetime import seconds_to_deadline
 from sftjob_operator.reconcile.progress import with_columns
 from sftjob_operator.reconcile.reporting import reporting
-from sftjob_operator.reconcile.situation import Finding, Said, Situation
-from sftjob_operator.reconcile.times import rfc3339
+from sftjob_operator.reconcile.situation import NOT_ENDED, Finding, Said, Situation
+from sftjob_operator.reconcile.times import known_time, parse_time, rfc3339
 from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.render import method_name, volume_uri
 
@@ -54,8 +54,13 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
     status = with_columns(status, at.job)
     left = seconds_to_deadline(at.job, at.now) if finding.succeeded.status == ConditionStatus.UNKNOWN else None
     deadline = left if left is not None and left > 0 else None
-    endings = [seconds_to_ending(group, at.heartbeat, at.settings.silence_seconds, at.now) for group in at.groups]
-    due = [seconds for seconds in (finding.recheck_seconds, silence, deadline, *endings) if seconds is not None]
+    silence_seconds = at.settings.silence_seconds
+    endings = [
+        seconds_to_ending(group, signs(group, at.attempts, at.heartbeat, silence_seconds), at.now)
+        for group in at.groups
+    ]
+    settling = [seconds for pod in at.live_pods if (seconds := at.settling_seconds(pod)) > 0]
+    due = [s for s in (finding.recheck_seconds, silence, deadline, *endings, *settling) if s is not None]
     return status, min(due, default=None)
 
 
@@ -64,7 +69,7 @@ def _conditions(at: Situation, finding: Finding, reports: Said) -> tuple[Conditi
         ConditionType.PREPARED: finding.prepared,
         ConditionType.RUNNING: finding.running,
         ConditionType.PROGRESS_REPORTING: reports,
-        ConditionType.SUCCEEDED: finding.succeeded,
+        ConditionType.SUCCEEDED: _so_far(finding) if finding.succeeded is NOT_ENDED else finding.succeeded,
     }
     foreign = [each for each in at.job.status.conditions if each.type not in set(ConditionType)]
     dropped = foreign[_MOST_FOREIGN_CONDITIONS:]
@@ -74,6 +79,13 @@ def _conditions(at: Situation, finding: Finding, reports: Said) -> tuple[Conditi
         if what is not None:
             conditions = set_condition(conditions, condition(type_, what, at.job.metadata.generation, now), now)
     return conditions
+
+
+def _so_far(finding: Finding) -> Said:
+    """What a job that has not ended does or waits for: the most telling of its other conditions."""
+    unprepared = finding.prepared is not None and finding.prepared.status != ConditionStatus.TRUE
+    told = finding.prepared if unprepared else finding.running
+    return NOT_ENDED if told is None else Said(status=NOT_ENDED.status, reason=told.reason, message=told.message)
 
 
 def condition(type_: ConditionType, said: Said, generation: int, now: str) -> Condition:
@@ -93,7 +105,8 @@ def _completion_time(at: Situation, finding: Finding) -> str | None:
         return None
     last = at.last(Stage.TRAIN) or at.last(Stage.PREPARE)
     by_its_pod = last is not None and finding.succeeded.reason != Reason.DEADLINE_EXCEEDED
-    return (last.end_time if last is not None and by_its_pod else None) or rfc3339(at.now)
+    ended = known_time(last.end_time) if last is not None and by_its_pod else None
+    return rfc3339(at.now if ended is None else min(parse_time(ended), at.now))
 
 
 def _output(at: Situation) -> OutputStatus | None:

@@ -1,10 +1,28 @@
 """Times and durations of statuses. Moments are those of sftjob_contract.times."""
 
 from datetime import datetime
+from typing import Final
 
 from sftjob_contract.times import parse_time, rfc3339
 
-__all__ = ["duration", "parse_time", "rfc3339", "seconds_since"]
+__all__ = ["clamped", "duration", "known_time", "parse_time", "rfc3339", "seconds_since"]
+
+_EARLIEST_YEAR: Final = 2000
+"""A container that never started has the zero time of its runtime, 0001-01-01 or 1970-01-01, where a start would be."""
+
+
+def known_time(text: str | None) -> str | None:
+    """A time that a node or an image wrote, in UTC; None if it is invalid, or the zero time of a runtime."""
+    try:
+        moment = parse_time(text or "")
+    except ValueError:
+        return None
+    return rfc3339(moment) if moment.year >= _EARLIEST_YEAR else None
+
+
+def clamped(moment: datetime, earliest: datetime, latest: datetime) -> datetime:
+    """`moment`, or the end of the range that it is outside of; `latest` wins over `earliest`."""
+    return min(max(moment, earliest), latest)
 
 
 def seconds_since(text: str, now: datetime) -> float:

@@ -17,7 +17,7 @@ def with_training(at: Situation) -> SFTJobStatus:
             status = with_progress(status, at.job, progress, at.report.received if told_live and at.report else None)
             status = replace(status, stop_seconds=_longest(status.stop_seconds, _stop_seconds(progress)))
         if status.progress is not None and attempt.end_time is not None:
-            status = replace(status, progress=stopped(status.progress, finished=succeeded(attempt)))
+            status = replace(status, progress=stopped(status.progress, at.job, finished=succeeded(attempt)))
     return status
 
 

@@ -10,6 +10,7 @@ from sftjob_contract.reasons import REASON_BY_EXIT_CODE, Reason
 from sftjob_operator.reconcile.groups import Group
 from sftjob_operator.reconcile.observed import PodView
 from sftjob_operator.reconcile.policy import STOPPED
+from sftjob_operator.reconcile.starting import NOT_STARTED
 
 SIGNAL_BASE: Final = 128
 """A shell's and the kubelet's exit code of a process that signal N ended is 128 + N."""
@@ -21,8 +22,27 @@ _OF_PYTHON: Final = 1
 _STACKS: Final = re.compile(r'File "[^"]*", line \d+ in [^"|]+$')
 """How a log ends that Python's faulthandler wrote the stacks to; the lines of a traceback have a comma before `in`."""
 _OOM_KILLED: Final = "OOMKilled"
-_NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
-"""Reasons of a container whose process could not even be executed."""
+_NOT_EXECUTABLE: Final = re.compile(
+    r'exec: "[^"]{1,200}": (?:executable file not found|stat [^:]{1,200}: no such file|no such file|permission denied|'
+    r"is a directory|exec format error)"
+    r"|(?:^|[|] )exec [^|]{1,200}: (?:no such file or directory|permission denied|exec format error)"
+    r"|executable file `[^`]{1,200}` not found|error finding executable "
+    r"|open executable: permission denied",
+    re.IGNORECASE,
+)
+"""How runc, crun and gVisor say that the image has no such program, or one that cannot be executed."""
+_OF_A_HOOK: Final = re.compile("hook|nvidia-container", re.IGNORECASE)
+"""The same about a program of the node, such as its GPU runtime."""
+CANNOT_EXECUTE: Final = "The program of the container cannot be executed"
+_LARGEST_SIGNAL: Final = 64
+_CONTAINER_LOST: Final = frozenset({"Unknown", "ContainerStatusUnknown"})
+"""Reasons of a container that a kubelet or its runtime no longer found, such as after a reboot of the node. The exit
+code beside them (255, 137) is no container's own.
+
+https://github.com/containerd/containerd/blob/v2.0.0/internal/cri/server/container_status.go (Unknown)
+https://github.com/kubernetes/kubernetes/blob/v1.36.0/pkg/kubelet/container/runtime.go (ContainerStatusUnknown)
+"""
+_LOST_CODE: Final = 255
 _BY_DISRUPTION: Final[Mapping[str, Reason]] = {
     "PreemptionByScheduler": Reason.PREEMPTED,
     "EvictionByEvictionAPI": Reason.EVICTED,
@@ -40,8 +60,17 @@ _BY_POD_REASON: Final[Mapping[str, Reason]] = {
     "NodeShutdown": Reason.NODE_LOST,
     "Shutdown": Reason.NODE_LOST,
     "Terminated": Reason.NODE_LOST,
+    "NodeNotReady": Reason.NODE_LOST,
+    "NodeAffinity": Reason.NODE_LOST,
+    "UnexpectedAdmissionError": Reason.NODE_LOST,
 }
-"""status.reason of Pods that a kubelet ended; the last three are all its shutdown, by version."""
+"""status.reason of Pods that a kubelet ended or, after a restart, did not admit again. NodeShutdown, Shutdown and
+Terminated are all its shutdown, by version."""
+_NO_ROOM_PREFIX: Final = "OutOf"
+"""Begins the reason of a Pod that a kubelet did not admit for lack of a resource: OutOfcpu, OutOfnvidia.com/gpu."""
+_LEFT_BY_NODE: Final = frozenset({"NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeNotReady"})
+_SAID_BY_SENTENCE: Final = frozenset({"Evicted", "Preempting", "NodeLost", "Error", "Completed"})
+"""Reasons that add nothing to the sentence about what happened."""
 _BY_KUBELET: Final = "TerminationByKubelet"
 DISRUPTIONS: Final = frozenset({Reason.PREEMPTED, Reason.EVICTED, Reason.NODE_LOST})
 
@@ -67,20 +96,39 @@ def verdict(group: Group, pod: PodView, ours: Verdict | None) -> Verdict:
 
 def disruption(pod: PodView) -> Verdict | None:
     """What Kubernetes says about why it takes a Pod away; None if it says nothing."""
-    reason = _BY_DISRUPTION.get(pod.disruption or "") or _BY_POD_REASON.get(pod.reason or "")
+    reason = _BY_DISRUPTION.get(pod.disruption or "") or _by_pod_reason(pod)
     if reason is None and pod.disruption == _BY_KUBELET:
         reason = Reason.EVICTED
     if reason is None:
         return None
-    words = pod.disruption_message or pod.message
-    why = f": {words.rstrip('.')}." if words else "."
+    words = pod.disruption_message or pod.message or (pod.last_lines if pod.reason in _CONTAINER_LOST else None)
+    named = [] if pod.reason is None or pod.reason in _SAID_BY_SENTENCE else [pod.reason]
+    said = ": ".join([*named, *([words.rstrip(".")] if words else [])])
+    why = f": {said}." if said else "."
     node = f" on node {pod.node}" if pod.node is not None else ""
     happened = {
         Reason.PREEMPTED: f"Pod {pod.name}{node} had to make place for one of higher priority",
         Reason.EVICTED: f"Pod {pod.name}{node} was evicted",
-        Reason.NODE_LOST: f"Pod {pod.name} lost its node{'' if pod.node is None else f' {pod.node}'}",
+        Reason.NODE_LOST: _node_lost(pod),
     }
     return Verdict(reason=reason, message=f"{happened[reason]}{why}")
+
+
+def _by_pod_reason(pod: PodView) -> Reason | None:
+    """What the reason of a Pod, or else of its container, says about an interruption."""
+    word = pod.reason or ""
+    if word in _CONTAINER_LOST or word.startswith(_NO_ROOM_PREFIX):
+        return Reason.NODE_LOST
+    return _BY_POD_REASON.get(word)
+
+
+def _node_lost(pod: PodView) -> str:
+    node = "its node" if pod.node is None else f"node {pod.node}"
+    if pod.reason in _CONTAINER_LOST:
+        return f"The container of Pod {pod.name} disappeared from {node}, as after a reboot"
+    if pod.exit_code is None and (pod.reason or "") not in _LEFT_BY_NODE and pod.disruption is None:
+        return f"Pod {pod.name} was not admitted by {node}"
+    return f"Pod {pod.name} lost {node if pod.node is None else f'its {node}'}"
 
 
 def lost(pod: str, ours: Verdict | None) -> Verdict:
@@ -108,7 +156,8 @@ def _cause(group: Group, blamed: PodView) -> Verdict | None:
     """What took a Pod of the attempt away. A trainer that only lost its peer knows no better than InternalError."""
     if blamed.reason == _OOM_KILLED:
         return None
-    if blamed.exit_code in STOPPED_BY_SIGNAL and (own := disruption(blamed)) is not None:
+    taken = blamed.exit_code in STOPPED_BY_SIGNAL | {_LOST_CODE} or blamed.reason in _CONTAINER_LOST
+    if taken and (own := disruption(blamed)) is not None:
         return own
     if blamed.exit_code not in STOPPED_BY_SIGNAL | {ExitCode.INTERNAL}:
         return None
@@ -129,19 +178,40 @@ def _outside_view(pod: PodView) -> Verdict:
     code = pod.exit_code
     if code is None:
         why = f"{pod.reason or 'no reason given'}: {pod.message or 'no message given'}"
+        if pod.trouble is not None:
+            why = pod.trouble.message
         return Verdict(reason=Reason.POD_LOST, message=f"Pod {pod.name} ended before its container did ({why}).")
     if pod.reason == _OOM_KILLED:
         message = _with_log("The kernel killed the trainer since it used more memory than its limit.", pod)
         return Verdict(reason=Reason.HOST_OUT_OF_MEMORY, message=message)
-    if pod.reason in _NOT_STARTED:
-        message = f"The container could not be started: {pod.last_lines or 'no message given'}"
-        return Verdict(reason=Reason.INTERNAL_ERROR, message=message)
+    if (unable := _not_executed(pod)) is not None:
+        return unable
     if code in _KILLED and pod.deleting:
         message = f"Pod {pod.name} was deleted, and signal {code - SIGNAL_BASE} ended it before it had saved."
         return Verdict(reason=Reason.POD_LOST, message=message)
-    if code > SIGNAL_BASE:
+    if SIGNAL_BASE < code <= SIGNAL_BASE + _LARGEST_SIGNAL:
         return Verdict(reason=Reason.KILLED, message=_with_log(f"Signal {code - SIGNAL_BASE} ended the trainer.", pod))
     return _by_code(code, pod)
+
+
+def _not_executed(pod: PodView) -> Verdict | None:
+    """That the container's program was never executed, or cannot be."""
+    if (words := _not_executable(pod)) is not None:
+        return Verdict(reason=Reason.CONFIG_INVALID, message=f"{CANNOT_EXECUTE}: {words}")
+    if pod.reason not in NOT_STARTED:
+        return None
+    words = pod.last_lines or pod.message or "no message given"
+    return Verdict(reason=Reason.INTERNAL_ERROR, message=f"The container could not be started: {words}")
+
+
+def _not_executable(pod: PodView) -> str | None:
+    """What the container runtime says about a program that the image does not have, or that cannot be executed."""
+    words = pod.last_lines or pod.message or ""
+    found = _NOT_EXECUTABLE.search(words)
+    started = pod.started is not None and pod.reason not in NOT_STARTED
+    if found is None or _OF_A_HOOK.search(words) or (started and not words.startswith("exec ")):
+        return None
+    return words
 
 
 def _by_code(code: int, pod: PodView) -> Verdict:

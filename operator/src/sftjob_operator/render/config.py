@@ -134,6 +134,8 @@ def _model(model: ModelSpec) -> run.Model:
         chat_template=None if model.chat_template is None else _chat_template(model.chat_template),
         add_eos_token=model.add_eos_token,
         padding_side=model.padding_side,
+        # Absent rather than empty: a trainer of the release before, which does not know the key, reads the config then.
+        chat_template_kwargs=model.chat_template_kwargs or None,
     )
 
 

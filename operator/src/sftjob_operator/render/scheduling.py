@@ -7,6 +7,7 @@ the runtime class too, since it may have a node selector of its own.
 from typing import Any, Final
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
+from sftjob_contract.reasons import Reason
 from sftjob_operator.api import SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, attempt_name, pod_name, service_name
 
@@ -16,6 +17,8 @@ AMD's node labeller the second."""
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 _WHOLE_GPU: Final = "nvidia.com/gpu"
+_HIGHEST_WEIGHT: Final = 100
+_MOST_AVOIDED_NODES: Final = 8
 _LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
 
 # Kueue's words for plain Pods and groups of them: https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/
@@ -92,7 +95,9 @@ def _affinity(pod: PodContext) -> dict[str, Any]:
     if (products := _products(pod.job)) is not None:
         nodes[_REQUIRED] = {"nodeSelectorTerms": [{"matchExpressions": [products]}]}
     if (with_gpus := _nodes_with_gpus(pod)) is not None:
-        nodes[_PREFERRED] = [{"weight": 100, "preference": {"matchExpressions": [with_gpus]}}]
+        nodes[_PREFERRED] = [{"weight": _HIGHEST_WEIGHT, "preference": {"matchExpressions": [with_gpus]}}]
+    if avoided := _nodes_without_gpu(pod):
+        nodes[_PREFERRED] = [_not_on(avoided)]
     if nodes:
         affinity["nodeAffinity"] = nodes
     if pod.one_of_several:
@@ -117,6 +122,19 @@ def _nodes_with_gpus(pod: PodContext) -> dict[str, Any] | None:
     if label.value is None:
         return {"key": label.key, "operator": "Exists"}
     return {"key": label.key, "operator": "In", "values": [label.value]}
+
+
+def _nodes_without_gpu(pod: PodContext) -> list[str]:
+    """Nodes on which an earlier Train attempt did not see its GPUs, the newest ones."""
+    if pod.stage is not Stage.TRAIN:
+        return []
+    found = [a.node for a in pod.job.status.attempts if a.reason == Reason.GPU_UNAVAILABLE and a.node is not None]
+    return list(dict.fromkeys(reversed(found)))[:_MOST_AVOIDED_NODES]
+
+
+def _not_on(nodes: list[str]) -> dict[str, Any]:
+    names = {"key": _LABEL_HOSTNAME, "operator": "NotIn", "values": nodes}
+    return {"weight": _HIGHEST_WEIGHT, "preference": {"matchExpressions": [names]}}
 
 
 def _products(job: SFTJob) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """What several checks find, and what they find it from."""
 
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -9,12 +10,13 @@ from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus,
 from sftjob_operator.reconcile.advice import advice
 from sftjob_operator.reconcile.attempts import failures, is_interruption, succeeded
 from sftjob_operator.reconcile.groups import pod_names
-from sftjob_operator.reconcile.observed import Delete, PodPhase, PodView
+from sftjob_operator.reconcile.observed import Create, Delete, PodPhase, PodView
 from sftjob_operator.reconcile.policy import STOPPED
 from sftjob_operator.reconcile.retries import backoff_seconds, exhausted, may_retry
 from sftjob_operator.reconcile.sentences import closed, log_hint, pods_stop, prepared_sentence
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import parse_time, rfc3339
+from sftjob_operator.render import config_map, config_map_name
 
 
 def given_up(at: Situation, stage: Stage) -> Finding | None:
@@ -77,18 +79,28 @@ def deletions(pods: Iterable[PodView]) -> tuple[Delete, ...]:
     return tuple(Delete(kind="Pod", name=pod.name, uid=pod.uid) for pod in pods if not pod.deleting)
 
 
+def missing_config(at: Situation, pods: Iterable[PodView]) -> tuple[Create, ...]:
+    """Create the run config again if Pods cannot start since it was deleted."""
+    name = config_map_name(at.job)
+    wanted = re.compile(f'configmaps? "{re.escape(name)}" not found', re.IGNORECASE)
+    pending = [pod for pod in pods if pod.phase == PodPhase.PENDING and not pod.deleting]
+    told = [at.obstacles[pod.uid].message for pod in pending if pod.uid in at.obstacles]
+    told += [pod.message for pod in pending if pod.message is not None]
+    return (Create(body=config_map(at.job, at.settings.render)),) if any(map(wanted.search, told)) else ()
+
+
 def wait_seconds(at: Situation, last: AttemptStatus) -> float:
     """Seconds until the attempt after `last` may start; 0 if it may, or if `last` went well."""
     if last.end_time is None or succeeded(last):
         return 0
-    due = parse_time(last.end_time) + timedelta(seconds=backoff_seconds(at, last))
+    due = min(parse_time(last.end_time), at.now) + timedelta(seconds=backoff_seconds(at, last))
     return max(0.0, (due - at.now).total_seconds())
 
 
 def backing_off(at: Situation, last: AttemptStatus, wait: float) -> Said:
     """The next attempt waits."""
     due = rfc3339(at.now + timedelta(seconds=wait))
-    free = " This does not count as a failure." if is_interruption(last) else ""
+    free = " This does not count as a failure." if is_interruption(last, at.attempts) else ""
     ours = last.stage == Stage.TRAIN and at.job.spec.command is None
     resumes = " and resumes from the newest complete checkpoint" if ours else ""
     message = (

@@ -6,6 +6,7 @@ from sftjob_operator.reconcile.checks.findings import (
     backing_off,
     ends,
     given_up,
+    missing_config,
     new_attempt,
     next_number,
     not_yet_training,
@@ -27,12 +28,13 @@ def prepare_live(at: Situation) -> Finding | None:
         return stopping(at, ends(at, view.stage, view.attempt))
     running = view.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN)
     preparing = ConditionReason.PREPARING
-    reason, message = (preparing, pod_runs(at, view)) if running else pod_waits(view, preparing)
+    reason, message = (preparing, pod_runs(at, view)) if running else pod_waits(at, view, preparing)
     first = Phase.PENDING if view.attempt == 1 else Phase.RESTARTING
     return Finding(
         phase=Phase.PREPARING if running else first,
         prepared=Said(status=ConditionStatus.UNKNOWN, reason=reason, message=message),
         running=not_yet_training(),
+        actions=missing_config(at, group.live),
     )
 
 

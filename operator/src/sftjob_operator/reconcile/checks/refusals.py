@@ -6,6 +6,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, ConditionReason, ConditionStatus, ConditionType, Phase
 from sftjob_operator.reconcile.attempts import succeeded
 from sftjob_operator.reconcile.checks.findings import failed, not_yet_training, prepared
+from sftjob_operator.reconcile.observed import Refusal
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.spec_problems import spec_problem
 from sftjob_operator.reconcile.times import seconds_since
@@ -13,6 +14,12 @@ from sftjob_operator.reconcile.times import seconds_since
 SHORTEST_RECHECK_SECONDS: Final = 5
 LONGEST_RECHECK_SECONDS: Final = 300
 """Bounds of the wait before a refused child is asked for again; it grows with the time since the first refusal."""
+
+_OVER_QUOTA: Final = "exceeded quota:"
+"""In the message of the API server's ResourceQuota admission.
+
+https://github.com/kubernetes/kubernetes/blob/v1.36.0/staging/src/k8s.io/apiserver/pkg/admission/plugin/resourcequota/controller.go
+"""
 
 
 def spec_is_invalid(at: Situation) -> Finding | None:
@@ -38,12 +45,18 @@ def _failed(entry: AttemptStatus) -> bool:
     return entry.end_time is not None and not succeeded(entry)
 
 
+def _reason(refusal: Refusal) -> ConditionReason:
+    if refusal.conflict:
+        return ConditionReason.NAME_CONFLICT
+    return ConditionReason.QUOTA_EXCEEDED if _OVER_QUOTA in refusal.message else ConditionReason.CREATION_REFUSED
+
+
 def refused(at: Situation) -> Finding | None:
     """A child could not be created: say why, and ask again later."""
     refusal = at.refusal
     if refusal is None:
         return None
-    reason = ConditionReason.NAME_CONFLICT if refusal.conflict else ConditionReason.CREATION_REFUSED
+    reason = _reason(refusal)
     said = Said(status=ConditionStatus.FALSE, reason=reason, message=refusal.message)
     type_ = ConditionType.RUNNING if at.prepared else ConditionType.PREPARED
     since = next(

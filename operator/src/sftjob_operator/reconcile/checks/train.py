@@ -13,6 +13,7 @@ from sftjob_operator.reconcile.checks.findings import (
     ends,
     failed,
     given_up,
+    missing_config,
     new_attempt,
     next_number,
     prepared,
@@ -118,12 +119,13 @@ def _loss(at: Situation, group: Group) -> str | None:
 
 def _train_pends(at: Situation, group: Group, pod: PodView) -> Finding:
     queued = (str(ConditionReason.QUEUED), pod_is_gated(at.job, pod))
-    reason, message = queued if pod.gated else pod_waits(pod, ConditionReason.POD_PENDING)
-    placed = not pod.gated and pod.unschedulable is None
+    reason, message = queued if pod.gated else pod_waits(at, pod, ConditionReason.POD_PENDING)
+    placed = not pod.gated and (pod.unschedulable is None or at.settling_seconds(pod) > 0)
     return Finding(
         phase=Phase.QUEUED if not placed else _before_running(at, group.attempt),
         prepared=prepared(at),
         running=Said(status=ConditionStatus.FALSE, reason=reason, message=message),
+        actions=missing_config(at, group.live),
     )
 
 
@@ -132,7 +134,7 @@ def _creates(at: Situation, number: int, names: tuple[str, ...] = ()) -> Finding
 
     How long they may take to stop, and their micro-batch, follow from what is known of the run by now.
     """
-    known = replace(with_training(at), plan=at.plan, adjustments=at.adjustments)
+    known = replace(with_training(at), plan=at.plan, adjustments=at.adjustments, attempts=at.attempts)
     bodies = pods(replace(at.job, status=known), Stage.TRAIN, number, at.settings.render)
     wanted = [body for body in bodies if not names or body["metadata"]["name"] in names]
     children = [*_mounted(at, number, grows=bool(names)), *_creations(service(at.job)), *_creations(*wanted)]

@@ -1,0 +1,158 @@
+"""Where the assistant's turns are in a rendered conversation, for templates that do not mark them."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Final
+
+from sftjob_trainer.messages import THOUGHT_KEYS
+
+Messages = Sequence[Mapping[str, Any]]
+Render = Callable[..., str]
+"""Messages, and whether to add the generation prompt, as text. Raises a TemplateError."""
+
+_ANSWER: Final = "answer-7f3a"
+"""Stands for an answer: what is rendered before and after it belongs to the template."""
+_THOUGHT: Final = re.compile(
+    r"\A\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\])?(?P<thought>.*?)"
+    r"(?:</(?:think|thinking|thought|reasoning)>|\[/THINK\])(?P<answer>.*)\Z",
+    re.DOTALL,
+)
+"""A thought that is written into the content of a message, in the tags of the usual models."""
+_EMPTY_THOUGHT: Final = re.compile(r"(?:\s|</?(?:think|thinking|thought|reasoning)>|\[/?THINK\])*")
+"""What a generation prompt may end with that opens a thought, or opens and closes one."""
+
+
+class TemplateError(Exception):
+    """A template can not be read, or refuses what it is given. `line` is where, when that is known."""
+
+    def __init__(self, problem: str, line: int | None) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+class TurnNotFoundError(Exception):
+    """A template does not show where a turn begins and ends."""
+
+
+def shared_beginning(one: str, other: str) -> str:
+    """What both texts begin with."""
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in equal)]
+
+
+def opening_length(prompt: str, text: str) -> int | None:
+    """How much of `text`, a conversation, the generation prompt `prompt` of one of its turns is; None if it is not.
+
+    The prompt may go on with an opened or an empty thought where the turn has another one or none.
+    """
+    length = len(shared_beginning(prompt, text))
+    return next((at for at in range(length, 0, -1) if _EMPTY_THOUGHT.fullmatch(prompt, at)), None)
+
+
+def thought_and_answer(content: str) -> tuple[str, str]:
+    """What of `content` is a thought in tags, and what is not."""
+    found = _THOUGHT.match(content)
+    return (found["thought"].strip(), found["answer"].strip()) if found else ("", content.strip())
+
+
+def without_thought(message: Mapping[str, Any]) -> dict[str, Any]:
+    """`message` as templates render it that leave thoughts out."""
+    kept = {key: value for key, value in message.items() if key not in THOUGHT_KEYS}
+    content = kept.get("content")
+    if message["role"] == "assistant" and isinstance(content, str) and _THOUGHT.match(content):
+        kept["content"] = thought_and_answer(content)[1]
+    return kept
+
+
+class TurnFinder:
+    """Finds turns by rendering a conversation up to where they begin and end.
+
+    `closers` are the tokens that may close a turn. `prompt` is the text that opens a turn of the assistant.
+    """
+
+    def __init__(self, render: Render, closers: tuple[str, ...], prompt: str) -> None:
+        self._render = render
+        self._closers = closers
+        self._prompt = prompt
+
+    def find(self, messages: Messages, index: int, text: str) -> tuple[int, int]:
+        """The characters of `text`, the rendered `messages`, that the assistant wrote as its turn `index`.
+
+        A turn begins where the header ends that is rendered before an answer and in the generation prompt, and ends
+        with the token that closes it. Templates that leave thoughts of earlier turns out are followed.
+
+        Raises:
+            TurnNotFoundError: the template does not show it.
+        """
+        for before in self._histories(messages, index):
+            start = self._start(before, messages[index + 1 :], text)
+            if start is None:
+                continue
+            end = self._end(before, messages, index, text)
+            if end is not None and end > start:
+                return start, end
+        raise TurnNotFoundError
+
+    def closed(self, text: str) -> int:
+        """How much of `text` there is up to the last token that closes a turn, all of it if none is at the end."""
+        end = len(text.rstrip())
+        return end if self._closers and text[:end].endswith(self._closers) else len(text)
+
+    def _histories(self, messages: Messages, index: int) -> Iterator[Messages]:
+        before = [dict(message) for message in messages[:index]]
+        yield before
+        bare = [without_thought(message) for message in before]
+        if bare != before:
+            yield bare
+
+    def _start(self, before: Messages, after: Messages, text: str) -> int | None:
+        prompt = self._try(before, add_generation_prompt=True)
+        if prompt and text.startswith(prompt):
+            return len(prompt)
+        if prompt and before:
+            start = opening_length(prompt, text)
+            return start if start is not None and start > len(self._try(before) or "") else None
+        answer = {"role": "assistant", "content": _ANSWER}
+        for rendered in (self._try([*before, answer]), self._try([*before, answer, *after])):
+            opening, found, _ = (rendered or "").partition(_ANSWER)
+            start = self._first_start(opening, text) if found else None
+            if start is not None:
+                return start
+        return None
+
+    def _first_start(self, opening: str, text: str) -> int | None:
+        """Where a turn begins that has nothing before it, so that there is no generation prompt to compare with."""
+        for count in range(len(self._prompt), 0, -1):
+            at = opening.rfind(self._prompt[:count])
+            if at >= 0 and (count == len(self._prompt) or not opening[at + count :].strip()):
+                opening = opening[: at + count]
+                break
+        return len(opening) if text.startswith(opening) else None
+
+    def _end(self, before: Messages, messages: Messages, index: int, text: str) -> int | None:
+        message = messages[index]
+        for form in (message, without_thought(message)):
+            ending = self._try([*before, form])
+            if ending and text.startswith(ending):
+                return self.closed(ending)
+        answered = {**message, "content": _ANSWER}
+        whole = self._try([*messages[:index], answered, *messages[index + 1 :]])
+        if whole is None or _ANSWER not in whole:
+            return None
+        tail = whole.partition(_ANSWER)[2]
+        if not text.endswith(tail):
+            return None
+        end = len(text) - len(tail)
+        blank = len(tail) - len(tail.lstrip())
+        if closer := max((token for token in self._closers if tail.startswith(token, blank)), key=len, default=""):
+            return end + blank + len(closer)
+        cut = self._try([*before, answered]) or ""
+        shared = shared_beginning(tail, cut.partition(_ANSWER)[2])
+        return end + self.closed(shared) if shared.strip() else None
+
+    def _try(self, messages: Messages, *, add_generation_prompt: bool = False) -> str | None:
+        try:
+            return self._render(messages, add_generation_prompt=add_generation_prompt)
+        except TemplateError:
+            return None
