@@ -20,6 +20,7 @@ from sftjob_operator.effects.cluster import (
 from sftjob_operator.effects.events import event_body
 from sftjob_operator.gather import Gathering, job_key
 from sftjob_operator.heard import Heard
+from sftjob_operator.holders import release
 from sftjob_operator.progress.pace import WritePace
 from sftjob_operator.reconcile import (
     Action,
@@ -46,6 +47,7 @@ _URGENT: Final = frozenset(
         ConditionReason.INVALID_SPEC,
         ConditionReason.NAME_CONFLICT,
         ConditionReason.CREATION_REFUSED,
+        ConditionReason.QUOTA_EXCEEDED,
         ConditionReason.DELETION_REFUSED,
         ConditionReason.SERVER_UNAVAILABLE,
         ConditionReason.OPERATOR_FAULT,
@@ -113,7 +115,10 @@ class Execution:
         except ClusterError as error:
             raise NotDoneError(ConditionReason.SERVER_UNAVAILABLE, f"create {kind} {name}", error) from error
         if not belongs_to(child.body, job.metadata.uid):
-            return Refusal(kind=kind, name=name, message=_taken(child.body, kind, name), conflict=True)
+            taken = _taken(child.body, kind, name)
+            if kind == "PersistentVolumeClaim" and "deletionTimestamp" in child.body["metadata"]:
+                taken = f"{kind} {name} of an earlier SFTJob is being deleted. {await self._release(key[0], name)}"
+            return Refusal(kind=kind, name=name, message=taken, conflict=True)
         if kind == "ConfigMap" and (ca := action.body["data"].get(CA_KEY)) is not None:
             self._heard.published(job.metadata.uid, ca, None)
         if kind == "Pod":
@@ -141,6 +146,12 @@ class Execution:
         if changed:
             log.info("published %s in ConfigMap %s", CA_KEY, action.name, extra=job_field(key))
             self._queue.add(key)
+
+    async def _release(self, namespace: str, claim: str) -> str:
+        try:
+            return await release(self._cluster, self._known, namespace, claim)
+        except ClusterError as error:
+            return f"Which Pods mount it is not known: {error}"
 
     async def _delete(self, key: Key, job_uid: str, action: Delete) -> None:
         """Delete a child, but nothing that belongs to something else."""

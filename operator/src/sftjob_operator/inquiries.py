@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
+    """`scheduled`: the scheduler had not refused the Pod; else its claims were asked about."""
+
     asked: float
+    scheduled: bool
     trouble: Trouble | None
 
 
@@ -62,14 +65,15 @@ class Inquiries:
         self._answers.pop(key, None)
 
     async def _answer(self, namespace: str, pod: PodView, known: _Answer | None) -> _Answer:
-        now = self._clock.monotonic()
-        if known is not None and now - known.asked < ASK_AGAIN_SECONDS:
+        now, scheduled = self._clock.monotonic(), pod.unschedulable is None
+        if known is not None and known.scheduled is scheduled and now - known.asked < ASK_AGAIN_SECONDS:
             return known
         try:
-            return _Answer(asked=now, trouble=await self._ask(namespace, pod))
+            return _Answer(asked=now, scheduled=scheduled, trouble=await self._ask(namespace, pod))
         except ClusterError as error:
             log.info("cannot ask why Pod %s/%s does not start: %s", namespace, pod.name, error)
-            return _Answer(asked=now, trouble=known.trouble if known is not None else None)
+            trouble = known.trouble if known is not None else None
+            return _Answer(asked=now, scheduled=scheduled, trouble=trouble)
 
     async def _ask(self, namespace: str, pod: PodView) -> Trouble | None:
         """The scheduler's own words need no second source, but for the volume claims that they are about."""

@@ -35,7 +35,7 @@ from sftjob_operator.reconcile.obstacles import (
     told_by_events,
 )
 from sftjob_operator.reconcile.patches import merge_patch
-from sftjob_operator.reconcile.pods import belongs_to, owner_uid, pod_job, pod_view
+from sftjob_operator.reconcile.pods import belongs_to, mounts, owner_uid, pod_job, pod_view
 from sftjob_operator.reconcile.publishing import published
 from sftjob_operator.reconcile.reports import usable_progress
 from sftjob_operator.reconcile.situation import situation
@@ -67,6 +67,7 @@ __all__ = [
     "is_finished",
     "is_unexplained",
     "merge_patch",
+    "mounts",
     "owner_uid",
     "parse_time",
     "pod_job",

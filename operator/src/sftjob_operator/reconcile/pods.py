@@ -178,6 +178,11 @@ def _node_is_silent(status: Body) -> bool:
     return bool(ready) and (marked or ready.get("reason") in ("NodeNotReady", "NodeStatusUnknown"))
 
 
+def mounts(body: Body, claim: str) -> bool:
+    """Whether a Pod, of whomever, mounts a volume claim."""
+    return claim in _claims(body.get("spec") or {})
+
+
 def _claims(spec: Body) -> tuple[str, ...]:
     """Names of the volume claims that a Pod mounts."""
     sources = (volume.get("persistentVolumeClaim") or {} for volume in spec.get("volumes") or ())
