@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from sftjob_contract.layout import OUTPUT_MODEL
 from support.any_cluster.bed import Bed
 from support.builders import JobBuilder
@@ -25,7 +23,6 @@ def weights(bed: Bed) -> list[str]:
     return sorted(path for path in files if path.endswith(f"{OUTPUT_MODEL}/model.safetensors"))
 
 
-@pytest.mark.xfail(strict=False, reason="it is")
 def test_a_new_job_of_an_old_name_is_never_given_the_old_job_s_content(bed: Bed) -> None:
     bed.apply(a_run(bed, 1e-3))
     assert bed.end(NAME)["phase"] == "Succeeded"
