@@ -31,7 +31,10 @@ _ENDED: Final = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
 LAST_LINES: Final = 5
 LAST_CHARACTERS: Final = 400
 """How much of a log's end is told in a status."""
-_KINDS: Final = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(PodView).items()}
+_KINDS: Final = {
+    name: (typing.get_origin(hint),) if typing.get_origin(hint) is tuple else typing.get_args(hint) or (hint,)
+    for name, hint in typing.get_type_hints(PodView).items()
+}
 """The types of a view's values. What others are is no Pod of the API's, and would fault in a decision."""
 _MOST_DIGITS: Final = 9
 """Of an attempt's number, or a rank."""
@@ -186,7 +189,7 @@ def mounts(body: Body, claim: str) -> bool:
 def _claims(spec: Body) -> tuple[str, ...]:
     """Names of the volume claims that a Pod mounts."""
     sources = (volume.get("persistentVolumeClaim") or {} for volume in spec.get("volumes") or ())
-    return tuple(source["claimName"] for source in sources if source.get("claimName"))
+    return tuple(source["claimName"] for source in sources if isinstance(source.get("claimName"), str))
 
 
 def _not_scheduled(status: Body, reason: str) -> str | None:
