@@ -10,7 +10,7 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
 from sftjob_contract.progress import (
-    HISTORY_POINTS,
+    HISTORY_LIMIT,
     PROGRESS_VERSION,
     Activity,
     Checkpoint,
@@ -56,21 +56,21 @@ def an_outcome(progress: Progress | None, message: str | None = None) -> Outcome
 
 
 def test_a_usual_outcome_is_told_whole() -> None:
-    outcome = an_outcome(a_progress(points=HISTORY_POINTS // 2, checkpoints=3))
+    outcome = an_outcome(a_progress(points=HISTORY_LIMIT // 2, checkpoints=3))
     assert from_json(Outcome, termination_message(outcome), ignore_unknown=False) == outcome
 
 
 def test_history_gives_way_before_checkpoints_and_metrics() -> None:
-    outcome = an_outcome(a_progress(points=HISTORY_POINTS, checkpoints=20))
+    outcome = an_outcome(a_progress(points=HISTORY_LIMIT, checkpoints=20))
     told = from_json(Outcome, termination_message(outcome), ignore_unknown=False)
     assert told.progress is not None
-    assert len(told.progress.history) < HISTORY_POINTS
+    assert len(told.progress.history) < HISTORY_LIMIT
     assert len(told.progress.checkpoints) == 20
     assert told.output == outcome.output
 
 
 @given(
-    points=st.integers(0, HISTORY_POINTS),
+    points=st.integers(0, HISTORY_LIMIT),
     checkpoints=st.integers(0, 100),
     skipped=st.integers(0, 20),
     message=st.none() | st.text(max_size=6000),

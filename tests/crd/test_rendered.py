@@ -4,6 +4,7 @@ Every sample has a golden file of all that is rendered for it.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,18 @@ def test_a_status_that_was_cut_to_its_bounds_is_accepted(kubectl: Kubectl) -> No
 
 def test_columns_of_a_running_job(kubectl: Kubectl) -> None:
     progress = {"step": 120, "maxSteps": 375, "percent": 32, "loss": 1.2345678, "eta": "3m12s", "tokensPerSecond": 950}
-    write_status(kubectl, SFTJobStatus.model_validate({"phase": "Running", "method": "lora", "progress": progress}))
+    texts = {"percentText": "32%", "evalLossChange": "6.94 -> 3.68"}
+    condition = {"type": "Succeeded", "status": "Unknown", "reason": "Training"}
+    condition["lastTransitionTime"] = "2026-03-01T12:00:00Z"
+    status = {
+        "phase": "Running",
+        "method": "lora",
+        "gpus": 8,
+        "progress": progress | texts,
+        "conditions": [condition],
+    }
+    write_status(kubectl, SFTJobStatus.model_validate(status))
     _, row = kubectl("get", "sft", NAME, "-o", "wide").splitlines()
-    cells = row.split()
-    assert cells[:7] == [NAME, "Running", "120", "32", "1.23457", "3m12s", "1"]
-    assert cells[8:11] == ["hf://Qwen/Qwen2.5-0.5B", "lora", "950"]
+    cells = re.split(r"\s{2,}", row.strip())
+    assert cells[:9] == [NAME, "Running", "Training", "120", "32%", "1.23457", "6.94 -> 3.68", "3m12s", "8"]
+    assert cells[10:] == ["hf://Qwen/Qwen2.5-0.5B", "lora", "950"]

@@ -5,8 +5,10 @@ from enum import StrEnum
 from typing import Final
 
 PROGRESS_VERSION: Final = 1
-HISTORY_POINTS: Final = 48
-"""Most points of the down-sampled history."""
+HISTORY_POINTS: Final = 24
+"""Most points of the down-sampled history that a trainer reports: `kubectl describe` prints two lines for each."""
+HISTORY_LIMIT: Final = 48
+"""Most points that a report or a status may hold: trainers of earlier versions report as many."""
 
 
 class Activity(StrEnum):

@@ -63,11 +63,11 @@ def test_what_is_not_known_is_not_told() -> None:
 
 
 def test_an_attempt_that_was_broken_off_has_no_speed_any_more_but_the_memory_that_it_took() -> None:
-    over = stopped(told(REPORT), finished=False)
+    over = stopped(told(REPORT), a_job().build(), finished=False)
 
     assert (over.tokens_per_second, over.tokens_per_second_per_device, over.mfu) == (None, None, None)
     assert (over.step_seconds, over.data_wait_seconds, over.peak_memory_bytes) == (None, None, 10**9)
-    assert stopped(told(REPORT), finished=True).mfu == 0.45
+    assert stopped(told(REPORT), a_job().build(), finished=True).mfu == 0.45
 
 
 def saved(*steps: int) -> tuple[Checkpoint, ...]:

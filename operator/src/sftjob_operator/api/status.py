@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import HISTORY_POINTS, Activity
+from sftjob_contract.progress import HISTORY_LIMIT, Activity
 from sftjob_operator.api.types import Count, Measure, Model, Sentence, Time, Uri, Word, newest
 
 ATTEMPTS_LIMIT: Final = 48
@@ -327,7 +327,7 @@ class SFTJobStatus(Model):
     """Prepared, Running, ProgressReporting, Succeeded."""
     progress: ProgressStatus | None = None
     """Where training stands."""
-    history: Annotated[tuple[HistoryPointStatus, ...], *newest(HISTORY_POINTS), Field(json_schema_extra=_ATOMIC)] = ()
+    history: Annotated[tuple[HistoryPointStatus, ...], *newest(HISTORY_LIMIT), Field(json_schema_extra=_ATOMIC)] = ()
     """Loss curve, down-sampled."""
     checkpoints: Annotated[
         tuple[CheckpointStatus, ...], *newest(CHECKPOINTS_LIMIT), Field(json_schema_extra=_ATOMIC)

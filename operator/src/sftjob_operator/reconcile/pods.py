@@ -153,10 +153,11 @@ def _trouble_of(kind: str, container: Body) -> Trouble | None:
     state, before = container.get("state") or {}, (container.get("lastState") or {}).get("terminated") or {}
     waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
     name = f"{kind} {container.get('name')}"
-    if waiting.get("reason") not in (None, *STARTING):
+    reason = waiting.get("reason")
+    if isinstance(reason, str) and reason not in STARTING:
         words = shown(waiting.get("message") or "no message given")[:LAST_CHARACTERS]
         last = f"; it last {_end(before)}" if before else ""
-        return Trouble(reason=waiting["reason"], message=f"{name} waits with {waiting['reason']}: {words}{last}")
+        return Trouble(reason=reason, message=f"{name} waits with {reason}: {words}{last}")
     if ended.get("exitCode"):
         reason = "InitContainerFailed" if kind == "Init container" else "SidecarFailed"
         return Trouble(reason=reason, message=f"{name} {_end(ended)}")

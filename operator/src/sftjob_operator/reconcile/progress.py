@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from sftjob_contract.layout import CHECKPOINTS, checkpoint_name
-from sftjob_contract.progress import HISTORY_POINTS, HistoryPoint, Progress
+from sftjob_contract.progress import HISTORY_LIMIT, HistoryPoint, Progress
 from sftjob_operator.api import (
     CheckpointStatus,
     HistoryPointStatus,
@@ -139,7 +139,7 @@ def _history(
     """The reported curve; where a termination message had to shorten it, the recorded one with its later points."""
     points = history_part(told)
     if len(points) >= len(recorded):
-        return points[-HISTORY_POINTS:]
+        return points[-HISTORY_LIMIT:]
     later = tuple(point for point in points if not recorded or point.step > recorded[-1].step)
-    room = HISTORY_POINTS - 1 - len(later)
+    room = HISTORY_LIMIT - 1 - len(later)
     return (recorded[0], *recorded[1:][-room:], *later) if room > 0 else points

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome, Output
-from sftjob_contract.progress import HISTORY_POINTS, Checkpoint, Progress, SkippedCheckpoint
+from sftjob_contract.progress import HISTORY_LIMIT, Checkpoint, Progress, SkippedCheckpoint
 from sftjob_contract.secrets import shown
 from sftjob_contract.stats import PreparedStats
 from sftjob_operator.api import (
@@ -68,7 +68,7 @@ def usable_progress(progress: Progress) -> Progress:
             SkippedCheckpoint(path=shown(skipped.path), why=shown(skipped.why))
             for skipped in progress.skipped_checkpoints[:_MOST_SKIPPED]
         ),
-        history=progress.history[-HISTORY_POINTS:],
+        history=progress.history[-HISTORY_LIMIT:],
     )
     attempt = AttemptStatus(stage=Stage.TRAIN, number=1, pod=_SHOWN_POD)
     fitting("progress", lambda: progress_part(usable, None, devices=1))
