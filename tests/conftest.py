@@ -36,5 +36,5 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
 
 @pytest.fixture(scope="session")
 def granted(helm: Helm) -> set[Grant]:
-    """What the chart lets an operator of the whole cluster do."""
-    return grants(helm.objects({}), "sftjob-operator", "sftjob-system")
+    """What the chart lets an operator of the whole cluster do; local stacks are like a release in namespace default."""
+    return grants(helm.objects({}, name="sftjob-operator", namespace="default"), "sftjob-operator", "default")

@@ -79,8 +79,12 @@ class Stack:
     def sandbox_command(self) -> list[str]:
         """How to start the API server and its node."""
         command = [sys.executable, "-m", "sftjob_sandbox", "up", "--fresh", "--data", str(self.data)]
-        command += ["--crd", str(DEFINITION), "--image", f"{IMAGE}={Path(sys.executable).parent}"]
+        command += ["--crd", str(DEFINITION), "--image", f"{IMAGE}={self.programs()}"]
         return [*command, "--gpus", str(self._gpus)]
+
+    def programs(self) -> Path:
+        """Directory with the programs of the trainer image."""
+        return Path(sys.executable).parent
 
     @property
     def metrics_url(self) -> str:

@@ -107,7 +107,7 @@ CASES = [
         told="The driver of the first node is broken.",
         job=a_failing_job("gpu-unavailable").env(**faulty(no_gpu(attempt=1))),
         phase="Succeeded",
-        attempts=("train-1 GpuUnavailable 70", AT_THE_END),
+        attempts=("train-1 GpuUnavailable 70 at 0, 0 lost", AT_THE_END),
         conditions=SUCCEEDED,
     ),
     Case(

@@ -5,10 +5,12 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from operator_bench import FakeStack
 from stack import POLL_SECONDS, Stack, StackError, log_end
+from support.faults import python_image
 from support.hostile_api import HostileApi, hostile_api
 
 WATCH_SILENCE_SECONDS: Final = 3
@@ -28,6 +30,10 @@ class HostileStack(Stack):
         """See Stack."""
         super().start_sandbox()
         self.api = self._proxy.enter_context(hostile_api(self.kubeconfig, self.data))
+
+    def programs(self) -> Path:
+        """See Stack: of an image whose trainers misbehave on order."""
+        return python_image(self.data / "image")
 
     def operator_settings(self) -> dict[str, str]:
         """See Stack."""

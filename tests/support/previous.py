@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from support.faults import python_image
 from support.manifests import ROOT
 
 RELEASE: Final = "a8c0daf8e0e5eb3d59f317b0738a5035215cd339"
@@ -79,12 +79,7 @@ class Previous:
 
     def image(self, directory: Path) -> Path:
         """Make `directory` the programs of its trainer image, for the sandbox's `--image`."""
-        directory.mkdir(parents=True)
-        path = f"{self.python_path}${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}"
-        script = f'#!/bin/sh\nexport PYTHONPATH="{path}"\nexec {shlex.quote(sys.executable)} "$@"\n'
-        (directory / "python").write_text(script, encoding="utf-8")
-        (directory / "python").chmod(0o755)
-        return directory
+        return python_image(directory, self.python_path)
 
 
 def extract_previous(directory: Path) -> Previous:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from operator_bench import FROZEN, FakeStack
 from stack import DEFINITION, Stack
+from support.faults import python_image
 from support.previous import Previous
 
 PREVIOUS_IMAGE: Final = "sftjob-trainer:previous"
@@ -51,6 +52,10 @@ class SkewedStack(Stack):
 
 class TrainingSkewedStack(SkewedStack):
     """The same with the trainers of both releases as images."""
+
+    def programs(self) -> Path:
+        """See Stack."""
+        return python_image(self.data / "image")
 
     def sandbox_command(self) -> list[str]:
         """See Stack."""

@@ -24,6 +24,9 @@ _DATA: Final = (
     *("acme/rows", "hf://acme/rows", "hf://acme/rows/train.jsonl", "pvc://data/train.jsonl", "pvc://data"),
     *("s3://data/train.parquet", "gs://data/rows", "https://data.example.com/train.jsonl", "/data/train.jsonl"),
 )
+_LABEL_KEY: Final = "must be the key of a label or taint"
+_OWN_KEYS: Final = ("team", "example.com/cost-center", "app.kubernetes.io/part-of")
+"""Keys that a user may give to Pods."""
 _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     "must be ORG/NAME or hf://ORG/NAME for a model": _MODELS,
     "must be ORG/NAME or hf://ORG/NAME for a data set": _DATA,
@@ -33,7 +36,7 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     "must be ORG/NAME of a repository": ("acme/tuned", "a.b/c_d-e"),
     "must be the name of a Kubernetes object": ("demo", "team-a", "shared.storage", "s" * 63),
     "must be a label's value": ("yes", "NVIDIA-A100-SXM4-80GB", "a_b.c"),
-    "must be the key of a label or taint": ("gpu", "nvidia.com/gpu.product", "topology.kubernetes.io/zone"),
+    _LABEL_KEY: ("gpu", "nvidia.com/gpu.product", "topology.kubernetes.io/zone"),
     "must be a key of the Secret": ("token", "API.key_1"),
     "must be a key of the ConfigMap": ("template", "chat_template.jinja"),
     "must be the name of a Python function": ("preprocess", "clean_2"),
@@ -102,7 +105,7 @@ def _value(schema: Node, name: str, parent: str) -> st.SearchStrategy[Any]:
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):
-        return st.sampled_from(_CPUS if name == "cpu" else _BYTES)
+        return st.sampled_from(_CPUS if name in ("cpu", "cpuLimit") else _BYTES)
     if schema["type"] == "array":
         return _list(schema, name, parent)
     if schema["type"] == "object":
@@ -119,7 +122,7 @@ def _scalar(schema: Node) -> st.SearchStrategy[Any]:
 
 
 def _map(schema: Node, name: str) -> st.SearchStrategy[Node]:
-    keys = st.sampled_from(_TEXTS["must be the key of a label or taint"])
+    keys = st.sampled_from(_OWN_KEYS if name in ("labels", "annotations") else _TEXTS[_LABEL_KEY])
     return st.dictionaries(keys, _value(schema["additionalProperties"], name, name), max_size=_SMALL)
 
 
@@ -331,8 +334,8 @@ def _scheduling(draw: st.DrawFn, spec: Node) -> None:
             toleration["operator"] = "Exists"
         if toleration.get("operator") == "Exists":
             _remove(toleration, "value")
-        if toleration.get("effect") != "NoExecute":
-            _remove(toleration, "tolerationSeconds")
+        if "tolerationSeconds" in toleration:
+            toleration["effect"] = "NoExecute"
     for variable in spec.get("env", []):
         if "value" in variable:
             variable["value"] = draw(st.sampled_from(_VARIABLE_VALUES))

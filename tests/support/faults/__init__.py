@@ -4,11 +4,15 @@ This directory, put on PYTHONPATH, holds a `sitecustomize` which every Python pr
 wrong is a JSON list in the environment variable TRAINER_FAULTS, each fault an object with its `kind`, made by the
 functions here. Their keywords `rank` (default: every one) and `attempt` (default: every one) say which process does it.
 
-In a job: `a_job().env(**faulty(slow(0.2), oom(3, above=1)))`; below a launcher the variables reach every process.
+In a job: `a_job().env(**faulty(slow(0.2), oom(3, above=1)))`, on a stack whose image is made by `python_image`, since a
+job cannot set PYTHONPATH; below a launcher the variables reach every process.
 """
 
 import json
+import os
+import shlex
 import signal as signals
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +25,18 @@ Fault = dict[str, Any]
 
 
 def faulty(*faults: Fault) -> dict[str, str]:
-    """Environment variables that make a trainer misbehave."""
-    return {"PYTHONPATH": str(DIRECTORY), VARIABLE: json.dumps(faults)}
+    """Environment variables that make a trainer misbehave, in an image that has this directory on its PYTHONPATH."""
+    return {VARIABLE: json.dumps(faults)}
+
+
+def python_image(directory: Path, *import_paths: str) -> Path:
+    """Make `directory` the programs of an image for the sandbox's `--image`: Python with these import paths first."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join((*import_paths, str(DIRECTORY)))
+    script = f'#!/bin/sh\nexport PYTHONPATH="{path}${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}"\n'
+    (directory / "python").write_text(f'{script}exec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    (directory / "python").chmod(0o755)
+    return directory
 
 
 def slow(seconds: float, **who: Any) -> Fault:

@@ -36,7 +36,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.libraries import library_variables
 from sftjob_trainer.redaction import Redacted, secrets_in
 from sftjob_trainer.train import read_stats
-from support.faults import faulty, signal_in
+from support.faults import DIRECTORY, faulty, signal_in
 from support.hub import Hub
 from support.preparing import Workbench
 from support.tiny import held_out_fraction, run_config
@@ -174,7 +174,8 @@ def test_what_a_stop_leaves_half_prepared_is_not_trained_on_and_the_next_attempt
     undisturbed = Workbench(bench.root / "undisturbed", bench.model)
     undisturbed.root.mkdir()
     expected = undisturbed.run(config)
-    container = Container(bench.root, config, **faulty(signal_in(f"sftjob_trainer.prepare.{function}")))
+    faults = faulty(signal_in(f"sftjob_trainer.prepare.{function}"))
+    container = Container(bench.root, config, PYTHONPATH=str(DIRECTORY), **faults)
 
     process = container.start("prepare")
     _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
