@@ -87,8 +87,9 @@ image-tools: ## Install what builds and runs images on Debian (root)
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends buildah podman runc mmdebstrap
 
 .PHONY: bench-operator
-bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs
+bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs, and reports
 	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/operator/operator_bench.py
+	PYTHONPATH=tests:examples/quickstart:bench $(BIN)/python bench/operator/reports_bench.py
 
 .PHONY: bench-trainer
 bench-trainer: $(INSTALLED) ## Measure the trainer: tokens per second against plain TRL, by default and tuned by hand

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sftjob_contract.config import DataFormat
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.layout import OUTPUT_MODEL
-from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
+from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, TOKEN_AUDIENCE, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_sandbox.node.status import ContainerView, PodView, Running, State, Terminated, pod_status
@@ -23,6 +23,7 @@ RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
 
 _KILLED: Final = signal.SIGKILL
 _SIGNAL_BASE: Final = 128
+_TOKEN_SECONDS: Final = 3600
 _STATS: Final = PreparedStats(
     version=STATS_VERSION,
     format=DataFormat.MESSAGES,
@@ -49,17 +50,35 @@ _WORDS: Final = {
 }
 
 
-async def play(store: Store, pace: float, *, mortal: bool = False) -> None:
+async def play(store: Store, pace: float, *, mortal: bool = False, steady: bool = False) -> None:
     """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
 
     Times are multiplied by `pace`: 1 is lifelike, less is faster. `mortal`: first train attempts are killed instead.
-    Pods of jobs whose name begins with STUCK never start.
+    `steady`: train Pods keep running. Pods of jobs whose name begins with STUCK never start, and Pods that have a node
+    already are left as they are.
     """
     async with asyncio.TaskGroup() as lives:
         async for change, pod in store.watch_from_start("pods"):
-            if change == "ADDED" and not pod["metadata"]["labels"][LABEL_JOB].startswith(STUCK):
+            stuck = pod["metadata"]["labels"][LABEL_JOB].startswith(STUCK)
+            if change == "ADDED" and not stuck and not pod["spec"].get("nodeName"):
                 dies = mortal and _is_first_trainer(pod)
-                lives.create_task(_live(store, pod, pace, _KILLED if dies else None))
+                stays = steady and pod["metadata"]["labels"][LABEL_STAGE] == Stage.TRAIN
+                lives.create_task(_live(store, pod, pace, _KILLED if dies else None, stays=stays))
+
+
+async def project_tokens(store: Store, expected: int) -> dict[str, str]:
+    """Wait until so many train Pods run; returns the progress token of each by the name of its job."""
+    tokens: dict[str, str] = {}
+    async for _, pod in store.watch_from_start("pods"):
+        labels = pod["metadata"]["labels"]
+        if labels[LABEL_STAGE] == Stage.TRAIN and pod["status"].get("phase") == "Running":
+            account = pod["spec"].get("serviceAccountName") or "default"
+            tokens[labels[LABEL_JOB]] = store.issue_token(
+                namespace_of(pod), account, audiences=[TOKEN_AUDIENCE], expiration_seconds=_TOKEN_SECONDS, pod=pod
+            )
+        if len(tokens) == expected:
+            break
+    return tokens
 
 
 def _is_first_trainer(pod: Object) -> bool:
@@ -67,12 +86,14 @@ def _is_first_trainer(pod: Object) -> bool:
     return (labels[LABEL_STAGE], labels[LABEL_ATTEMPT]) == (Stage.TRAIN, "1")
 
 
-async def _live(store: Store, pod: Object, pace: float, killed_by: int | None) -> None:
+async def _live(store: Store, pod: Object, pace: float, killed_by: int | None, *, stays: bool) -> None:
     stage = Stage(pod["metadata"]["labels"][LABEL_STAGE])
     await asyncio.sleep(START_SECONDS[stage] * pace)
     bound = store.bind_pod(namespace_of(pod), name_of(pod), uid_of(pod), NODE)
     started = timestamp(store.clock())
     running = _report(store, bound, Running(started), started)
+    if stays:
+        return
     await asyncio.sleep(RUN_SECONDS[stage] * pace)
     end = Terminated(
         exit_code=ExitCode.DONE if killed_by is None else _SIGNAL_BASE + killed_by,

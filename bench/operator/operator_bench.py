@@ -95,7 +95,7 @@ def measure(jobs: int, pace: float = 1.0) -> Result:
         operator = psutil.Process(stack.operator_pid)
         _wait(stack, WATCHED, operator)
         before = _cpu_seconds(operator)
-        asyncio.run(create(_config(stack), jobs))
+        asyncio.run(create(config_of(stack), jobs))
         resident = _wait(stack, RECORD, operator)
         record = json.loads((stack.data / RECORD).read_text(encoding="utf-8"))
         cpu_seconds = _cpu_seconds(operator) - before
@@ -127,7 +127,7 @@ def measure_recovery(jobs: int, pace: float = 1.0) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, pace, "mortal") as stack:
         operator = psutil.Process(stack.operator_pid)
         _wait(stack, WATCHED, operator)
-        asyncio.run(create(_config(stack), jobs))
+        asyncio.run(create(config_of(stack), jobs))
         _wait(stack, RECORD, operator)
         record = json.loads((stack.data / RECORD).read_text(encoding="utf-8"))
     waits = sorted(record["replaced"][name] - record["died"][name] for name in record["died"])
@@ -143,11 +143,11 @@ def measure_restart(jobs: int) -> tuple[float, float]:
         StackError: a process died, or it did not get there in time.
     """
     with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, FROZEN) as stack:
-        asyncio.run(create(_config(stack), jobs))
+        asyncio.run(create(config_of(stack), jobs))
         _wait(stack, PLACED.format(jobs), psutil.Process(stack.operator_pid))
         stack.kill_operator()
         for prefix in ("a", "z"):
-            asyncio.run(create(_config(stack), 1, prefix))
+            asyncio.run(create(config_of(stack), 1, prefix))
         begin = time.monotonic()
         stack.start_operator()
         _wait(stack, PLACED.format(jobs + 2), psutil.Process(stack.operator_pid))
@@ -155,21 +155,27 @@ def measure_restart(jobs: int) -> tuple[float, float]:
         return times[0] - begin, times[1] - begin
 
 
-def _config(stack: Stack) -> dict[str, Any]:
+def config_of(stack: Stack) -> dict[str, Any]:
+    """The kubeconfig of a stack."""
     config: dict[str, Any] = yaml.safe_load(stack.kubeconfig.read_text(encoding="utf-8"))
     return config
 
 
 async def create(config: dict[str, Any], jobs: int, prefix: str = "job") -> None:
     """Create the jobs as fast as the server of a kubeconfig takes them."""
+    url = f"{config['clusters'][0]['cluster']['server']}/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
+    async with client(config) as session, asyncio.TaskGroup() as tasks:
+        for number in range(jobs):
+            tasks.create_task(_post(session, url, _job(f"{prefix}-{number:04d}")))
+
+
+def client(config: dict[str, Any]) -> aiohttp.ClientSession:
+    """A session of the user of a kubeconfig, with the benchmark's own User-Agent."""
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
     headers = {"Authorization": f"Bearer {user['token']}", "User-Agent": CLIENT_AGENT}
     connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=authority), limit=CONNECTIONS)
-    url = f"{cluster['server']}/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session, asyncio.TaskGroup() as tasks:
-        for number in range(jobs):
-            tasks.create_task(_post(session, url, _job(f"{prefix}-{number:04d}")))
+    return aiohttp.ClientSession(connector=connector, headers=headers)
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """The benchmark's API server: the sandbox with a fake node, which counts requests and notes when things happen.
 
-`python server.py DATA DEFINITION JOBS PACE [mortal]` serves the resource of that file until SIGTERM, and writes
-DATA/record.json once so many jobs have succeeded. mortal: the first trainer of every job is killed.
+`python server.py DATA DEFINITION JOBS PACE [mortal] [steady] [finished=N]` serves the resource of that file until
+SIGTERM, and writes DATA/record.json once so many jobs have succeeded. mortal: the first trainer of every job is killed.
+steady: train Pods keep running, and DATA/tokens.json is written once so many run. finished: the server starts with N
+copies of the job in DATA/finished.json and of its Pods.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import fake_node
+from finished import store_copies
 from sftjob_contract.names import GROUP, LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, PLURAL, Stage
 from sftjob_sandbox.objects import name_of
 from sftjob_sandbox.requests import RequestInfo
@@ -26,6 +29,10 @@ from sftjob_sandbox.store import Store
 RECORD: Final = "record.json"
 WATCHED: Final = "watched"
 """Appears in DATA once the operator watches jobs and Pods: what it asks before belongs to its start."""
+TOKENS: Final = "tokens.json"
+"""Appears in DATA once all trainers of a steady node run: their progress tokens by the name of the job."""
+STORED: Final = "stored"
+"""Appears in DATA once the copies of a finished job are stored."""
 PLACED: Final = "placed-{}"
 """Appears in DATA once so many jobs, all or more, have a Pod: holds the time of that."""
 CLIENT_AGENT: Final = "bench"
@@ -78,19 +85,25 @@ class Record:
                 return
 
 
-async def serve(data: Path, definition: Path, expected: int, pace: float, *, mortal: bool) -> None:
+async def serve(data: Path, definition: Path, expected: int, pace: float, options: dict[str, str]) -> None:
     """Serve until SIGTERM; ends at once, with the error, if a part of it fails."""
+    mortal, steady = "mortal" in options, "steady" in options
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     record = Record()
     settings = ServerSettings(observe=_observer(data, record))
     sandbox = Sandbox(data=data, definitions=[definition], with_node=False, server=settings)
     async with sandbox, asyncio.TaskGroup() as tasks:
+        if "finished" in options:
+            store_copies(sandbox.store, data, int(options["finished"]))
+            (data / STORED).touch()
         work = [
-            tasks.create_task(fake_node.play(sandbox.store, pace, mortal=mortal)),
+            tasks.create_task(fake_node.play(sandbox.store, pace, mortal=mortal, steady=steady)),
             tasks.create_task(record.pods(sandbox.store, data, expected)),
             tasks.create_task(_finish(data, record, sandbox.store, expected)),
         ]
+        if steady:
+            work.append(tasks.create_task(_project_tokens(data, sandbox.store, expected)))
         await stop.wait()
         for task in work:
             task.cancel()
@@ -114,6 +127,10 @@ async def _finish(data: Path, record: Record, store: Store, expected: int) -> No
     _write(data / RECORD, vars(record))
 
 
+async def _project_tokens(data: Path, store: Store, expected: int) -> None:
+    _write(data / TOKENS, await fake_node.project_tokens(store, expected))
+
+
 def _write(path: Path, content: Any) -> None:
     """Atomically: whoever waits for the file finds all of it."""
     staged = path.with_suffix(".tmp")
@@ -123,4 +140,5 @@ def _write(path: Path, content: Any) -> None:
 
 if __name__ == "__main__":
     data, definition, jobs, pace, *options = sys.argv[1:]
-    asyncio.run(serve(Path(data), Path(definition), int(jobs), float(pace), mortal="mortal" in options))
+    given = {name: value for name, _, value in (option.partition("=") for option in options)}
+    asyncio.run(serve(Path(data), Path(definition), int(jobs), float(pace), given))
