@@ -184,7 +184,7 @@ def rows(costs: list[Cost]) -> list[list[str]]:
 
 
 def _per_report(heard: Heard) -> float:
-    return heard.cpu_seconds / max(1, len(heard.late_seconds))
+    return heard.cpu_seconds / max(1, heard.answered)
 
 
 def measure(release: Previous | None, trainers: int, finished_jobs: int) -> Cost:

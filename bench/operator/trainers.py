@@ -57,6 +57,8 @@ class Heard:
     """From sending a report, and connecting if need be, to the whole answer; of those that were accepted."""
     refused: Mapping[str, int]
     """Other outcomes: HTTP status, or the name of the error of a report without an answer."""
+    answered: int
+    """Answers that came within the window, to reports of the warm-up too: what the CPU of the operator was spent on."""
     late_seconds: tuple[float, ...]
     """How much later than planned each report was sent: what this process or the machine was short of."""
     cpu_seconds: float
@@ -70,6 +72,7 @@ class _Tally:
     begin: float
     end: float
     answers: list[float] = field(default_factory=list)
+    answered: int = 0
     late: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -95,6 +98,7 @@ async def report(load: Load) -> Heard:
     return Heard(
         answer_seconds=tuple(sorted(tally.answers)),
         refused=dict(tally.refused),
+        answered=tally.answered,
         late_seconds=tuple(sorted(tally.late)),
         cpu_seconds=spent,
         busy_cores=(psutil.cpu_count() or 1) - idle / load.window_seconds,
@@ -121,6 +125,7 @@ async def _train(session: aiohttp.ClientSession, url: str, due: float, load: Loa
             async with session.post(url, data=body) as answer:
                 await answer.read()
             outcome = str(answer.status)
+            tally.answered += tally.begin <= time.monotonic() < tally.end
         except (aiohttp.ClientError, OSError) as error:
             outcome = type(error).__name__
         if due >= tally.begin:

@@ -67,6 +67,7 @@ def test_a_report_that_was_refused_or_lost_is_in_the_table_and_not_among_the_ans
     heard = Heard(
         answer_seconds=(0.01, 0.02, 0.3),
         refused={"429": 2, "TimeoutError": 1},
+        answered=6,
         late_seconds=(0.0,) * 6,
         cpu_seconds=0.03,
         busy_cores=1.5,
