@@ -59,7 +59,7 @@ def given_leaves(value: Any, path: str) -> Iterator[str]:
 def test_every_field_of_the_spec_is_drawn_sometime() -> None:
     seen: set[str] = set()
 
-    @settings(max_examples=600, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=1000, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(manifest=valid_manifests())
     def draw(manifest: dict[str, Any]) -> None:
         seen.update(given_leaves(manifest["spec"], "spec"))
