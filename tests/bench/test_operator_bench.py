@@ -53,11 +53,14 @@ def test_only_the_section_between_the_markers_is_replaced() -> None:
 
 
 @pytest.mark.slow
-def test_a_quiet_job_costs_four_creates_and_one_status_write_per_change_of_phase() -> None:
+def test_a_quiet_job_costs_four_creates_one_read_and_one_status_write_per_change_of_phase() -> None:
     result = measure(3, pace=0.05)
     requests = {what: n / result.jobs for what, n in result.requests.items() if what != "create events"}
     assert requests.pop("patch sftjobs/status") <= 4, "Pending, Preparing, Running, Succeeded"
-    assert requests == {"create persistentvolumeclaims": 1, "create configmaps": 1, "create pods": 2}
+    creates = {"create persistentvolumeclaims": 1, "create configmaps": 1, "create pods": 2}
+    assert requests == creates | {"get configmaps": 1}, (
+        "the ConfigMap is read before training, to be brought up to date"
+    )
     assert result.resident_bytes < 150e6
     assert 0 < result.recovery_p50_seconds <= result.recovery_p99_seconds
     assert 0 < result.first_decision_seconds <= result.last_decision_seconds

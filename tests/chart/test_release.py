@@ -182,7 +182,8 @@ def operator(sandbox: Sandbox, kubectl: Kubectl) -> Iterator[int]:
         "SFTJOB_PROGRESS_ADDRESS": f"127.0.0.1:{port}",
         "SFTJOB_LIVENESS_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    environ = {**os.environ, **{item["name"]: item["value"] for item in container["env"]}, **own}
+    given = {item["name"]: item.get("value", "from-the-downward-api") for item in container["env"]}
+    environ = {**os.environ, **given, **own}
     command = [sys.executable, "-m", "sftjob_operator"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -137,7 +137,9 @@ def test_the_chat_template_of_a_tokenizer_reaches_nothing(
 ) -> None:
     write_tokenizer(model, chat_template=CHATML + escape.replace("TRAP", str(trap.file)))
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with pytest.raises(Failure, match=r"chat template refuses the conversation"):
+    with pytest.raises(
+        Failure, match=r"the model's chat template: line 4: (access to attribute .* is unsafe|no loader)"
+    ):
         bench.prepare(bench.write("a.jsonl", [{"messages": chat}]), model=str(model))
     assert not trap.sprung
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage, progress_path
 from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import HISTORY_POINTS, Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
+from sftjob_contract.progress import HISTORY_LIMIT, Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api.status import CHECKPOINTS_LIMIT
 from sftjob_operator.logs import configure_logging
@@ -262,7 +262,7 @@ def test_strangers_make_place_for_one_another_and_never_take_that_of_a_pod_that_
 def test_a_thousand_trainers_have_places_beside_any_number_of_strangers() -> None:
     ended: list[int] = []
     places = some_places(ended)
-    for number in range(200):
+    for number in range(2000):
         assert places.enter(number, f"10.0.{number // 250}.{number % 250}")
         places.trust(number, f"pod-{number}")
     assert (ended, len(places)) == ([], 2000)
@@ -310,7 +310,7 @@ async def test_many_reports_take_the_memory_of_one_and_make_no_more_writes_than_
     world, key = await training()
     world.controller.report(key, large(0))
     await world.settle()
-    writes = len(world.requests("patch"))
+    writes, events = len(world.requests("patch")), len(world.requests("create", "Event"))
     tracemalloc.start()
     for number in range(200):
         world.controller.report(key, large(number))
@@ -320,7 +320,7 @@ async def test_many_reports_take_the_memory_of_one_and_make_no_more_writes_than_
     tracemalloc.stop()
     assert kept < 2_000_000
     assert len(world.requests("patch")) <= writes + 1
-    assert world.requests("create", "Event") == []
+    assert len(world.requests("create", "Event")) == events
 
 
 async def test_whatever_a_report_holds_its_status_is_bounded() -> None:
@@ -329,7 +329,7 @@ async def test_whatever_a_report_holds_its_status_is_bounded() -> None:
     await world.settle()
     status = world.status(key)
     assert len(status["checkpoints"]) == CHECKPOINTS_LIMIT
-    assert len(status["history"]) == HISTORY_POINTS
+    assert len(status["history"]) == HISTORY_LIMIT
     assert len(json.dumps(status)) < 64_000
 
 
@@ -416,4 +416,5 @@ async def test_a_note_that_changes_all_the_time_makes_one_event() -> None:
         skipped = SkippedCheckpoint(path=f"checkpoints/checkpoint-{number}", why="it is broken")
         world.controller.report(key, replace(PROGRESS, skipped_checkpoints=(skipped,)))
         await world.pass_time(60)
-    assert [asked.body["reason"] for asked in world.requests("create", "Event")] == ["CheckpointSkipped"]
+    reasons = [asked.body["reason"] for asked in world.requests("create", "Event")]
+    assert reasons.count("CheckpointSkipped") == 1

@@ -156,10 +156,6 @@ PROBLEMS = {
             "resources.prepare": {"cpu": 1},
         }.items()
     },
-    "neither a trainer nor an image of one's own": (
-        a_job().set("method", None),
-        "spec has no command and lacks model, dataset or method: write these three, or image and command.",
-    ),
     "memory without a unit": (
         a_job().resources(memory=16),
         "spec.resources.memory is 16, which is less than 1Mi: write it with its unit, such as 16Gi.",

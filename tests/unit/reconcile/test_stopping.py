@@ -79,7 +79,7 @@ def test_a_suspended_job_is_said_to_stop_until_its_pod_has_ended() -> None:
     ("pods", "prepared", "told"),
     [
         ((), ("Unknown", "Suspended"), "Nothing has been prepared yet."),
-        ((PREPARED,), ("True", "Prepared"), "1,900 rows are prepared"),
+        ((PREPARED,), ("True", "Prepared"), "1,805 rows to train on and 95 rows to evaluate on are prepared"),
         ((an_ended_pod(Stage.PREPARE, 0),), ("True", "Prepared"), "Model and data are prepared."),
         ((PREPARED, an_ended_pod(Stage.TRAIN, 143)), ("True", "Prepared"), "No step of training has been reported."),
         (
