@@ -54,6 +54,7 @@ _EXTRA: Final[dict[str, Node]] = {
 """Options under a library's own names, by the object that has them."""
 _VARIABLE_VALUES: Final = ("", "false", "INFO", "a, b=c")
 _CPUS: Final = (1, "4", "1.5", "500m")
+_CPU_LIMITS: Final = (4, "8", "4500m")
 _BYTES: Final = (2_000_000_000, "2000000000", "1Mi", "1.5Gi", "64Gi", "16Ti", "80G")
 _RECIPE: Final = ("model", "dataset", "method")
 _SMALL: Final = 3
@@ -105,7 +106,7 @@ def _value(schema: Node, name: str, parent: str) -> st.SearchStrategy[Any]:
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):
-        return st.sampled_from(_CPUS if name in ("cpu", "cpuLimit") else _BYTES)
+        return st.sampled_from({"cpu": _CPUS, "cpuLimit": _CPU_LIMITS}.get(name, _BYTES))
     if schema["type"] == "array":
         return _list(schema, name, parent)
     if schema["type"] == "object":

@@ -25,6 +25,7 @@ QLORA = Quantization(bits=4, type=QuantizationType.NF4, double_quantization=True
 GOOD = run_config(model="/model", dataset="/data.jsonl", method=lora(quantization=QLORA))
 
 READ = {
+    "existing_content": "__main__",
     "model.source": "sources",
     "model.revision": "sources",
     "model.dtype": "hardware",
@@ -165,6 +166,7 @@ OTHERWISE: dict[str, str] = {
     "dataset.on_invalid_row": "Skip",
     "training.kernels": "auto",
     "output.retain": "Output",
+    "existing_content": "Refuse",
 }
 """The choice that is what happens when no other one is made."""
 

@@ -45,8 +45,8 @@ def test_parquet_rows_are_numbered_from_one(tmp_path: Path) -> None:
     message = {"role": "user", "content": "a"}
     parquet.write_table(pa.table({"messages": [[message], [message, message]]}), path)
     assert rows_of(path) == [
-        Row("d.parquet row 1", {"messages": [message]}),
-        Row("d.parquet row 2", {"messages": [message, message]}),
+        Row("d.parquet row 1", {"messages": [message]}, is_filled=True),
+        Row("d.parquet row 2", {"messages": [message, message]}, is_filled=True),
     ]
 
 
@@ -60,7 +60,9 @@ def write_arrow(path: Path, table: pa.Table, *, stream: bool) -> None:
 def test_arrow_files_are_read_in_both_formats(tmp_path: Path, stream: bool) -> None:
     path = tmp_path / "d.arrow"
     write_arrow(path, pa.table({"text": ["a", "b", "c"]}), stream=stream)
-    assert rows_of(path) == [Row(f"d.arrow row {number}", {"text": "abc"[number - 1]}) for number in (1, 2, 3)]
+    assert rows_of(path) == [
+        Row(f"d.arrow row {number}", {"text": "abc"[number - 1]}, is_filled=True) for number in (1, 2, 3)
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
