@@ -18,6 +18,7 @@ NODE: Final = "fake"
 START_SECONDS: Final = {Stage.PREPARE: 5.0, Stage.TRAIN: 1.0}
 """From a Pod's creation to its container's start: scheduling, volume, image; the second Pod finds the image there."""
 STUCK: Final = "stuck"
+STEADY: Final = "steady"
 RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
 """How long a Pod of each stage pretends to work."""
 
@@ -54,15 +55,15 @@ async def play(store: Store, pace: float, *, mortal: bool = False, steady: bool 
     """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
 
     Times are multiplied by `pace`: 1 is lifelike, less is faster. `mortal`: first train attempts are killed instead.
-    `steady`: train Pods keep running. Pods of jobs whose name begins with STUCK never start, and Pods that have a node
-    already are left as they are.
+    `steady`: train Pods keep running, as they do of jobs whose name begins with STEADY. Pods of jobs whose name begins
+    with STUCK never start, and Pods that have a node already are left as they are.
     """
     async with asyncio.TaskGroup() as lives:
         async for change, pod in store.watch_from_start("pods"):
-            stuck = pod["metadata"]["labels"][LABEL_JOB].startswith(STUCK)
-            if change == "ADDED" and not stuck and not pod["spec"].get("nodeName"):
+            job = pod["metadata"]["labels"][LABEL_JOB]
+            if change == "ADDED" and not job.startswith(STUCK) and not pod["spec"].get("nodeName"):
                 dies = mortal and _is_first_trainer(pod)
-                stays = steady and pod["metadata"]["labels"][LABEL_STAGE] == Stage.TRAIN
+                stays = (steady or job.startswith(STEADY)) and pod["metadata"]["labels"][LABEL_STAGE] == Stage.TRAIN
                 lives.create_task(_live(store, pod, pace, _KILLED if dies else None, stays=stays))
 
 

@@ -88,7 +88,7 @@ def job(manifest: str, model: Path, data: Path, size: Size) -> RunConfig:
 def tune(config: RunConfig, volume: Path) -> float:
     """Run both stages on `volume`; the seconds that they took."""
     volume.mkdir()
-    path = volume / "run-config.json"
+    path = volume.with_suffix(".json")
     path.write_text(to_json(config), encoding="utf-8")
     environ = {**os.environ, names.ENV_RUN_CONFIG: str(path), names.ENV_VOLUME: str(volume)}
     started = time.perf_counter()

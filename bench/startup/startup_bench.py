@@ -48,9 +48,10 @@ BROKEN: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
 def refused_after(text: str) -> float:
     """Seconds that the trainer takes to refuse a run config."""
     with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "config.json"
+        config, volume = Path(directory) / "config.json", Path(directory) / "volume"
+        volume.mkdir()
         config.write_text(text, encoding="utf-8")
-        environ = {**os.environ, names.ENV_RUN_CONFIG: str(config), names.ENV_VOLUME: directory}
+        environ = {**os.environ, names.ENV_RUN_CONFIG: str(config), names.ENV_VOLUME: str(volume)}
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, *names.TRAINER_COMMAND[1:], "train"], env=environ, capture_output=True, check=False

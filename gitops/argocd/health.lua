@@ -20,7 +20,9 @@ if ended.status == "False" then
 end
 
 if status.observedGeneration ~= obj.metadata.generation then
-  return { status = "Progressing", message = "The operator has not seen this spec yet." }
+  local held = ended.observedGeneration == obj.metadata.generation
+  local why = held and (status.phase .. ": " .. said("Succeeded")) or "The operator has not seen this spec yet."
+  return { status = "Progressing", message = why }
 end
 
 if status.phase == "Suspended" then

@@ -23,7 +23,6 @@ def succeeds(bed: Bed, job: str, namespace: str) -> None:
     assert bed.end(job, namespace)["phase"] == "Succeeded"
 
 
-@pytest.mark.xfail(strict=False, reason="Helm cannot create a Role in it")
 def test_a_namespace_that_is_missing_or_deleted_stops_no_other(bed: Bed, late: str) -> None:
     listed = {"namespaces": [*bed.release.values["namespaces"], late]}
     bed.release.upgrade(**listed)

@@ -50,7 +50,6 @@ def reasons(status: Status) -> set[str]:
     return {entry["reason"] for entry in status["conditions"]}
 
 
-@pytest.mark.xfail(strict=False, reason="it is retried as InternalError")
 def test_a_command_that_is_not_in_the_image_fails_at_once_and_is_named(bed: Bed) -> None:
     status = bed.end("no-program")
     told = condition(status, "Succeeded")
@@ -59,7 +58,6 @@ def test_a_command_that_is_not_in_the_image_fails_at_once_and_is_named(bed: Bed)
     assert len(status["attempts"]) == 1
 
 
-@pytest.mark.xfail(strict=False, reason="a smaller request is advised")
 def test_a_claim_that_does_not_exist_is_named_and_no_smaller_request_advised(bed: Bed) -> None:
     status = bed.reach("no-claim", says("no-such-claim"))
     assert ONLY_LESS_HELPS not in messages(status)

@@ -65,7 +65,11 @@ DEFAULTS = [
     ("minimal", "dataset.onInvalidRow", "Fail"),
     ("minimal", "method.lora.targetModules", ["all-linear"]),
     ("minimal", "method.quantization", None),
-    ("minimal", "storage", {"size": "50Gi", "accessModes": ["ReadWriteOnce"], "retain": False}),
+    (
+        "minimal",
+        "storage",
+        {"size": "50Gi", "accessModes": ["ReadWriteOnce"], "retain": False, "existingContent": "Refuse"},
+    ),
     ("minimal", "checkpoints", {"keep": 3, "onTermination": True}),
     ("minimal", "output", {"mergeAdapter": False, "retain": "All"}),
     ("minimal", "tracking", {"tensorboard": False}),

@@ -36,8 +36,9 @@ def has_null_default(value: Any) -> bool:
 
 
 def is_option(node: Node, path: str) -> bool:
-    """An entry of a map of a library's own options: a value of any type."""
-    return path.endswith(".extra.additionalProperties") and node == {"x-kubernetes-preserve-unknown-fields": True}
+    """An entry of a map of options that belong to a library or a template: a value of any type."""
+    is_map = path.endswith((".extra.additionalProperties", ".chatTemplateKwargs.additionalProperties"))
+    return is_map and node == {"x-kubernetes-preserve-unknown-fields": True}
 
 
 def is_unbounded(node: Node, path: str) -> bool:

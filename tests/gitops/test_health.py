@@ -109,6 +109,10 @@ SUSPENDED = ("Suspended", "Current")
 HEALTHY = ("Healthy", "Current")
 DEGRADED = ("Degraded", "Failed")
 
+WORDS = "a valid label must be an empty string or consist of alphanumeric characters"
+CAUSE = ("spec.nodeSelector", f'Invalid value: "a b": {WORDS}')
+REJECTED = InvalidError(f'Pod "demo-prepare-1" is invalid: {CAUSE[0]}: {CAUSE[1]}', (CAUSE,))
+
 STATES = {
     "created": (after(), "Pending", PROGRESSING, "Pending: Pod demo-prepare-1 was created"),
     "no quota for a Pod": (
@@ -131,7 +135,7 @@ STATES = {
     ),
     "prepared": (after(*PREPARED, later), "Preparing", PROGRESSING, "Preparing: Pod demo-train-1 was created"),
     "no GPU is free": (
-        after(*PREPARED, pod("train-1", unschedulable("Insufficient nvidia.com/gpu"))),
+        after(*PREPARED, pod("train-1", unschedulable("Insufficient nvidia.com/gpu")), later),
         "Queued",
         PROGRESSING,
         "Queued: No node takes Pod demo-train-1: Insufficient nvidia.com/gpu",
@@ -236,16 +240,16 @@ STATES = {
         "Killed: Signal 9 ended the trainer.",
     ),
     "a Pod is called invalid": (
-        after(refusal=InvalidError("spec.nodeSelector: Invalid value")),
+        after(job=a_job().scheduling(node_selector={"tier": "a b"}), refusal=REJECTED),
         "Failed",
         DEGRADED,
-        "ConfigInvalid: The API server refuses the Pod demo-prepare-1: spec.nodeSelector",
+        'ConfigInvalid: The API server refuses the Pod demo-prepare-1: Pod "demo-prepare-1" is invalid: spec.node',
     ),
     "the stored spec does not parse": (
         after(job=a_job().set("method", None)),
-        "Failed",
-        DEGRADED,
-        "ConfigInvalid: ",
+        "Pending",
+        PROGRESSING,
+        "Pending: spec must have model, dataset and method, or command. This version of the operator cannot read",
     ),
 }
 

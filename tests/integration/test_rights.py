@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cluster import Cluster
-from fake_node import STUCK
-from sftjob_contract.names import CA_KEY, CONFIG_KEY, PLURAL, progress_path
+from fake_node import STEADY, STUCK
+from sftjob_contract.names import CA_KEY, CONFIG_KEY, PLURAL, TOKEN_AUDIENCE, progress_path
 from support.builders import a_job
 from support.exposure import exposed
 from support.helm import Helm
@@ -102,13 +102,21 @@ def resume_with_an_old_config(kubectl: Kubectl, name: str, namespace: str) -> No
     kubectl("patch", "sft", name, "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":false}}')
 
 
-def report(stack: InstalledStack, authority: str) -> int:
-    """Status of a report from nobody, whose token claims nothing."""
+def trainer_token(stack: InstalledStack, kubectl: Kubectl, namespace: str) -> str:
+    """The token of a Pod that trains the job STEADY."""
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(a_job(STEADY, namespace).manifest()))
+    reach(Cluster(stack.kubeconfig, namespace), STEADY, phase("Running"))
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={STEADY}-train-1")
+    return kubectl("create", "token", "default", "-n", namespace, f"--audience={TOKEN_AUDIENCE}", *bound).strip()
+
+
+def report(stack: InstalledStack, authority: str, namespace: str, token: str) -> int:
+    """HTTP status of a report for the job STEADY that says nothing."""
     settings = stack.operator_settings()
     host, _, port = settings["SFTJOB_PROGRESS_ADDRESS"].rpartition(":")
     context = ssl.create_default_context(cadata=authority)
     connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=30)
-    connection.request("POST", progress_path("team-a", "demo"), b"{}", {"Authorization": "Bearer made-up"})
+    connection.request("POST", progress_path(namespace, STEADY), b"{}", {"Authorization": f"Bearer {token}"})
     status = connection.getresponse().status
     connection.close()
     return status
@@ -139,10 +147,11 @@ def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
         for namespace in TEAMS:
             reach(Cluster(stack.kubeconfig, namespace), "stays", phase("Succeeded"))
         authority = kubectl.json("get", "configmap", "stays-config", "-n", "team-a")["data"][CA_KEY]
-        assert report(stack, authority) == 401
+        for namespace in TEAMS:
+            assert report(stack, authority, namespace, "made-up") == 401
+            assert report(stack, authority, namespace, trainer_token(stack, kubectl, namespace)) == 400
         wait_until(lambda: reads_events(stack) == set(TEAMS), "it asked nobody why the stuck Pods do not start")
         asked = set(stack.api.asked)
         assert exposed(stack, kubectl) == []
     assert not_granted(asked, granted) == set()
-    # A token is reviewed only while the Pod that it names trains: tests/integration/test_reports.py has such Pods.
-    assert {grant.resource for grant in not_asked(asked, granted)} == {"tokenreviews"}
+    assert not_asked(asked, granted) == set()

@@ -170,7 +170,14 @@ def kept(qwen2: Path, tmp_path: Path) -> Any:
 def test_only_output_results_and_logs_stay(kept: Any) -> None:
     there = {path.name for path in kept.volume.iterdir()}
 
-    assert there == {layout.OUTPUT, layout.RESULTS, layout.LOGS, layout.RUN_CONFIG, layout.PREPARED}
+    assert there == {
+        layout.OWNER,
+        layout.OUTPUT,
+        layout.RESULTS,
+        layout.LOGS,
+        layout.RUN_CONFIG,
+        layout.PREPARED,
+    }
     assert sum(path.stat().st_size for path in (kept.volume / layout.PREPARED).rglob("*")) < 20_000
     assert kept.outcome.progress.checkpoints == ()
     assert kept.outcome.progress.best_step is None

@@ -321,7 +321,8 @@ def test_an_attempt_tells_the_steps_that_have_to_be_done_again(resumed_from: int
     known = decided(first, job=a_job().failure_policy(backoff_seconds=0))
     assert last(known).lost_steps is None
     second = train_pod(ended(70, an_outcome(Stage.TRAIN, 70, progress=reached(60, 2, resumed_from))), 2)
-    assert last(decided(first, second)).lost_steps == lost
+    following = last(decided(first, second))
+    assert (following.reached_step, following.lost_steps) == (max(42, resumed_from), lost)
 
 
 def failed(reason: Reason, exit_code: int, job: JobBuilder, **parts: Any) -> str:

@@ -12,12 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_NODE_RANK, LABEL_STAGE, Stage
 from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
 from sftjob_operator.reconcile import (
+    Action,
     Create,
     Decision,
     Delete,
     Observed,
     PodPhase,
     PodView,
+    Publish,
     Report,
     decide,
     merge_patch,
@@ -82,7 +84,7 @@ class OneJob(RuleBasedStateMachine):
     def reconcile(self) -> None:
         self.reconcile_and_crash(actions_done=99, status_is_written=True)
 
-    def carry_out(self, action: Create | Delete) -> None:
+    def carry_out(self, action: Action) -> None:
         if isinstance(action, Delete):
             pod = self.pods[action.name]
             assert pod.uid == action.uid
@@ -90,6 +92,9 @@ class OneJob(RuleBasedStateMachine):
                 del self.pods[action.name]
             else:
                 self.pods[action.name] = replace(pod, deleting=True)
+            return
+        if isinstance(action, Publish):
+            assert any("-train-" in name for name in self.ever_created)
             return
         assert self.may_run
         body = action.body

@@ -217,19 +217,24 @@ def _ours(entry: AttemptStatus) -> Verdict | None:
 
 
 def _with_lost_steps(attempts: tuple[AttemptStatus, ...]) -> tuple[AttemptStatus, ...]:
-    """Each train attempt with the steps that the one after it has to do again, once that is known."""
+    """Each train attempt with the steps that the one after it has to do again, once that is known.
+
+    A checkpoint of a later step than the last report's shows how far an attempt got that had no time to tell.
+    """
     trained = sorted((entry for entry in attempts if entry.stage == Stage.TRAIN), key=lambda entry: entry.number)
     known = {
-        old.number: max(0, old.reached_step - new.from_step)
+        old.number: (max(old.reached_step, new.from_step), max(0, old.reached_step - new.from_step))
         for old, new in pairwise(trained)
         if old.reached_step is not None and new.from_step is not None and new.number == old.number + 1
     }
-    return tuple(
-        replace(entry, lost_steps=known[entry.number])
-        if entry.stage == Stage.TRAIN and entry.number in known
-        else entry
-        for entry in attempts
-    )
+
+    def with_steps(entry: AttemptStatus) -> AttemptStatus:
+        if entry.stage != Stage.TRAIN or entry.number not in known:
+            return entry
+        reached, lost = known[entry.number]
+        return replace(entry, reached_step=reached, lost_steps=lost)
+
+    return tuple(map(with_steps, attempts))
 
 
 def _failed(entry: AttemptStatus) -> bool:

@@ -37,7 +37,7 @@ def held_status(body: Body, reason: str, message: str, now: datetime) -> dict[st
         elif type_ in (about, ConditionType.SUCCEEDED):
             told_now = {"reason": str(said.reason), "message": said.message, "observedGeneration": generation}
             conditions = [{**item, **told_now} if item is known else item for item in conditions]
-    return {"phase": Phase.PENDING, "startTime": time, **status, "conditions": conditions}
+    return {"phase": Phase.PENDING.value, "startTime": time, **status, "conditions": conditions}
 
 
 def unreadable(why: str) -> str:
