@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage, progress_path
@@ -218,14 +217,55 @@ async def test_connections_of_one_address_are_limited_and_those_that_are_there_s
         opened.transport.abort()
 
 
-async def test_the_connection_of_a_pod_that_trains_is_kept_for_several_reports() -> None:
-    async def never(_: web.BaseRequest) -> web.StreamResponse:
-        raise AssertionError
+async def is_kept(reader: asyncio.StreamReader) -> bool:
+    """Read the rest of an answer, and see that the connection outlives the time that strangers have."""
+    await reader.readuntil(b"\r\n\r\n")
+    try:
+        async with asyncio.timeout(4 * connections.SILENT_SECONDS):
+            return not await hung_up(reader)
+    except TimeoutError:
+        return True
 
-    connection = connections.Connection(web.Server(never))
-    assert connection.keepalive_timeout == connections.SILENT_SECONDS
-    connection.trusted()
-    assert connection.keepalive_timeout >= 3 * 10
+
+async def test_the_connection_of_a_pod_that_trains_is_kept_for_several_reports(
+    impatient: None, operator: Reporting
+) -> None:
+    reader, writer = await operator.connect()
+    for _ in range(2):
+        writer.write(request(report()))
+        assert await status_of(reader) == 204
+        assert await is_kept(reader)
+    writer.write(request(b"not a report"))
+    assert await status_of(reader) == 400
+    assert b"Connection: close" not in await reader.readuntil(b"\r\n\r\n"), "a refusal ends no trainer's connection"
+    writer.transport.abort()
+
+
+async def test_the_connection_of_a_pod_that_trains_ends_when_it_is_silent(
+    monkeypatch: pytest.MonkeyPatch, operator: Reporting
+) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE_SECONDS", 0.05)
+    reader, writer = await operator.connect()
+    writer.write(request(report()))
+    assert await status_of(reader) == 204
+    await reader.readuntil(b"\r\n\r\n")
+    assert await hung_up(reader)
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "status"), [(None, PATH, 401), ("neighbour", PATH, 403), ("trainer", "/no-such-path", 404)]
+)
+async def test_the_answer_to_a_stranger_ends_its_connection(
+    operator: Reporting, token: str | None, path: str, status: int
+) -> None:
+    reader, writer = await operator.connect()
+    writer.write(request(report(), token, path) * 2)
+    assert await status_of(reader) == status
+    rest = await asyncio.wait_for(reader.read(), timeout=connections.SILENT_SECONDS)
+    assert b"Connection: close" in rest
+    assert b"HTTP/1.1" not in rest, "its second request is not answered"
+    writer.transport.abort()
 
 
 async def test_a_third_connection_of_one_pod_ends_its_oldest(operator: Reporting) -> None:

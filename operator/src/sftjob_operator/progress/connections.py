@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from sftjob_operator.progress.limits import RateLimit
 
@@ -26,7 +27,7 @@ CONNECTIONS_AT_ONCE: Final = 100
 CONNECTIONS_PER_SECOND: Final = 10.0
 """New connections of one address. A TLS handshake costs milliseconds of CPU, whoever asks for it."""
 SILENT_SECONDS: Final = 10.0
-"""Longest time for a TLS handshake, for the headers of a request, and between two requests of a stranger."""
+"""Longest time for a TLS handshake, and then for the headers of the only request of a stranger."""
 KEEP_ALIVE_SECONDS: Final = 60.0
 """Longest time between two requests of a Pod that trains, which reports every 2 to 10 seconds."""
 _UNREAD_SECONDS: Final = 1.0
@@ -158,20 +159,59 @@ class _Accepted(socket.socket):
 
 
 class Connection(web.RequestHandler):
-    """One connection. Bodies are taken as they are sent: nothing is unpacked, so none is larger than it looks."""
+    """One connection. Bodies are taken as they are sent: nothing is unpacked, so none is larger than it looks.
+
+    The connection of a stranger ends with the answer to its first request, that of a Pod that trains when it is silent.
+    aiohttp reads its keep-alive time once, as a connection begins, so the shorter time of strangers is kept here.
+    """
 
     def __init__(self, server: web.Server) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=SILENT_SECONDS,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
             lingering_time=_UNREAD_SECONDS,
             auto_decompress=False,
         )
+        self.is_trusted = False
+        self._first_request: asyncio.TimerHandle | None = None
 
-    def trusted(self) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._first_request = asyncio.get_running_loop().call_later(SILENT_SECONDS, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        self.headers_arrived()
+        super().connection_lost(exc)
+
+    def headers_arrived(self) -> None:
+        """From here on, the endpoint limits the time that a request may take."""
+        if self._first_request is not None:
+            self._first_request.cancel()
+
+    def trust(self) -> None:
         """Keep the connection open between two reports."""
-        self._keepalive_timeout = KEEP_ALIVE_SECONDS
+        self.is_trusted = True
+
+
+@web.middleware
+async def one_request_of_strangers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let the answer be the last one on its connection, unless a Pod that trains has sent the request."""
+    connection = request.protocol
+    if not isinstance(connection, Connection):
+        return await handler(request)
+    connection.headers_arrived()
+    try:
+        answer = await handler(request)
+    except web.HTTPException as refusal:
+        if not connection.is_trusted:
+            refusal.force_close()
+        raise
+    if not connection.is_trusted:
+        answer.force_close()
+    return answer
 
 
 def connection_rate(monotonic: Callable[[], float]) -> RateLimit:

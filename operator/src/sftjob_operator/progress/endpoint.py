@@ -20,7 +20,13 @@ from aiohttp import web
 from sftjob_contract.codec import from_untrusted_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
 from sftjob_contract.progress import PROGRESS_VERSION, Progress
-from sftjob_operator.progress.connections import SILENT_SECONDS, Connection, Listener, connection_rate
+from sftjob_operator.progress.connections import (
+    SILENT_SECONDS,
+    Connection,
+    Listener,
+    connection_rate,
+    one_request_of_strangers,
+)
 from sftjob_operator.progress.identity import LONGEST_TOKEN, PodIdentity, TokenReviewer
 from sftjob_operator.progress.kubeflow import kubeflow_progress
 from sftjob_operator.progress.limits import RateLimit
@@ -92,7 +98,7 @@ class ProgressEndpoint:
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
         """Serve on a socket that listens already, until `close`."""
-        app = web.Application(client_max_size=PROGRESS_BODY_LIMIT_BYTES)
+        app = web.Application(client_max_size=PROGRESS_BODY_LIMIT_BYTES, middlewares=[one_request_of_strangers])
         names = f"{{namespace:{_OBJECT_NAME}}}", f"{{name:{_OBJECT_NAME}}}"
         app.router.add_post(progress_path(*names), self._post)
         app.router.add_post(trainer_status_path(*names), self._post_trainer_status)
@@ -183,7 +189,7 @@ class ProgressEndpoint:
         """Give the connection a place of its Pod's, and keep it open for the next report."""
         connection, transport = request.protocol, request.transport
         if isinstance(connection, Connection) and transport is not None and self._listener is not None:
-            connection.trusted()
+            connection.trust()
             self._listener.places.trust(transport.get_extra_info("socket").fileno(), pod)
 
 
@@ -193,7 +199,7 @@ def _later() -> dict[str, str]:
 
 def _not_the_trainer() -> web.HTTPForbidden:
     refusal = web.HTTPForbidden(text="the token's Pod is not the one that trains this job now")
-    refusal.force_close()
+    refusal.force_close()  # also of a Pod that trained before
     return refusal
 
 
