@@ -1,6 +1,14 @@
-"""The model card: what the hub reads of it, and what people do."""
+"""The model card: what the hub reads of it, what people do, and that its code loads the output."""
 
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +17,10 @@ import yaml
 from sftjob_contract import layout
 from sftjob_contract.codec import sha256_of
 from sftjob_contract.config import RunConfig
+from sftjob_contract.names import MOUNT_CLAIMS
 from sftjob_trainer.card import Made, model_card
+from sftjob_trainer.merge import merge
+from sftjob_trainer.outputs import publish
 from support.tiny import lora, run_config
 from support.training import stats_of
 
@@ -52,12 +63,11 @@ tags:
 
 An adapter of `Qwen/Qwen2.5-0.5B`, trained with LoRA, rank 4.
 
-`PLACE` is this repository or directory:
-
 ```python
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
+PLACE = "."  # this directory, or its repository on the hub
 model = AutoPeftModelForCausalLM.from_pretrained(PLACE)
 tokenizer = AutoTokenizer.from_pretrained(PLACE)
 ```
@@ -114,3 +124,110 @@ def test_a_bar_does_not_end_a_cell() -> None:
     card = model_card(made(a_run(dataset="/data/a|b.jsonl")), layout.OUTPUT_MODEL)
 
     assert r"| data | /data/a\|b.jsonl |" in card
+
+
+BASE = "team/base"
+SOURCES = {"hub": f"hf://{BASE}", "claim": f"pvc://{BASE}"}
+OUTPUTS = (layout.OUTPUT_ADAPTER, layout.OUTPUT_MERGED, layout.OUTPUT_MODEL)
+PACKAGES = Path(str(importlib.metadata.distribution("peft").locate_file("")))
+STRANGER = f"""
+import json, os, sys
+sys.path.append({str(PACKAGES)!r})  # no .pth file, and so no package of this repository
+def load(directory, code):
+    os.chdir(directory)
+    made = {{}}
+    exec(code, made)
+    ids = made["tokenizer"]("the parser", return_tensors="pt")
+    return float(made["model"](**ids).logits.float().std())
+print(json.dumps({{name: load(*given) for name, given in json.load(sys.stdin).items()}}))
+"""
+"""Runs each card's code from the directory that the card is in."""
+
+
+@pytest.fixture(scope="module")
+def trained(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with an adapter, as the trainer saves it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = tmp_path_factory.mktemp("trained") / "checkpoint-1"
+    shutil.copytree(qwen2, checkpoint, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    settings = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(qwen2), settings).save_pretrained(checkpoint)
+    return checkpoint
+
+
+def code_in(card: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)
+    return str(code)
+
+
+def load_as_printed(volume: Path, home: Path) -> dict[str, float]:
+    """How widely each output's logits spread, by a Python that has transformers and PEFT and nothing of this project.
+
+    Claims are mounted below `home`. A value that is not finite, or a missing file, is an error of the process.
+    """
+    blocks = {
+        path: (str(volume / path), code_in(volume / path / "README.md").replace(MOUNT_CLAIMS, str(home / "claims")))
+        for path in OUTPUTS
+    }
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", STRANGER],
+        input=json.dumps(blocks), env=environ, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("base", list(SOURCES))
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_code_of_every_card_loads_its_output_as_printed(
+    base: str, qwen2: Path, trained: Path, tmp_path: Path
+) -> None:
+    volume, home = tmp_path / "volume", tmp_path / "home"
+    commit = home / "hub/models--team--base/snapshots/0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(qwen2, {"hub": commit, "claim": home / "claims" / BASE}[base])
+    (commit.parents[1] / "refs").mkdir(parents=True)
+    (commit.parents[1] / "refs/main").write_text(commit.name)
+
+    tuned = made(a_run(SOURCES[base], method=lora()))
+    publish(trained, tuned, volume)
+    merge(qwen2, tuned, volume)
+    publish(qwen2, made(a_run(SOURCES[base])), volume)
+    spread = load_as_printed(volume, home)
+
+    assert spread[layout.OUTPUT_ADAPTER] == pytest.approx(spread[layout.OUTPUT_MERGED], rel=1e-3)
+    assert spread[layout.OUTPUT_ADAPTER] != pytest.approx(spread[layout.OUTPUT_MODEL], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("hf://team/base", "team/base"),
+        ("/models/base", "/models/base"),
+        ("pvc://team/base", None),
+        ("s3://team/base", None),
+        ("https://models.example/base.tar.gz", None),
+    ],
+)
+def test_an_adapter_names_its_base_only_where_libraries_find_it_by_that_name(
+    source: str, name: str | None, trained: Path, tmp_path: Path
+) -> None:
+    """They take any other name for a repository on the hub, and ask for it."""
+    publish(trained, made(a_run(source, method=lora())), tmp_path)
+
+    settings = json.loads((tmp_path / layout.OUTPUT_ADAPTER / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == name
+
+
+@pytest.mark.parametrize("path", OUTPUTS)
+@pytest.mark.parametrize("source", SOURCES.values())
+def test_a_card_of_a_model_with_its_own_code_says_that_it_must_be_trusted(path: str, source: str) -> None:
+    config = a_run(source, method=lora())
+    card = model_card(made(replace(config, model=replace(config.model, trust_remote_code=True))), path)
+
+    loads = [line for line in card.splitlines() if "from_pretrained(" in line]
+    assert len(loads) == 2
+    assert all("trust_remote_code=True" in line for line in loads)

@@ -79,7 +79,7 @@ def test_the_adapter_names_the_model_as_the_user_did_and_no_path_of_the_containe
         ("/models/x", "/models/x"),
     ],
 )
-def test_a_base_from_the_hub_is_named_as_peft_would_load_it(source: str, name: str) -> None:
+def test_a_base_from_the_hub_is_named_by_its_id_there(source: str, name: str) -> None:
     assert base_model_name(run_config(model=source, dataset="d").model) == name
 
 

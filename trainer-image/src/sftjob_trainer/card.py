@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import yaml
@@ -10,6 +11,7 @@ from sftjob_contract import layout
 from sftjob_contract.codec import sha256_of
 from sftjob_contract.config import Model, RunConfig
 from sftjob_contract.method import Method
+from sftjob_contract.names import MOUNT_CLAIMS
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.configuration import data_sources
 
@@ -22,18 +24,30 @@ _WHAT: Final = {
     layout.OUTPUT_ADAPTER: "An adapter of {base}, trained with {method}.",
     layout.OUTPUT_MERGED: "{base} with an adapter merged in that was trained with {method}.",
 }
+_UNKNOWN_PLACE: Final = "/path/to/base"
 _LOADED: Final = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(PLACE)
-tokenizer = AutoTokenizer.from_pretrained(PLACE)
+PLACE = "."  # this directory, or its repository on the hub
+model = AutoModelForCausalLM.from_pretrained(PLACE{trust})
+tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
 """
 _ADAPTER_LOADED: Final = """\
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
-model = AutoPeftModelForCausalLM.from_pretrained(PLACE)
-tokenizer = AutoTokenizer.from_pretrained(PLACE)
+PLACE = "."  # this directory, or its repository on the hub
+model = AutoPeftModelForCausalLM.from_pretrained(PLACE{trust})
+tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
+"""
+_ADAPTER_LOADED_ONTO: Final = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+BASE = {base!r}  # the directory that has {source}
+PLACE = "."  # this directory, or its repository on the hub
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE{trust}), PLACE)
+tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
 """
 
 
@@ -48,8 +62,17 @@ class Made:
 
 
 def base_model_name(model: Model) -> str:
-    """What PEFT and people should load an adapter onto: a hub id where there is one, else the source as given."""
+    """The base model, for people: its id on the hub where it has one, else the source as configured."""
     return model.source.removeprefix(layout.HUB_SCHEME)
+
+
+def loadable_base(model: Model) -> str | None:
+    """What `from_pretrained` finds the base by: its id on the hub, or a path in the image.
+
+    None for a claim or an object store: each reader has it in another directory, and libraries take any other name for
+    an id on the hub.
+    """
+    return base_model_name(model) if model.source.startswith((layout.HUB_SCHEME, "/")) else None
 
 
 def model_card(made: Made, path: str) -> str:
@@ -61,8 +84,7 @@ def model_card(made: Made, path: str) -> str:
         f"---\n{head}---",
         f"# {made.config.job.name}",
         what,
-        "`PLACE` is this repository or directory:",
-        f"```python\n{_ADAPTER_LOADED if path == layout.OUTPUT_ADAPTER else _LOADED}```",
+        f"```python\n{_how_to_load(made.config.model, path)}```",
         "## Results",
         _table(("metric", "value"), ((name, f"{value:.6g}") for name, value in made.metrics.items())),
         "## Made of",
@@ -71,10 +93,28 @@ def model_card(made: Made, path: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _how_to_load(model: Model, path: str) -> str:
+    """Python that loads the output from its own directory as it stands, once the base is where it looks for it."""
+    trust = ", trust_remote_code=True" if model.trust_remote_code else ""
+    if path != layout.OUTPUT_ADAPTER:
+        return _LOADED.format(trust=trust)
+    if _is_on_hub(model.source):
+        return _ADAPTER_LOADED.format(trust=trust)
+    return _ADAPTER_LOADED_ONTO.format(base=_directory_of(model), source=model.source, trust=trust)
+
+
+def _directory_of(model: Model) -> str:
+    """Where a Pod of a job has a base that is on no hub; for an object store anywhere."""
+    if model.source.startswith(layout.PVC_SCHEME):
+        claim = layout.ClaimPath.parse(model.source)
+        return str(PurePosixPath(MOUNT_CLAIMS, claim.claim, claim.path))
+    return loadable_base(model) or _UNKNOWN_PLACE
+
+
 def _metadata(config: RunConfig, path: str) -> dict[str, Any]:
     """The card's head (https://huggingface.co/docs/hub/model-cards). A hub refuses names that are not of a hub."""
     metadata: dict[str, Any] = {"library_name": _LIBRARIES.get(path, "transformers")}
-    if config.model.source.startswith(layout.HUB_SCHEME):
+    if _is_on_hub(config.model.source):
         metadata["base_model"] = base_model_name(config.model)
     if named := sorted({_repository(source) for source in data_sources(config) if _is_on_hub(source)}):
         metadata["datasets"] = named

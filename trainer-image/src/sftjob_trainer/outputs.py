@@ -14,7 +14,7 @@ from sftjob_contract.codec import encode
 from sftjob_contract.config import Model, RunConfig
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import Checkpoint
-from sftjob_trainer.card import CARD, Made, base_model_name, model_card
+from sftjob_trainer.card import CARD, Made, loadable_base, model_card
 from sftjob_trainer.checkpoints import BrokenCheckpointError, best_step, verify
 from sftjob_trainer.durable import replace_directory, sync_tree, write_atomically
 from sftjob_trainer.telemetry import SAVED_TELEMETRY
@@ -84,10 +84,13 @@ def publish(checkpoint: Path, made: Made, volume: Path) -> Output:
 def _name_base_model(adapter_config: Path, model: Model) -> None:
     """PEFT wrote the directory that the base was loaded from, which means nothing outside of this container.
 
+    Libraries take a name that is no directory for an id on the hub, so a base on a claim has no name here: who loads
+    the adapter gives the base, as servers do.
+
     It wrote the names of a set of modules, too, whose order changes from process to process.
     """
     settings = json.loads(adapter_config.read_text(encoding="utf-8"))
-    named = {**settings, "base_model_name_or_path": base_model_name(model), "revision": model.revision}
+    named = {**settings, "base_model_name_or_path": loadable_base(model), "revision": model.revision}
     if isinstance(targets := settings.get("target_modules"), list):
         named["target_modules"] = sorted(targets)
     adapter_config.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
