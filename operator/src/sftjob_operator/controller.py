@@ -20,7 +20,6 @@ from sftjob_operator.effects.cluster import (
 )
 from sftjob_operator.execute import Execution, NotDoneError, job_field
 from sftjob_operator.gather import Gathering
-from sftjob_operator.heard import Heard
 from sftjob_operator.inquiries import Inquiries
 from sftjob_operator.metrics.operator import Failure, OperatorMetrics
 from sftjob_operator.progress.identity import PodIdentity
@@ -37,12 +36,16 @@ from sftjob_operator.reconcile import (
     unreadable,
     usable_progress,
 )
+from sftjob_operator.report_store import ReportStore
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
 
 RESYNC_SECONDS: Final = 600
 """How often everything is listed, in case a watch missed that something went away."""
 SETTLE_SECONDS: Final = 2.0
 """How long a status change that is neither a new phase nor a first report waits for company."""
+MOST_WRITES_PER_SECOND: Final = 20.0
+"""How many such changes of all jobs together are written, on average. Each is a revision of the whole job in etcd, and
+an event of every watch. It is one in each default interval for 200 jobs that train."""
 FIRST_LISTING_RETRY_SECONDS: Final = 5.0
 
 _FAULT_MESSAGE: Final = (
@@ -70,12 +73,12 @@ class Controller:
         self._clock = clock
         self._known = Gathering(cluster, namespaces)
         self._inquiries = Inquiries(cluster, clock)
-        self._heard = Heard(settings.silence_seconds)
-        self._told: dict[str, str] = {}
+        self._reports = ReportStore(settings.silence_seconds)
+        self._logged: dict[str, str] = {}
         """By uid: the refusal or fault that was logged last, so that it is not logged at each try."""
-        self._pace = WritePace(interval_seconds, SETTLE_SECONDS, clock.monotonic)
+        self._pace = WritePace(interval_seconds, SETTLE_SECONDS, MOST_WRITES_PER_SECOND, clock.monotonic)
         self.queue = WorkQueue(clock)
-        self._execution = Execution(cluster, self._known, self._heard, self._pace, self.queue, clock)
+        self._execution = Execution(cluster, self._known, self._reports, self._pace, self.queue, clock)
 
     def use(self, settings: Settings) -> None:
         """Decide by these settings from now on; jobs that train are looked at, for what they are to see of it."""
@@ -85,9 +88,9 @@ class Controller:
 
     def follow(self, reception: Reception) -> None:
         """Take into account what the endpoint knows of reports that it could not take."""
-        self._heard.follow(reception)
+        self._reports.follow(reception)
 
-    # What watches and trainers tell
+    # What watches and trainers report
 
     def job_changed(self, body: Body) -> None:
         """A job was created, changed, or listed."""
@@ -122,7 +125,7 @@ class Controller:
         progress = usable_progress(progress)
         if (uid := self._uid(key)) is None:
             return
-        known = self._heard.take(uid, progress, self._clock.now())
+        known = self._reports.put(uid, progress, self._clock.now())
         if known is not None and known.progress.attempt == progress.attempt:
             self.queue.add_after(key, self._pace.seconds_until_allowed(uid))
         else:
@@ -130,7 +133,7 @@ class Controller:
 
     def newest_progress(self, key: Key) -> Progress | None:
         """The newest report that was taken in for a job, of whichever attempt."""
-        known = self._heard.report(self._uid(key) or "")
+        known = self._reports.report(self._uid(key) or "")
         return None if known is None else known.progress
 
     # What is asked of it
@@ -170,8 +173,8 @@ class Controller:
         for key in await self._known.resync():
             self.queue.add(key)
         uids = self._known.uids()
-        self._heard.keep_only(uids)
-        self._told = {uid: text for uid, text in self._told.items() if uid in uids}
+        self._reports.keep_only(uids)
+        self._logged = {uid: text for uid, text in self._logged.items() if uid in uids}
         self._pace.keep_only(uids)
         self._known.keep_only(uids)
 
@@ -204,9 +207,9 @@ class Controller:
             if body is not None:
                 await self._reconcile(key, body)
             self.queue.succeeded(key)
-        except NotDoneError as told:
-            await self._explain(key, body, told.reason, str(told))
-            self._failed(key, body, told.error)
+        except NotDoneError as refused:
+            await self._explain(key, body, refused.reason, str(refused))
+            self._failed(key, body, refused.error)
         except Exception as error:  # noqa: BLE001 -- one job's fault must not stop the others; it is logged
             if isinstance(error, UnrecognizedError):
                 await self._explain(key, body, ConditionReason.NAME_CONFLICT, str(error))
@@ -262,17 +265,17 @@ class Controller:
         observed = Observed(
             job=job,
             pods=pods,
-            report=self._heard.report(uid),
+            report=self._reports.report(uid),
             obstacles=obstacles,
-            reachability=self._heard.reachability(uid),
-            published_ca=self._heard.published_ca(uid),
+            reachability=self._reports.reachability(uid, now),
+            published_ca=self._reports.published_ca(uid),
         )
         decision = self._decide(key, observed)
         refusal = await self._execution.execute(key, job, decision.actions)
         if refusal is not None:
-            if self._told.get(uid) != refusal.message:
+            if self._logged.get(uid) != refusal.message:
                 log.warning("%s", refusal.message, extra=job_field(key))
-                self._told[uid] = refusal.message
+                self._logged[uid] = refusal.message
             pods = await self._known.gather_pods(key, job)  # with those that were created before it
             decision = self._decide(key, replace(observed, pods=pods, refusal=refusal))
             await self._execution.execute(key, job, decision.actions)
@@ -303,10 +306,10 @@ class Controller:
         for less in (quiet, replace(quiet, pods=tuple(replace(pod, outcome=None) for pod in observed.pods))):
             with suppress(Exception):
                 decision = decide(less, self._settings, now)
-                self._heard.drop_report(uid)
+                self._reports.drop_report(uid)
                 self._metrics.failed(Failure.FAULT)
-                if self._told.get(uid) != repr(fault):
-                    self._told[uid] = repr(fault)
+                if self._logged.get(uid) != repr(fault):
+                    self._logged[uid] = repr(fault)
                     log.error(
                         "Internal error; decided without what its Pods sent", exc_info=fault, extra=job_field(key)
                     )
@@ -319,8 +322,8 @@ class Controller:
 
     def _forget(self, key: Key, uid: str) -> None:
         """A job that has ended or is gone needs no memory but its own; one that has its name by now keeps its own."""
-        self._heard.forget(uid)
-        self._told.pop(uid, None)
+        self._reports.forget(uid)
+        self._logged.pop(uid, None)
         self._pace.forget(uid)
         self._known.forget(uid)
         if self._uid(key) in (None, uid):

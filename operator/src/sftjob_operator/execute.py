@@ -19,7 +19,6 @@ from sftjob_operator.effects.cluster import (
 )
 from sftjob_operator.effects.events import event_body
 from sftjob_operator.gather import Gathering, job_key
-from sftjob_operator.heard import Heard
 from sftjob_operator.holders import release
 from sftjob_operator.progress.pace import WritePace
 from sftjob_operator.reconcile import (
@@ -39,6 +38,7 @@ from sftjob_operator.reconcile import (
     rendered_invalid,
     rfc3339,
 )
+from sftjob_operator.report_store import ReportStore
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
 
 _URGENT: Final = frozenset(
@@ -72,10 +72,10 @@ class Execution:
     """Writes to the cluster for the job that a worker holds; `known` learns what the server answers."""
 
     def __init__(
-        self, cluster: Cluster, known: Gathering, heard: Heard, pace: WritePace, queue: WorkQueue, clock: Clock
+        self, cluster: Cluster, known: Gathering, reports: ReportStore, pace: WritePace, queue: WorkQueue, clock: Clock
     ) -> None:
         self._cluster = cluster
-        self._heard = heard
+        self._reports = reports
         self._known = known
         self._pace = pace
         self._queue = queue
@@ -120,7 +120,7 @@ class Execution:
                 taken = f"{kind} {name} of an earlier SFTJob is being deleted. {await self._release(key[0], name)}"
             return Refusal(kind=kind, name=name, message=taken, conflict=True)
         if kind == "ConfigMap" and (ca := action.body["data"].get(CA_KEY)) is not None:
-            self._heard.published(job.metadata.uid, ca, None)
+            self._reports.published(job.metadata.uid, ca, None)
         if kind == "Pod":
             self._known.pods.put(child.body)
             if child.existed:
@@ -135,14 +135,14 @@ class Execution:
         try:
             found = await find(self._cluster, "ConfigMap", job.metadata.namespace, action.name)
             if found is None or owner_uid(found) != uid:
-                self._heard.published(uid, ca, None)
+                self._reports.published(uid, ca, None)
                 return
             written = await publish(self._cluster, found, action.data)
         except ClusterError as error:
             log.warning("cannot publish %s of %s: %s", CA_KEY, action.name, error, extra=job_field(key))
             return
         changed = written is not found
-        self._heard.published(uid, ca, self._clock.now() if changed else None)
+        self._reports.published(uid, ca, self._clock.now() if changed else None)
         if changed:
             log.info("published %s in ConfigMap %s", CA_KEY, action.name, extra=job_field(key))
             self._queue.add(key)
@@ -208,6 +208,8 @@ class Execution:
                 self._queue.add_after(key, wait)
             elif await self._write(key, body, patch, new):
                 await self._post(body, events)
+        else:
+            self._pace.unwanted(body["metadata"]["uid"])
 
     async def _write(self, key: Key, body: Body, patch: Object, new: Object) -> bool:
         """Patch the status, provided that the job is still the one that was decided about."""

@@ -84,7 +84,8 @@ class OperatorSettings:
     watch_silence_seconds: float
     """SFTJOB_WATCH_SILENCE_SECONDS: a watch that tells nothing for so long, not even a bookmark, is begun anew."""
     progress_interval_seconds: float
-    """SFTJOB_PROGRESS_INTERVAL_SECONDS: at most one status write per job in this time, but for phase changes."""
+    """SFTJOB_PROGRESS_INTERVAL_SECONDS: at most one status write per job in this time, except for phase changes;
+    longer where hundreds of jobs train (controller.MOST_WRITES_PER_SECOND)."""
     workers: int
     """SFTJOB_WORKERS: jobs worked on at the same time."""
     liveness_address: Address | None

@@ -106,8 +106,8 @@ async def test_what_is_remembered_of_jobs_that_are_gone_goes_with_the_next_listi
     deleted_without_a_word(world)
     await world.controller.resync()
     await world.settle()
-    assert world.controller._heard._reports == {}
-    assert world.controller._pace._paces == {}
+    assert world.controller._reports._reports == {}
+    assert len(world.controller._pace) == 0
     assert world.controller._known._last_words == {}
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import CA_KEY, Stage
-from sftjob_operator.heard import Heard
+from sftjob_operator.api import ProgressStatus, SFTJobStatus
 from sftjob_operator.progress.reception import TICK_SECONDS, Reception
 from sftjob_operator.reconcile import Decision, Publish, Reachability
+from sftjob_operator.report_store import ReportStore
+from support.builders import a_job
 from support.decisions import PREPARED, a_pod, a_report, condition, decided
 from support.fake_cluster import START, FakeClock, moment
 from support.progress import a_progress
@@ -68,6 +70,15 @@ def test_a_trainer_that_has_not_picked_up_a_new_certificate_is_told_as_that(
     assert "NetworkPolicy" not in message
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(1000, "True"), (1089, "True"), (1090, "False")])
+def test_after_a_restart_silence_counts_from_the_start_of_the_operator(seconds: float, status: str) -> None:
+    shown = ProgressStatus(step=5, max_steps=10, percent=50, last_report_time=moment(100))
+    job = a_job().with_status(SFTJobStatus(progress=shown))
+    started = Reachability(undisturbed_since=START + timedelta(seconds=1000))
+    seen = decided(*TRAINING, job=job, seconds=seconds, report=None, reachability=started)
+    assert condition(seen, "ProgressReporting")[0] == status
+
+
 def test_the_ca_of_a_job_that_trains_is_published_until_it_is_known_to_be_there() -> None:
     publish = Publish(name="demo-config", data={CA_KEY: "CA"})
     assert publish in decided(*TRAINING, published_ca=None).actions
@@ -76,11 +87,11 @@ def test_the_ca_of_a_job_that_trains_is_published_until_it_is_known_to_be_there(
     assert not any(isinstance(action, Publish) for action in decided(PREPARED).actions)
 
 
-def heard_at(**seconds: float) -> Heard:
-    heard = Heard(silence_seconds=90)
+def reports_at(**seconds: float) -> ReportStore:
+    reports = ReportStore(silence_seconds=90)
     for uid, when in seconds.items():
-        heard.take(uid, a_progress(1), START + timedelta(seconds=when))
-    return heard
+        reports.put(uid, a_progress(1), START + timedelta(seconds=when))
+    return reports
 
 
 @pytest.mark.parametrize(
@@ -96,7 +107,15 @@ def heard_at(**seconds: float) -> Heard:
     ],
 )
 def test_jobs_that_fall_silent_at_the_same_time_are_silent_together(seconds: dict[str, float], together: bool) -> None:
-    assert heard_at(**seconds).reachability("a").silent_together is together
+    assert reports_at(**seconds).reachability("a", START + timedelta(seconds=4000)).silent_together is together
+
+
+def test_a_job_that_still_reports_is_not_silent() -> None:
+    reports = reports_at(a=100, b=150)
+    assert [reports.reachability("a", START + timedelta(seconds=s)).silent_together for s in (190, 191)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_process_that_stood_still_starts_to_listen_again() -> None:
@@ -115,11 +134,11 @@ def test_a_process_that_stood_still_starts_to_listen_again() -> None:
 
 
 def test_what_is_remembered_of_a_job_goes_with_it() -> None:
-    heard = heard_at(a=1, b=2)
-    heard.published("a", "CA", START)
-    heard.published("a", "CA", None)
-    assert heard.reachability("a").certificate_since == START
-    heard.keep_only({"b"})
-    assert (heard.report("a"), heard.published_ca("a"), heard.report("b") is None) == (None, None, False)
-    heard.forget("b")
-    assert heard.report("b") is None
+    reports = reports_at(a=1, b=2)
+    reports.published("a", "CA", START)
+    reports.published("a", "CA", None)
+    assert reports.reachability("a", START).certificate_since == START
+    reports.keep_only({"b"})
+    assert (reports.report("a"), reports.published_ca("a"), reports.report("b") is None) == (None, None, False)
+    reports.forget("b")
+    assert reports.report("b") is None

@@ -32,10 +32,10 @@ def with_progress(status: SFTJobStatus, job: SFTJob, progress: Progress, receive
     listed = (checkpoint for checkpoint in status.checkpoints if checkpoint.step in again)
     checkpoints = tuple(sorted((*listed, *told), key=lambda checkpoint: checkpoint.step))
     best = progress.best_step
-    heard = status.progress.last_report_time if status.progress is not None else None
+    before = status.progress.last_report_time if status.progress is not None else None
     return replace(
         status,
-        progress=progress_part(progress, rfc3339(received) if received is not None else heard, _devices(job)),
+        progress=progress_part(progress, rfc3339(received) if received is not None else before, _devices(job)),
         history=_history(status.history, progress.history),
         checkpoints=checkpoints,
         latest_checkpoint=checkpoints[-1].uri if checkpoints else None,
@@ -88,8 +88,8 @@ def _devices(job: SFTJob) -> int:
     return max(1, resources.gpus) * resources.nodes
 
 
-def progress_part(progress: Progress, heard: str | None, devices: int) -> ProgressStatus:
-    """Where training stands, by a report that arrived at `heard`."""
+def progress_part(progress: Progress, received: str | None, devices: int) -> ProgressStatus:
+    """Where training stands, by a report that arrived at `received`."""
     eta, speed = progress.eta_seconds, progress.tokens_per_second
     return ProgressStatus(
         activity=progress.activity,
@@ -110,7 +110,7 @@ def progress_part(progress: Progress, heard: str | None, devices: int) -> Progre
         peak_memory_bytes=progress.peak_memory_bytes,
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
-        last_report_time=heard,
+        last_report_time=received,
     )
 
 

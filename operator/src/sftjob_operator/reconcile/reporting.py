@@ -24,37 +24,46 @@ def reporting(at: Situation, phase: Phase) -> tuple[Said, float | None]:
     if view is None or view.phase not in (PodPhase.RUNNING, PodPhase.UNKNOWN):
         said = Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message="Nothing is training.")
         return said, None
-    heard = last_heard(at, view)
-    if heard is None and at.job.spec.command is not None:
+    reported = last_report_time(at, view)
+    if reported is None and at.job.spec.command is not None:
         message = "The command runs and has not reported; nothing asks it to, but a transformers Trainer does so."
         return Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message=message), None
-    if (changed := _certificate_changed(at, heard)) is not None:
+    if (changed := _certificate_changed(at, reported)) is not None:
         return changed
-    said, left = _by_silence(at, view, heard)
-    return said, None if left is None else min(left, _until_noticed(at, heard) or left)
+    said, left = _by_silence(at, view, reported)
+    return said, None if left is None else min(left, _until_noticed(at, reported) or left)
 
 
-def _by_silence(at: Situation, view: PodView, heard: str | None) -> tuple[Said, float | None]:
-    since = heard or view.started or rfc3339(at.now)
+def _by_silence(at: Situation, view: PodView, reported: str | None) -> tuple[Said, float | None]:
+    since = _silent_since(at, reported) or view.started or rfc3339(at.now)
     left = at.settings.silence_seconds - seconds_since(since, at.now)
     if left <= 0:
         return Said(
             status=ConditionStatus.FALSE, reason=ConditionReason.REPORTS_MISSING, message=_missing(at, view, since)
         ), None
-    if heard is None:
+    if reported is None:
         message = "The trainer runs and has not reported yet."
         return Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.WAITING, message=message), left
     message = "The trainer's reports arrive."
     return Said(status=ConditionStatus.TRUE, reason=ConditionReason.REPORTING, message=message), left
 
 
-def _certificate_changed(at: Situation, heard: str | None) -> tuple[Said, float | None] | None:
+def _silent_since(at: Situation, reported: str | None) -> str | None:
+    """When a silence began; of a report that an earlier process received, when this one could receive the next."""
+    received = at.report is not None and rfc3339(at.report.received) == reported
+    undisturbed = at.reachability.undisturbed_since
+    if reported is None or received or undisturbed is None:
+        return reported
+    return max(reported, rfc3339(min(undisturbed, at.now)))
+
+
+def _certificate_changed(at: Situation, reported: str | None) -> tuple[Said, float | None] | None:
     """What holds until a trainer that reported has picked up the new CA; None once it has, or after the usual time."""
     changed = at.reachability.certificate_since
-    if changed is None or heard is None or parse_time(heard) >= changed.replace(microsecond=0):
+    if changed is None or reported is None or parse_time(reported) >= changed.replace(microsecond=0):
         return None
     left = CERTIFICATE_PATIENCE_SECONDS - (at.now - changed).total_seconds()
-    if left <= 0 or _until_noticed(at, heard) is not None:
+    if left <= 0 or _until_noticed(at, reported) is not None:
         return None
     message = (
         f"The certificate of the progress endpoint changed at {rfc3339(changed)}. Reports continue when the trainer "
@@ -64,24 +73,24 @@ def _certificate_changed(at: Situation, heard: str | None) -> tuple[Said, float 
     return Said(status=ConditionStatus.UNKNOWN, reason=ConditionReason.REPORTS_MISSING, message=message), left
 
 
-def _until_noticed(at: Situation, heard: str | None) -> float | None:
+def _until_noticed(at: Situation, reported: str | None) -> float | None:
     """Seconds until a silence after a change of the certificate is worth a word; most trainers end it before."""
-    if heard is None or at.reachability.certificate_since is None:
+    if reported is None or at.reachability.certificate_since is None:
         return None
-    left = at.settings.silence_seconds / 3 - seconds_since(heard, at.now)
+    left = at.settings.silence_seconds / 3 - seconds_since(reported, at.now)
     return left if left > 0 else None
 
 
-def last_heard(at: Situation, view: PodView) -> str | None:
-    """When the newest report of this Pod arrived; told by the status if the operator was restarted since."""
+def last_report_time(at: Situation, view: PodView) -> str | None:
+    """When the newest report of this Pod arrived; from the status if the operator was restarted since."""
     if at.report is not None and at.report.progress.attempt == view.attempt:
         return rfc3339(at.report.received)
     status: SFTJobStatus = at.job.status
-    heard = status.progress.last_report_time if status.progress is not None else None
-    before_this_pod = heard is None or (
-        view.started is not None and seconds_since(heard, at.now) > seconds_since(view.started, at.now)
+    reported = status.progress.last_report_time if status.progress is not None else None
+    before_this_pod = reported is None or (
+        view.started is not None and seconds_since(reported, at.now) > seconds_since(view.started, at.now)
     )
-    return None if before_this_pod else heard
+    return None if before_this_pod else reported
 
 
 def _missing(at: Situation, view: PodView, since: str) -> str:

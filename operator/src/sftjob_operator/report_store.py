@@ -1,4 +1,4 @@
-"""What this process remembers of trainers' reports, and what else may have kept them from arriving."""
+"""The reports that this process received, and what may have kept others from arriving."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class _PublishedCa:
     changed: datetime | None
 
 
-class Heard:
+class ReportStore:
     """The newest report of each job, by its uid: a job that was created again under a name inherits nothing."""
 
     def __init__(self, silence_seconds: float) -> None:
@@ -28,8 +28,8 @@ class Heard:
         """Take into account what the endpoint knows of reports that it could not take."""
         self._reception = reception
 
-    def take(self, uid: str, progress: Progress, now: datetime) -> Report | None:
-        """Remember a report; returns the one before."""
+    def put(self, uid: str, progress: Progress, now: datetime) -> Report | None:
+        """Store a report; returns the one before."""
         before = self._reports.get(uid)
         self._reports[uid] = Report(progress=progress, received=now)
         return before
@@ -48,15 +48,15 @@ class Heard:
         known = self._published.get(uid)
         return None if known is None else known.text
 
-    def reachability(self, uid: str) -> Reachability:
-        """What besides a hung trainer may have kept the reports of a job from arriving."""
-        mine = self._published.get(uid)
+    def reachability(self, uid: str, now: datetime) -> Reachability:
+        """What may have kept the reports of a job from arriving, other than a hung trainer."""
+        published = self._published.get(uid)
         served = None if self._reception is None else self._reception.certificate_since
-        changes = [time for time in (None if mine is None else mine.changed, served) if time is not None]
+        changes = [time for time in (None if published is None else published.changed, served) if time is not None]
         return Reachability(
             undisturbed_since=None if self._reception is None else self._reception.undisturbed_since,
             certificate_since=max(changes, default=None),
-            silent_together=self._silent_together(uid),
+            silent_together=self._silent_together(uid, now),
         )
 
     def drop_report(self, uid: str) -> None:
@@ -73,11 +73,12 @@ class Heard:
         self._reports = {uid: report for uid, report in self._reports.items() if uid in uids}
         self._published = {uid: ca for uid, ca in self._published.items() if uid in uids}
 
-    def _silent_together(self, uid: str) -> bool:
-        """Whether at least as many others stopped reporting when this one did as reported after it."""
-        if (mine := self._reports.get(uid)) is None:
+    def _silent_together(self, uid: str, now: datetime) -> bool:
+        """Whether this job is silent, and as many others or more stopped reporting when it did as reported after it."""
+        mine = self._reports.get(uid)
+        if mine is None or now - mine.received <= self._together:
             return False
-        others = [report.received - mine.received for of, report in self._reports.items() if of != uid]
+        others = [report.received - mine.received for other, report in self._reports.items() if other != uid]
         with_it = sum(abs(apart) <= self._together for apart in others)
         after_it = sum(apart > self._together for apart in others)
         return with_it > 0 and with_it >= after_it
