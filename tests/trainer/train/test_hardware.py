@@ -54,6 +54,7 @@ def config(
         (A100, config(method=lora(), precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT16),
         (T4, config(method=lora()), Precision.FP32, ModelDtype.FLOAT32),
         (T4, config(precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT32),
+        (T4, config(method=QLORA, precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT16),
     ],
 )
 def test_trained_weights_are_fp32_and_frozen_ones_are_as_precise_as_the_step(
@@ -124,7 +125,6 @@ def test_what_was_asked_for_is_told_as_such() -> None:
             "resources.gpus: 2 was requested, but the container sees only 1 CUDA devices; check that",
         ),
         (CPU, config(gpus=0, precision=Precision.FP16), "training.precision: fp16 needs a GPU; write bf16, fp32 or"),
-        (A100, config(method=QLORA, precision=Precision.FP16), "training.precision: fp16 does not go with method.quan"),
         (T4, config(precision=Precision.BF16), "training.precision: bf16 is not supported by T4; write fp16"),
         (CPU, config(gpus=0, method=lora(), dtype=ModelDtype.FLOAT16), "model.dtype: float16 needs a GPU; write bfl"),
         (A100, config(dtype=ModelDtype.FLOAT16), "model.dtype: float16 is too coarse for weights that are trained"),

@@ -159,7 +159,10 @@ def quantized(directory: Path, quantization: Quantization) -> Any:
     from sftjob_trainer.model import quantization_config
 
     return AutoModelForCausalLM.from_pretrained(
-        directory, dtype="float32", quantization_config=quantization_config(quantization), device_map={"": "cpu"}
+        directory,
+        dtype="float32",
+        quantization_config=quantization_config(quantization, Precision.FP32),
+        device_map={"": "cpu"},
     )
 
 

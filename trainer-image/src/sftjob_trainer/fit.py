@@ -22,7 +22,7 @@ from sftjob_trainer.examination import Examination, prompt_tokens
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
-from sftjob_trainer.hardware import Choices, choose, this_machine, trainable_parameters
+from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
 from sftjob_trainer.lora import check_layers, layers_of, lora_config
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.questions import needs_answers, questions
@@ -31,6 +31,7 @@ from sftjob_trainer.run import Run
 from sftjob_trainer.sampling import filled_up
 from sftjob_trainer.start import Origin, load_adapter
 from sftjob_trainer.tokenization import load_prepared_tokenizer
+from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ def build(run: Run, origin: Origin) -> Trainer:
         trainer = _trainer(run, origin, choices, arguments)
     except ValueError as error:
         raise Failure(Reason.CONFIG_INVALID, f"this model can not be trained as asked: {error}") from error
+    if lora is not None:
+        train_in_fp32(trainer.model)
     if lora is not None and origin.checkpoint is not None:
         load_adapter(trainer.model, origin.checkpoint, lora)
     trainer.remove_callback(PrinterCallback)
@@ -159,9 +162,8 @@ def _arguments(run: Run, choices: Choices) -> Any:
     """
     step = run.telemetry.step
     evaluates = run.evaluates_at(step) and run.telemetry.eval_loss_at(step) is None
-    given = sft_arguments(
-        run.config, run.stats, output_dir=run.store.staging, precision=choices.precision, liger=choices.liger
-    )
+    precision = autocast_precision(run.config, choices)
+    given = sft_arguments(run.config, run.stats, output_dir=run.store.staging, precision=precision, liger=choices.liger)
     try:
         args = SFTConfig(**given, eval_on_start=evaluates)
     except (ValueError, TypeError, ImportError) as error:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import psutil
 
 from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, RunConfig
+from sftjob_contract.method import LoraBias
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 
@@ -131,16 +132,27 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
     )
 
 
+def autocast_precision(config: RunConfig, choices: Choices) -> Precision:
+    """The precision of TRL's autocast.
+
+    Modules and biases that LoRA trains are fp32. Where the weights beside them have 16 bits, products of both need
+    autocast, in the dtype in which those weights are multiplied anyway.
+    """
+    lora = config.method.lora
+    if lora is None or choices.precision is not Precision.FP32:
+        return choices.precision
+    if not lora.modules_to_save and lora.bias is LoraBias.NONE:
+        return Precision.FP32
+    halves = {ModelDtype.BFLOAT16: Precision.BF16, ModelDtype.FLOAT16: Precision.FP16}
+    return halves.get(choices.dtype, Precision.FP32)
+
+
 def _precision(config: RunConfig, machine: Machine) -> Precision:
     asked = config.training.precision
     if asked is Precision.AUTO:
         return Precision.BF16 if config.gpus and machine.bf16 else Precision.FP32
     if asked is Precision.FP16 and not config.gpus:
         raise _refused("training.precision: fp16 needs a GPU; write bf16, fp32 or auto")
-    if asked is Precision.FP16 and config.method.quantization is not None:
-        raise _refused(
-            "training.precision: fp16 does not go with method.quantization, whose adapters are bf16; write bf16 or fp32"
-        )
     if asked is Precision.BF16 and config.gpus and not machine.bf16:
         raise _refused(f"training.precision: bf16 is not supported by {machine.gpu}; write fp16, fp32 or auto")
     return asked

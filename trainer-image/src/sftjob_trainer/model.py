@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from sftjob_contract.config import Attention, Precision, RunConfig
-from sftjob_contract.method import Quantization
+from sftjob_contract.method import ComputeDtype, Quantization
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices
@@ -30,7 +30,7 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
     quantization = config.method.quantization
     options: dict[str, Any] = {"dtype": getattr(torch, choices.dtype.value)}
     if quantization is not None:
-        options["quantization_config"] = quantization_config(quantization)
+        options["quantization_config"] = quantization_config(quantization, choices.precision)
         options["device_map"] = {"": _device(config)}
     try:
         model = _from_pretrained(directory, config, choices.attention, options)
@@ -99,17 +99,20 @@ def attention_of(model: Any) -> str:
     return str(model.config._attn_implementation)  # noqa: SLF001 -- tests hold it to what is asked for
 
 
-def quantization_config(quantization: Quantization) -> Any:
-    """Bitsandbytes' settings, under transformers' names."""
+def quantization_config(quantization: Quantization, precision: Precision) -> Any:
+    """Bitsandbytes' settings, under transformers' names. In steps of fp16, 16 bits are those of fp16."""
     from transformers import BitsAndBytesConfig
 
     if quantization.bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
+    compute = quantization.compute_dtype
+    if precision is Precision.FP16 and compute is ComputeDtype.BFLOAT16:
+        compute = ComputeDtype.FLOAT16
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type.value,
         bnb_4bit_use_double_quant=quantization.double_quantization,
-        bnb_4bit_compute_dtype=getattr(torch, quantization.compute_dtype.value),
+        bnb_4bit_compute_dtype=getattr(torch, compute.value),
     )
 
 

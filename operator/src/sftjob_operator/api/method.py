@@ -76,7 +76,8 @@ class QuantizationSpec(Model):
     double_quantization: bool = True
     """Quantize the 4-bit scales too, which saves about 0.4 bits per weight. transformers: bnb_4bit_use_double_quant."""
     compute_dtype: ComputeDtype = ComputeDtype.BFLOAT16
-    """Dtype of the matrix products on 4-bit weights. transformers: bnb_4bit_compute_dtype."""
+    """Dtype of the matrix products on 4-bit weights; in steps of fp16, bfloat16 means float16. transformers:
+    bnb_4bit_compute_dtype."""
 
 
 class TeacherSpec(Model):

@@ -228,11 +228,6 @@ class SFTJobSpec(Model):
                 "training.precision: fp16, training.kernels: liger and flash attention in model.attention need GPUs: "
                 "write auto instead, or raise resources.gpus",
             ),
-            _of_recipe(
-                "self.training.precision != 'fp16' || !has(self.method.quantization)",
-                "training.precision: fp16 does not go with method.quantization, whose adapters are bf16: write bf16, "
-                "fp32 or auto",
-            ),
             rule(
                 "self.resources.nodes == 1 || has(self.storage.existingClaim) "
                 "|| self.storage.accessModes.exists(mode, mode == 'ReadWriteMany')",

@@ -32,11 +32,5 @@ def _step_bytes(config: RunConfig) -> int:
 
 
 def trained_bytes(config: RunConfig) -> int:
-    """Bytes of a weight that is trained.
-
-    PEFT keeps adapters in fp32 whatever the base is in (`autocast_adapter_dtype`); on a quantized base, TRL casts them
-    to bf16 (`SFTTrainer.__init__`, after Dettmers et al. 2023, section 3).
-    """
-    if config.method.lora is None:
-        return weight_bytes(config)
-    return _FP32 if config.method.quantization is None else _HALF
+    """Bytes of a weight that is trained. What LoRA trains is fp32, whatever the base is in."""
+    return weight_bytes(config) if config.method.lora is None else _FP32
