@@ -4,7 +4,7 @@ from typing import Final
 
 from sftjob_contract.config import Attention, PackingStrategy, RunConfig
 
-VARLEN: Final = frozenset({Attention.FLASH_ATTENTION_2, Attention.FLASH_ATTENTION_3})
+VARLEN: Final = frozenset({Attention.FLASH_ATTENTION_2, Attention.FLASH_ATTENTION_3, Attention.FLASH_ATTENTION_4})
 """Kernels that take several sequences of different lengths in one row, each attending to itself only."""
 
 

@@ -49,6 +49,7 @@ class Attention(StrEnum):
     SDPA = "sdpa"
     FLASH_ATTENTION_2 = "flash_attention_2"
     FLASH_ATTENTION_3 = "flash_attention_3"
+    FLASH_ATTENTION_4 = "flash_attention_4"
     FLEX_ATTENTION = "flex_attention"
 
 

@@ -11,16 +11,19 @@ from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, Ru
 from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.hardware import Machine, choose
+from sftjob_trainer.hardware import Machine, choose, has_code_for
 from support.tiny import lora, run_config
 from support.training import PEFT_IS_BEHIND, build_trainer, finish, job
 
-CPU = Machine(gpu=None, capability=(0, 0), bf16=True, packages=frozenset())
-ALL_PACKAGES = frozenset({"flash_attn", "flash_attn_interface", "liger_kernel"})
-H100 = Machine(gpu="H100", capability=(9, 0), bf16=True, packages=ALL_PACKAGES)
+CPU = Machine(gpu=None, capability=(0, 0), packages=frozenset())
+ALL_PACKAGES = frozenset({"flash-attn", "flash-attn-3", "flash-attn-4", "liger_kernel"})
+H100 = Machine(gpu="H100", capability=(9, 0), packages=ALL_PACKAGES)
 A100 = replace(H100, gpu="A100", capability=(8, 0))
-T4 = replace(H100, gpu="T4", capability=(7, 5), bf16=False)
+T4 = replace(H100, gpu="T4", capability=(7, 5))
+V100 = replace(H100, gpu="V100", capability=(7, 0))
+B200 = replace(H100, gpu="B200", capability=(10, 0))
 BARE = replace(H100, packages=frozenset())
+CUDA_13 = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 FULL = Method(lora=None, quantization=None, distillation=None)
 QLORA = lora(
     quantization=Quantization(
@@ -52,7 +55,9 @@ def config(
         (A100, config(method=lora()), Precision.BF16, ModelDtype.BFLOAT16),
         (A100, config(method=lora(), dtype=ModelDtype.FLOAT32), Precision.BF16, ModelDtype.FLOAT32),
         (A100, config(method=lora(), precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT16),
-        (T4, config(method=lora()), Precision.FP32, ModelDtype.FLOAT32),
+        (T4, config(method=lora()), Precision.FP16, ModelDtype.FLOAT16),
+        (T4, config(method=QLORA), Precision.FP16, ModelDtype.FLOAT16),
+        (V100, config(), Precision.FP16, ModelDtype.FLOAT32),
         (T4, config(precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT32),
         (T4, config(method=QLORA, precision=Precision.FP16), Precision.FP16, ModelDtype.FLOAT16),
     ],
@@ -76,6 +81,10 @@ def test_trained_weights_are_fp32_and_frozen_ones_are_as_precise_as_the_step(
         (BARE, config(), None, False),
         (H100, config(attention=Attention.SDPA, kernels=Kernels.NONE), Attention.SDPA, False),
         (H100, config(attention=Attention.FLASH_ATTENTION_3), Attention.FLASH_ATTENTION_3, True),
+        (A100, config(attention=Attention.FLASH_ATTENTION_3), Attention.FLASH_ATTENTION_3, True),
+        (H100, config(attention=Attention.FLASH_ATTENTION_4), Attention.FLASH_ATTENTION_4, True),
+        (B200, config(attention=Attention.FLASH_ATTENTION_4), Attention.FLASH_ATTENTION_4, True),
+        (B200, config(), Attention.FLASH_ATTENTION_2, True),
         (H100, config(attention=Attention.FLEX_ATTENTION), Attention.FLEX_ATTENTION, True),
         (CPU, config(gpus=0, attention=Attention.EAGER), Attention.EAGER, False),
     ],
@@ -92,7 +101,7 @@ def test_what_auto_chose_is_told_with_its_reason() -> None:
     assert choose(config(), BARE).reasons == (
         "precision bf16: H100 has bf16",
         "weights loaded as float32: they are trained, and updates of 16 bits get lost in rounding",
-        "attention as the model has it by default: flash_attention_2 needs the package flash_attn in the image",
+        "attention as the model has it by default: flash_attention_2 needs the package flash-attn in the image",
         "kernels none: liger needs the package liger_kernel in the image",
     )
     assert choose(config(method=lora()), A100).reasons == (
@@ -101,7 +110,7 @@ def test_what_auto_chose_is_told_with_its_reason() -> None:
         "attention flash_attention_2: image and GPU have it",
         "kernels liger: image and GPU have it",
     )
-    assert choose(config(), T4).reasons[0] == "precision fp32: T4 has no bf16"
+    assert choose(config(), T4).reasons[0] == "precision fp16: T4 has no bf16, so the loss is scaled"
     assert choose(config(gpus=0), CPU).reasons[0] == "precision fp32: a CPU trains"
 
 
@@ -125,7 +134,11 @@ def test_what_was_asked_for_is_told_as_such() -> None:
             "resources.gpus: 2 was requested, but the container sees only 1 CUDA devices; check that",
         ),
         (CPU, config(gpus=0, precision=Precision.FP16), "training.precision: fp16 needs a GPU; write bf16, fp32 or"),
-        (T4, config(precision=Precision.BF16), "training.precision: bf16 is not supported by T4; write fp16"),
+        (
+            T4,
+            config(precision=Precision.BF16),
+            "training.precision: bf16 needs a GPU of compute capability 8.0 or more, which T4 is not; ",
+        ),
         (CPU, config(gpus=0, method=lora(), dtype=ModelDtype.FLOAT16), "model.dtype: float16 needs a GPU; write bfl"),
         (A100, config(dtype=ModelDtype.FLOAT16), "model.dtype: float16 is too coarse for weights that are trained"),
         (
@@ -142,12 +155,38 @@ def test_what_was_asked_for_is_told_as_such() -> None:
         (
             BARE,
             config(attention=Attention.FLASH_ATTENTION_2),
-            "model.attention: flash_attention_2 needs the package flash_attn in the image; write sdpa",
+            "model.attention: flash_attention_2 needs the package flash-attn in the image; write sdpa",
+        ),
+        (
+            B200,
+            config(attention=Attention.FLASH_ATTENTION_3),
+            "model.attention: flash_attention_3 needs a GPU of compute capability 8.0 or more and below 10.0, which ",
         ),
         (
             A100,
-            config(attention=Attention.FLASH_ATTENTION_3),
-            "model.attention: flash_attention_3 needs a GPU of compute capability 9.0 or more, which A100 is not",
+            config(attention=Attention.FLASH_ATTENTION_4),
+            "model.attention: flash_attention_4 needs a GPU of compute capability 9.0 or more and below 12.0, which ",
+        ),
+        (
+            replace(H100, packages=frozenset({"flash-attn-4"})),
+            config(attention=Attention.FLASH_ATTENTION_2),
+            "model.attention: flash_attention_2 needs the package flash-attn in the image; write sdpa",
+        ),
+        (
+            replace(V100, architectures=CUDA_13, cuda="13.0"),
+            config(),
+            (
+                "resources.gpus: the node has V100 (sm_70), but the PyTorch of this image is built for sm_75, sm_80, "
+                "sm_86, sm_90, sm_100, sm_120 (its PyTorch is built for CUDA 13.0, which needs driver R580 or newer);"
+            ),
+        ),
+        (
+            replace(CPU, cuda="13.0"),
+            config(),
+            (
+                "resources.gpus: 1 was requested, but no CUDA device is visible in the container; write 0 to train on "
+                "the CPU, or check the node's GPU driver and device plugin (its PyTorch is built for CUDA 13.0, which "
+            ),
         ),
         (
             A100,
@@ -164,9 +203,29 @@ def test_what_machine_or_image_do_not_have_is_refused_in_a_sentence(
     with pytest.raises(Failure) as raised:
         choose(asked, machine)
 
-    is_there = "CUDA device" not in sentence
+    is_there = not sentence.startswith("resources.gpus")
     assert raised.value.reason is (Reason.CONFIG_INVALID if is_there else Reason.GPU_UNAVAILABLE)
     assert raised.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        *(((7, 0), CUDA_13, False), ((6, 1), CUDA_13, False), ((7, 5), CUDA_13, True), ((8, 9), CUDA_13, True)),
+        *(((9, 0), CUDA_13, True), ((10, 3), CUDA_13, True), ((11, 0), CUDA_13, False), ((12, 1), CUDA_13, True)),
+        ((7, 0), ("sm_50", "sm_60", "sm_70"), True),
+        ((9, 0), ("sm_80", "compute_80"), True),
+        ((7, 0), ("sm_80", "compute_80"), False),
+        ((9, 0), ("sm_80", "sm_90a"), True),
+        ((10, 3), ("sm_90a", "sm_100a"), False),
+        ((9, 4), ("gfx90a", "gfx942"), True),
+        ((9, 0), (), True),
+    ],
+)
+def test_a_gpu_is_taken_where_pytorch_has_code_for_it(
+    capability: tuple[int, int], built: tuple[str, ...], runs: bool
+) -> None:
+    assert has_code_for(capability, built) is runs
 
 
 @PEFT_IS_BEHIND

@@ -10,12 +10,16 @@ from sftjob_contract.stats import PreparedStats
 
 TERA: Final = 1e12
 PEAK_FLOPS: Final = {
+    "GB300": 2500 * TERA,
+    "GB200": 2500 * TERA,
+    "B300": 2250 * TERA,
     "B200": 2250 * TERA,
     "GH200": 989 * TERA,
     "H200": 989 * TERA,
     "H100 PCIe": 756 * TERA,
     "H100 NVL": 835 * TERA,
     "H100": 989 * TERA,
+    "H20": 148 * TERA,
     "A100": 312 * TERA,
     "A40": 150 * TERA,
     "A30": 165 * TERA,
@@ -26,8 +30,11 @@ PEAK_FLOPS: Final = {
     "L4": 121 * TERA,
     "T4": 65 * TERA,
     "V100": 125 * TERA,
+    "RTX 5090": 209.5 * TERA,
     "RTX 4090": 165 * TERA,
     "RTX 3090": 71 * TERA,
+    "MI355X": 2516 * TERA,
+    "MI350X": 2307 * TERA,
     "MI325X": 1307 * TERA,
     "MI300X": 1307 * TERA,
     "MI250X": 191.5 * TERA,

@@ -3,10 +3,12 @@
 Deciding is pure: `choose` sees a Machine, which tests make up; only `this_machine` looks at the real one.
 """
 
+import re
 import resource
 import sys
 import time
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -18,25 +20,48 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 
 FLASH_PACKAGES: Final = {
-    Attention.FLASH_ATTENTION_2: "flash_attn",
-    Attention.FLASH_ATTENTION_3: "flash_attn_interface",
+    Attention.FLASH_ATTENTION_2: "flash-attn",
+    Attention.FLASH_ATTENTION_3: "flash-attn-3",
+    Attention.FLASH_ATTENTION_4: "flash-attn-4",
 }
-FLASH_CAPABILITIES: Final = {Attention.FLASH_ATTENTION_2: (8, 0), Attention.FLASH_ATTENTION_3: (9, 0)}
-"""CUDA compute capability from which each one runs: Ampere, Hopper."""
+"""Distributions, as transformers tells them apart: two of them have modules of the same name."""
+FLASH_CAPABILITIES: Final = {
+    Attention.FLASH_ATTENTION_2: ((8, 0), None),
+    Attention.FLASH_ATTENTION_3: ((8, 0), (10, 0)),
+    Attention.FLASH_ATTENTION_4: ((9, 0), (12, 0)),
+}
+"""CUDA compute capability from which each one runs, and the first beyond which it does not: from Ampere; from Ampere to
+Hopper; Hopper and Blackwell of data centres. https://github.com/Dao-AILab/flash-attention, transformers'
+`FLASH_ATTENTION_COMPATIBILITY_MATRIX`."""
 LIGER_PACKAGE: Final = "liger_kernel"
+FIRST_WITH_BF16: Final = (8, 0)
+"""Compute capability of Ampere. PyTorch counts emulation as support (`torch.cuda.is_bf16_supported`)."""
+_DRIVERS: Final = {"13": "580", "12": "525"}
+"""The oldest driver for each CUDA (https://docs.nvidia.com/deploy/cuda-compatibility)."""
+_ARCHITECTURE: Final = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<feature>[af]?)")
 _RSS_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 1024
 """Of ru_maxrss, see getrusage(2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The accelerators and the optional packages. `gpu` None: there is none, and `capability` means nothing."""
+    """The accelerators and the optional packages. `gpu` None: there is none, and `capability` means nothing.
+
+    `architectures` are those that this PyTorch has code for (`torch.cuda.get_arch_list`); empty: not known.
+    `cuda` is the version that it is built for, None without CUDA.
+    """
 
     gpu: str | None
     capability: tuple[int, int]
-    bf16: bool
     packages: frozenset[str]
     gpus: int = 1
+    architectures: tuple[str, ...] = ()
+    cuda: str | None = None
+
+    @property
+    def bf16(self) -> bool:
+        """Whether it computes in bf16, and does not only emulate it."""
+        return self.gpu is None or self.capability >= FIRST_WITH_BF16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +84,19 @@ def this_machine() -> Machine:
     import torch
 
     gpu = torch.cuda.is_available()
+    packages = {name for name in FLASH_PACKAGES.values() if _is_distributed(name)}
     return Machine(
         gpu=torch.cuda.get_device_name() if gpu else None,
         capability=torch.cuda.get_device_capability() if gpu else (0, 0),
-        bf16=torch.cuda.is_bf16_supported() if gpu else True,
-        packages=frozenset(name for name in (*FLASH_PACKAGES.values(), LIGER_PACKAGE) if find_spec(name) is not None),
+        packages=frozenset(packages | ({LIGER_PACKAGE} if find_spec(LIGER_PACKAGE) is not None else set())),
         gpus=torch.cuda.device_count(),
+        architectures=tuple(torch.cuda.get_arch_list()),
+        cuda=torch.version.cuda,
     )
+
+
+def _is_distributed(name: str) -> bool:
+    return next(iter(distributions(name=name)), None) is not None
 
 
 def process_started() -> float:
@@ -102,18 +133,7 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
     Raises:
         Failure: it asks for something that the machine or the image does not have.
     """
-    if config.gpus and machine.gpu is None:
-        raise Failure(
-            Reason.GPU_UNAVAILABLE,
-            f"resources.gpus: {config.gpus} was requested, but no CUDA device is visible in the container; "
-            "write 0 to train on the CPU, or check the node's GPU driver and device plugin",
-        )
-    if config.gpus > machine.gpus:
-        raise Failure(
-            Reason.GPU_UNAVAILABLE,
-            f"resources.gpus: {config.gpus} was requested, but the container sees only {machine.gpus} CUDA devices; "
-            "check that the node's device plugin gives each Pod as many as it requests",
-        )
+    _check_gpus(config, machine)
     precision = _precision(config, machine)
     dtype = _dtype(config, precision)
     attention, about_attention = _attention(config, machine, dtype, precision)
@@ -130,6 +150,57 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
             f"kernels {Kernels.LIGER if liger else Kernels.NONE}: {about_kernels}",
         ),
     )
+
+
+def _check_gpus(config: RunConfig, machine: Machine) -> None:
+    """See that there are as many GPUs as requested, and that this PyTorch has code for them."""
+    if not config.gpus:
+        return
+    if machine.gpu is None:
+        raise Failure(
+            Reason.GPU_UNAVAILABLE,
+            f"resources.gpus: {config.gpus} was requested, but no CUDA device is visible in the container; "
+            f"write 0 to train on the CPU, or check the node's GPU driver and device plugin{_about_driver(machine)}",
+        )
+    if config.gpus > machine.gpus:
+        raise Failure(
+            Reason.GPU_UNAVAILABLE,
+            f"resources.gpus: {config.gpus} was requested, but the container sees only {machine.gpus} CUDA devices; "
+            "check that the node's device plugin gives each Pod as many as it requests",
+        )
+    if not has_code_for(machine.capability, machine.architectures):
+        major, minor = machine.capability
+        built = ", ".join(machine.architectures)
+        raise Failure(
+            Reason.GPU_UNAVAILABLE,
+            f"resources.gpus: the node has {machine.gpu} (sm_{major}{minor}), but the PyTorch of this image is built "
+            f"for {built}{_about_driver(machine)}; name GPUs that it is built for in scheduling.gpuProducts, or build "
+            "the image with a PyTorch for this GPU (docs/images.md: TORCH_INDEX_URL)",
+        )
+
+
+def _about_driver(machine: Machine) -> str:
+    oldest = _DRIVERS.get((machine.cuda or "").partition(".")[0])
+    return f" (its PyTorch is built for CUDA {machine.cuda}, which needs driver R{oldest} or newer)" if oldest else ""
+
+
+def has_code_for(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
+    """Whether a PyTorch built for these architectures runs on a GPU of this capability.
+
+    Machine code (sm_86) runs on its own major version from its minor version on; that of a feature set (sm_90a) only on
+    its own. PTX (compute_90) is translated for anything newer.
+    https://docs.nvidia.com/cuda/cuda-compiler-driver-nvcc, GPU compilation. Other vendors' names are not judged.
+    """
+    found = [match for name in architectures if (match := _ARCHITECTURE.fullmatch(name))]
+    if not found:
+        return True
+    for match in found:
+        built = (int(match["major"]), int(match["minor"]))
+        if match["kind"] == "compute" and not match["feature"] and capability >= built:
+            return True
+        if capability == built or (not match["feature"] and capability[0] == built[0] and capability >= built):
+            return True
+    return False
 
 
 def autocast_precision(config: RunConfig, choices: Choices) -> Precision:
@@ -150,11 +221,16 @@ def autocast_precision(config: RunConfig, choices: Choices) -> Precision:
 def _precision(config: RunConfig, machine: Machine) -> Precision:
     asked = config.training.precision
     if asked is Precision.AUTO:
-        return Precision.BF16 if config.gpus and machine.bf16 else Precision.FP32
+        if not config.gpus:
+            return Precision.FP32
+        return Precision.BF16 if machine.bf16 else Precision.FP16
     if asked is Precision.FP16 and not config.gpus:
         raise _refused("training.precision: fp16 needs a GPU; write bf16, fp32 or auto")
     if asked is Precision.BF16 and config.gpus and not machine.bf16:
-        raise _refused(f"training.precision: bf16 is not supported by {machine.gpu}; write fp16, fp32 or auto")
+        raise _refused(
+            f"training.precision: bf16 needs a GPU of compute capability 8.0 or more, which {machine.gpu} is not; "
+            "write fp16, fp32 or auto"
+        )
     return asked
 
 
@@ -163,7 +239,7 @@ def _about_precision(config: RunConfig, machine: Machine) -> str:
         return "asked for"
     if not config.gpus:
         return "a CPU trains"
-    return f"{machine.gpu} has bf16" if machine.bf16 else f"{machine.gpu} has no bf16"
+    return f"{machine.gpu} has bf16" if machine.bf16 else f"{machine.gpu} has no bf16, so the loss is scaled"
 
 
 def _about_dtype(config: RunConfig) -> str:
@@ -221,9 +297,10 @@ def _missing_for(flash: Attention, config: RunConfig, machine: Machine, *, half:
         return "a GPU"
     if FLASH_PACKAGES[flash] not in machine.packages:
         return f"the package {FLASH_PACKAGES[flash]} in the image"
-    if machine.capability < FLASH_CAPABILITIES[flash]:
-        major, minor = FLASH_CAPABILITIES[flash]
-        return f"a GPU of compute capability {major}.{minor} or more, which {machine.gpu} is not"
+    first, beyond = FLASH_CAPABILITIES[flash]
+    if machine.capability < first or (beyond is not None and machine.capability >= beyond):
+        below = "" if beyond is None else f" and below {beyond[0]}.{beyond[1]}"
+        return f"a GPU of compute capability {first[0]}.{first[1]} or more{below}, which {machine.gpu} is not"
     return None if half else "training.precision: bf16 or fp16"
 
 

@@ -97,7 +97,8 @@ class TrainingSpec(Model):
     prompt-completion and alpaca rows, the assistant's turns of messages and sharegpt. TRL: completion_only_loss,
     assistant_only_loss."""
     precision: Precision = Precision.AUTO
-    """Arithmetic of a step; auto is bf16 where the GPU has it, else fp32. TRL: bf16, fp16."""
+    """Arithmetic of a step; auto is bf16 on GPUs of compute capability 8.0 or more, fp16 on older ones, fp32 on CPUs.
+    TRL: bf16, fp16."""
     gradient_checkpointing: bool | None = None
     """Recompute activations instead of storing them: less memory, about a fifth slower. Absent: unless the
     run is known to fit into memory without it; status.plan tells. TRL: gradient_checkpointing,

@@ -224,7 +224,7 @@ class SFTJobSpec(Model):
             ),
             _of_recipe(
                 "self.resources.gpus > 0 || !(self.training.precision == 'fp16' || self.training.kernels == 'liger' "
-                "|| self.model.attention in ['flash_attention_2', 'flash_attention_3'])",
+                "|| self.model.attention in ['flash_attention_2', 'flash_attention_3', 'flash_attention_4'])",
                 "training.precision: fp16, training.kernels: liger and flash attention in model.attention need GPUs: "
                 "write auto instead, or raise resources.gpus",
             ),

@@ -24,7 +24,7 @@ def compute_bytes(config: RunConfig) -> int:
 
 
 def _step_bytes(config: RunConfig) -> int:
-    """Bytes of an element in training.precision; auto is bf16 on GPUs, emulated where they do not have it."""
+    """Bytes of an element in training.precision; auto is bf16 or fp16 on GPUs."""
     precision = config.training.precision
     if precision is Precision.AUTO:
         return _HALF if config.gpus else _FP32

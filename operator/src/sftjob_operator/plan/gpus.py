@@ -20,6 +20,8 @@ _IN_LABEL: Final = re.compile(r"(?<!\d)(\d{1,3})GB(?![A-Za-z0-9])", re.IGNORECAS
 _PRODUCTS: Final = (
     ("GH200-480GB", 96),  # its 480 GB are the CPU's
     ("GH200-144G", 144),
+    ("GB300", 288),
+    ("GB200", 192),
     ("B300", 288),
     ("B200", 192),
     ("H200", 141),
@@ -37,8 +39,6 @@ _PRODUCTS: Final = (
     ("A10", 24),
     ("A2", 16),
     ("Tesla-T4", 16),
-    ("Tesla-P40", 24),
-    ("Tesla-P4", 8),
     ("RTX-PRO-6000", 96),
     ("RTX-6000-Ada", 48),
     ("RTX-A6000", 48),
@@ -59,7 +59,11 @@ _PRODUCTS: Final = (
     ("MI100", 32),
 )
 """GB by what the label of a product contains as a whole word, from the vendors' data sheets. What a program sees is a
-few per cent less."""
+few per cent less. Every one can run PyTorch's build for CUDA 13, or its build for ROCm."""
+_TOO_OLD: Final = re.compile(
+    r"-(?:(?:tesla|nvidia)-(?:[kmp]\d+m?|v100s?)|quadro-(?:[kmp]\d+|g[pv]100)|titan-(?:v|xp?)|gtx-(?:10|[6-9])\d\d)-"
+)
+"""NVIDIA's products of a compute capability below 7.5, as words of a label: Volta, Pascal and older."""
 
 
 def known_gpu_memory_bytes(gpu_memory: str | None, resource_name: str, products: Iterable[str]) -> int | None:
@@ -78,10 +82,15 @@ def known_gpu_memory_bytes(gpu_memory: str | None, resource_name: str, products:
 
 
 def product_gib(label: str) -> int | None:
-    """GiB of a product as the vendor's feature discovery labels it: NVIDIA-A100-SXM4-80GB, AMD_Instinct_MI300X_OAM."""
+    """GiB of a product as the vendor's feature discovery labels it: NVIDIA-A100-SXM4-80GB, AMD_Instinct_MI300X_OAM.
+
+    None where it is not known, and for products that the trainer's PyTorch has no code for.
+    """
     if (slice_ := _MIG.search(label)) is not None:
         return int(slice_[1])
     words = f"-{label.replace('_', '-')}-".lower()
+    if _TOO_OLD.search(words):
+        return None
     for product, size in _PRODUCTS:
         if f"-{product.lower()}-" in words:
             return size
