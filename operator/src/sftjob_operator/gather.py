@@ -70,8 +70,8 @@ class Gathering:
         """Drop a deleted Pod; how it ended may be known from this event alone, so that is kept until it is recorded."""
         key = self.pods.drop(body)
         if key is not None:
-            view = pod_view(body)
-            if not view.live and view.owner_uid is not None:
+            view = self.pods.last_words(body)
+            if view is not None and not view.live and view.owner_uid is not None:
                 self._last_words.setdefault(view.owner_uid, {})[view.name] = view
         return key
 

@@ -1,4 +1,7 @@
-"""Mutated reports, termination messages, Pods and stored jobs: no decision faults, none costs much, all fit the CRD."""
+"""Mutated reports, termination messages, Pods and stored jobs: no decision faults, none costs much, all fit the CRD.
+
+SFTJOB_FUZZ_SCALE multiplies the number of inputs, which are those of SFTJOB_FUZZ_SEED and the numbers after it.
+"""
 
 import copy
 import json
@@ -6,12 +9,13 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
 import pytest
 
 from sftjob_contract.codec import encode, from_untrusted_json
-from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage
+from sftjob_contract.names import KIND, PROGRESS_BODY_LIMIT_BYTES, Stage
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
 from sftjob_operator.api import InvalidJob, read_job, to_dict
@@ -22,7 +26,18 @@ from sftjob_operator.reconcile import Observed, PodView, Report, decide, pod_job
 from sftjob_operator.render import pod
 from support.builders import a_job
 from support.decisions import PREPARED, a_pod
-from support.fake_cluster import RENDER, SETTINGS, START, an_outcome, ended, moment, running, waiting
+from support.fake_cluster import (
+    INTERVAL_SECONDS,
+    RENDER,
+    SETTINGS,
+    START,
+    World,
+    an_outcome,
+    ended,
+    moment,
+    running,
+    waiting,
+)
 from support.model_shapes import QWEN_05B, stats_with
 from support.mutations import as_text, mutated
 from support.progress import a_progress
@@ -30,7 +45,8 @@ from support.stored_status import refusals
 
 SEED = int(os.environ.get("SFTJOB_FUZZ_SEED", "20260301"))
 SCALE = int(os.environ.get("SFTJOB_FUZZ_SCALE", "1"))
-"""13 makes 20,800 inputs."""
+"""13 makes 20,800 inputs of decisions and 3,380 of the controller."""
+KEY = ("team", "demo")
 MOST_CALLS = 250_000
 """Calls of functions, those in C included, that one input may take from its bytes to the decision. A decision about a
 real job takes 15,000; the largest input that is accepted, with hundreds of entries in each list, takes several times
@@ -169,3 +185,69 @@ def test_no_input_faults_a_decision_or_costs_more_than_its_budget(
         if status is not None and accepted % checked == 0:
             assert refusals(json.loads(json.dumps(status))) == [], seed
     assert number / 20 < accepted, "most mutations have to reach a decision"
+
+
+async def a_world_that_trains() -> World:
+    world = World()
+    await world.apply(JOB)
+    await world.pod("demo-prepare-1", ended(0, COUNTED))
+    await world.pod("demo-train-1", running())
+    return world
+
+
+def its_report(world: World, rng: random.Random) -> None:
+    text = as_text(rng, mutated(rng, encode(FULL))).encode(errors="replace")
+    with suppress(ValueError):
+        world.controller.report(KEY, from_untrusted_json(Progress, text, longest=PROGRESS_BODY_LIMIT_BYTES))
+
+
+def its_kubeflow_status(world: World, rng: random.Random) -> None:
+    text = as_text(rng, mutated(rng, KUBEFLOW)).encode(errors="replace")
+    with suppress(ValueError):
+        world.controller.report(KEY, kubeflow_progress(text, 1, world.controller.newest_progress(KEY)))
+
+
+def its_last_words(world: World, rng: random.Random) -> None:
+    status = ended(rng.choice((0, 75, 137)))
+    (container,) = status["containerStatuses"]
+    container["state"]["terminated"]["message"] = as_text(rng, mutated(rng, encode(TRAINED)))
+    world.set_pod("demo-train-1", status)
+
+
+def its_pod(world: World, rng: random.Random) -> None:
+    world.set_pod("demo-train-1", mutated(rng, copy.deepcopy(rng.choice(STATUSES))))
+
+
+def its_stored_status(world: World, rng: random.Random) -> None:
+    """What the API server stores, of whichever operator. A job whose status cannot be read is held, and stays as it is.
+
+    (The server takes a list where a text with a format is asked for, so that not each status that it stores is read.)
+    """
+    stored = world.cluster.objects[KIND, *KEY]
+    changed = {**stored, "status": mutated(rng, stored["status"])}
+    with suppress(InvalidJob):
+        read_job(changed)
+        if refusals(json.loads(json.dumps(changed["status"]))) == []:
+            world.cluster.store(changed, "MODIFIED")
+
+
+@pytest.mark.parametrize(
+    ("arrives", "number"),
+    [(its_report, 60), (its_kubeflow_status, 40), (its_last_words, 50), (its_pod, 60), (its_stored_status, 50)],
+)
+async def test_whatever_arrives_the_controller_writes_a_valid_status_and_still_obeys(
+    arrives: Callable[[World, random.Random], None], number: int
+) -> None:
+    for seed in range(SEED, SEED + number * SCALE):
+        world = await a_world_that_trains()
+        arrives(world, random.Random(seed))
+        await world.settle()
+        await world.pass_time(INTERVAL_SECONDS)
+        await world.change(KEY, suspend=True)
+        await world.pass_time(INTERVAL_SECONDS)
+        faults = world.metrics.registry.get_sample_value("sftjob_reconcile_errors_total", {"cause": "fault"})
+        assert faults == 0, seed
+        assert refusals(json.loads(json.dumps(world.status(KEY)))) == [], seed
+        pods = {name: body for (kind, _, name), body in world.cluster.objects.items() if kind == "Pod"}
+        trains_on = [name for name in world.live_train_pods() if "deletionTimestamp" not in pods[name]["metadata"]]
+        assert trains_on == [], seed

@@ -11,6 +11,8 @@ Key = tuple[str, str]
 """Namespace and name of an SFTJob."""
 _MOST_DIGITS = 64
 """Of a resourceVersion that is read as a number."""
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What parsing an object of another shape than Kubernetes' own raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,16 @@ class Cache(Generic[T]):
         """
         try:
             return self._put(body)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             log.warning("an object that cannot be read is left as it was last seen: %s", type(error).__name__)
+            return None
+
+    def last_words(self, body: Mapping[str, Any]) -> T | None:
+        """What the object was when it went; None if that cannot be read."""
+        try:
+            return self._parse(body)
+        except _UNREADABLE as error:
+            log.warning("an object that is gone cannot be read: %s", type(error).__name__)
             return None
 
     def _put(self, body: Mapping[str, Any]) -> Key | None:
