@@ -55,15 +55,17 @@ async def play(store: Store, pace: float, *, mortal: bool = False, steady: bool 
     """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
 
     Times are multiplied by `pace`: 1 is lifelike, less is faster. `mortal`: first train attempts are killed instead.
-    `steady`: train Pods keep running, as they do of jobs whose name begins with STEADY. Pods of jobs whose name begins
-    with STUCK never start, and Pods that have a node already are left as they are.
+    `steady`: train Pods keep running until they are deleted, as they do of jobs whose name begins with STEADY. Pods of
+    jobs whose name begins with STUCK never start, and Pods that have a node already are left as they are.
     """
     async with asyncio.TaskGroup() as lives:
         async for change, pod in store.watch_from_start("pods"):
             job = pod["metadata"]["labels"][LABEL_JOB]
-            if change == "ADDED" and not job.startswith(STUCK) and not pod["spec"].get("nodeName"):
+            stays = (steady or job.startswith(STEADY)) and pod["metadata"]["labels"][LABEL_STAGE] == Stage.TRAIN
+            if change == "MODIFIED" and stays and _is_asked_to_stop(pod):
+                _stop(store, pod)
+            elif change == "ADDED" and not job.startswith(STUCK) and not pod["spec"].get("nodeName"):
                 dies = mortal and _is_first_trainer(pod)
-                stays = (steady or job.startswith(STEADY)) and pod["metadata"]["labels"][LABEL_STAGE] == Stage.TRAIN
                 lives.create_task(_live(store, pod, pace, _KILLED if dies else None, stays=stays))
 
 
@@ -85,6 +87,24 @@ async def project_tokens(store: Store, expected: int) -> dict[str, str]:
 def _is_first_trainer(pod: Object) -> bool:
     labels = pod["metadata"]["labels"]
     return (labels[LABEL_STAGE], labels[LABEL_ATTEMPT]) == (Stage.TRAIN, "1")
+
+
+def _is_asked_to_stop(pod: Object) -> bool:
+    return "deletionTimestamp" in pod["metadata"] and pod["status"].get("phase") == "Running"
+
+
+def _stop(store: Store, pod: Object) -> None:
+    """End a Pod that stays as one that has saved."""
+    started = pod["status"]["startTime"]
+    end = Terminated(
+        exit_code=ExitCode.RETRY,
+        reason="Error",
+        message="",
+        started_at=started,
+        finished_at=timestamp(store.clock()),
+    )
+    _report(store, pod, end, started)
+    store.finalize_pod(namespace_of(pod), name_of(pod), uid_of(pod))
 
 
 async def _live(store: Store, pod: Object, pace: float, killed_by: int | None, *, stays: bool) -> None:

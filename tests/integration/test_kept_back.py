@@ -1,4 +1,7 @@
-"""What keeps the real operator from acting is in the job's conditions, ends nothing, and is over once it is mended."""
+"""What keeps the real operator from acting is in the job's conditions, ends nothing, and is over once it is mended.
+
+What it did not see happen is mended too: a Pod that appears after its job has ended.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +10,14 @@ import pytest
 import yaml
 
 from cluster import Cluster
+from fake_node import STEADY
+from sftjob_contract.names import LABEL_ATTEMPT
 from support.builders import JobBuilder, a_job
 from support.hostile_api import Asked, Fault, no_faults
 from support.hostile_stack import HostileFakeStack
 from support.jobs import phase, reach
 from support.kubectl import Kubectl
+from support.wait import wait_until
 
 pytestmark = pytest.mark.slow
 PACE = 0.02
@@ -64,3 +70,54 @@ def test_a_newer_definition_and_a_webhook_that_is_away_keep_jobs_back_and_end_no
         kubectl("patch", "sft", "held", "--type=merge", "-p", '{"spec":{"futureOption":null}}')
         assert reach(cluster, "held", phase("Succeeded"))["futureField"] == "kept"
         reach(cluster, "denied", phase("Succeeded"))
+
+
+def pods(kubectl: Kubectl) -> dict[str, str]:
+    """Uids of Pods that are not being deleted, by their names."""
+    found = (pod["metadata"] for pod in kubectl.json("get", "pods")["items"])
+    return {pod["name"]: pod["uid"] for pod in found if "deletionTimestamp" not in pod}
+
+
+def test_a_run_trains_on_while_its_spec_and_status_are_of_a_newer_definition(tmp_path: Path) -> None:
+    with HostileFakeStack(tmp_path, MANY, PACE) as stack:
+        kubectl, cluster = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache"), Cluster(stack.kubeconfig, "default")
+        apply(kubectl, a_job(STEADY, "default"))
+        before, running = reach(cluster, STEADY, phase("Running")), pods(kubectl)
+        newer_definition(kubectl)
+        kubectl("patch", "sft", STEADY, "--type=merge", "-p", '{"spec":{"futureOption":"x"}}')
+        newer = '{"status":{"futureField":"kept","phase":"Publishing"}}'
+        kubectl("patch", "sft", STEADY, "--subresource=status", "--type=merge", "-p", newer)
+        reach(cluster, STEADY, lambda status: "InvalidSpec" in reasons(status))
+        stack.kill_operator()
+        kubectl("patch", "sft", STEADY, "--type=merge", "-p", '{"spec":{"futureOption":"y"}}')
+        stack.start_operator()
+        held = reach(cluster, STEADY, lambda status: status["conditions"][-1].get("observedGeneration") == 3)
+        assert (held["futureField"], held["phase"], held["attempts"]) == ("kept", "Publishing", before["attempts"])
+        assert pods(kubectl) == running
+        kubectl("patch", "sft", STEADY, "--type=merge", "-p", '{"spec":{"futureOption":null}}')
+        status = reach(cluster, STEADY, phase("Running"))
+        assert (status["futureField"], status["attempts"]) == ("kept", before["attempts"])
+        assert pods(kubectl) == running
+        kubectl("patch", "sft", STEADY, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+        assert reach(cluster, STEADY, phase("Suspended"))["futureField"] == "kept"
+
+
+@pytest.mark.parametrize("operator_is_down", [False, True], ids=["at once", "while the operator is down"])
+def test_a_pod_that_appears_after_its_job_has_ended_is_deleted(tmp_path: Path, operator_is_down: bool) -> None:
+    with HostileFakeStack(tmp_path, MANY, PACE) as stack:
+        kubectl, cluster = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache"), Cluster(stack.kubeconfig, "default")
+        apply(kubectl, a_job(STEADY, "default"))
+        reach(cluster, STEADY, phase("Running"))
+        late = kubectl.json("get", "pod", f"{STEADY}-train-1")
+        kubectl("patch", "sft", STEADY, "--type=merge", "-p", '{"spec":{"deadlineSeconds":1}}')
+        assert reach(cluster, STEADY, phase("Failed"))["conditions"][-1]["reason"] == "DeadlineExceeded"
+        late["metadata"] = {key: late["metadata"][key] for key in ("labels", "ownerReferences")}
+        late["metadata"] |= {"name": f"{STEADY}-train-2", "labels": {**late["metadata"]["labels"], LABEL_ATTEMPT: "2"}}
+        late["spec"].pop("nodeName")
+        if operator_is_down:
+            stack.kill_operator()
+        kubectl("create", "-f", "-", text=yaml.safe_dump(late))
+        if operator_is_down:
+            stack.start_operator()
+        wait_until(lambda: f"{STEADY}-train-2" not in pods(kubectl), "the late Pod trains on")
+        assert kubectl.json("get", "sft", STEADY)["status"]["phase"] == "Failed"
