@@ -77,8 +77,9 @@ def sha256_of(message: object) -> str:
 def from_json(cls: type[T], text: str | bytes, *, ignore_unknown: bool) -> T:
     """Parse `text` as `cls`.
 
-    `ignore_unknown` is for readers that must understand newer writers (status messages); a run config refuses
-    unknown keys, since an option that is not understood must not be silently dropped.
+    `ignore_unknown` is for readers that must understand newer writers (status messages): unknown keys are passed over,
+    and an unknown member of an enum is None where that is allowed. A run config refuses both, since an option that is
+    not understood must not be silently dropped.
 
     Raises:
         ContractError: not JSON, or not of the agreed form.
@@ -166,7 +167,8 @@ def _optional(hint: Any) -> bool:
 @functools.cache
 def _reader(hint: Any) -> _Reader:
     """What reads values of a type, made once for each: evaluating type hints takes longer than reading a message."""
-    if _optional(hint):
+    may_be_none = _optional(hint)
+    if may_be_none:
         (hint,) = (arm for arm in hint.__args__ if arm is not types.NoneType)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _object_reader(hint)
@@ -174,7 +176,7 @@ def _reader(hint: Any) -> _Reader:
     if origin in (tuple, Mapping):
         return _items_reader(origin, hint.__args__)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return _member_reader(hint)
+        return _member_reader(hint, may_be_none=may_be_none)
     if hint is float:
         return _finite
     return lambda data, _: data if hint is Any else _expect(hint, data)
@@ -231,10 +233,13 @@ def _bounded(data: Any, rules: _Rules) -> Any:
     return data
 
 
-def _member_reader(enum: type[Enum]) -> _Reader:
+def _member_reader(enum: type[Enum], *, may_be_none: bool) -> _Reader:
+    """A member that a newer writer has, and this reader does not, says nothing where nothing may be said."""
     members = {member.value: member for member in enum}
 
-    def read(data: Any, _: _Rules) -> Enum:
+    def read(data: Any, rules: _Rules) -> Enum | None:
+        if may_be_none and rules.ignore_unknown and isinstance(data, str) and data not in members:
+            return None
         if isinstance(data, str | int) and not isinstance(data, bool) and data in members:
             return members[data]
         raise _Misfit(f" must be one of {', '.join(map(str, members))}, not {_shown(data)}")

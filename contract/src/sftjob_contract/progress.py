@@ -70,7 +70,7 @@ class Progress:
 
     version: int
     attempt: int
-    activity: Activity
+    activity: Activity | None
     time: str
     step: int
     max_steps: int

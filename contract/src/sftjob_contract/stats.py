@@ -29,7 +29,7 @@ class PreparedStats:
     """
 
     version: int
-    format: DataFormat
+    format: DataFormat | None
     rows: int
     train_rows: int
     evaluation_rows: int

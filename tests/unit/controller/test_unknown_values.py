@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sftjob_contract.names import KIND, Stage
-from sftjob_contract.progress import Checkpoint, HistoryPoint
+from sftjob_contract.codec import encode, from_untrusted_json
+from sftjob_contract.names import KIND, PROGRESS_BODY_LIMIT_BYTES, Stage
+from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
 from sftjob_operator.api import InvalidJob, parse_status
 from support.builders import a_job
-from support.fake_cluster import FakeCluster, World, an_outcome, ended, moment, running
+from support.fake_cluster import INTERVAL_SECONDS, FakeCluster, World, an_outcome, ended, moment, running
 from support.progress import a_progress
 
 KEY = ("team", "demo")
@@ -268,3 +270,23 @@ async def test_a_new_job_whose_spec_cannot_be_read_waits_for_an_operator_that_ca
 def test_a_status_that_is_no_object_is_an_error_with_a_sentence() -> None:
     with pytest.raises(InvalidJob, match="must be an object"):
         parse_status("running")  # type: ignore[arg-type]
+
+
+async def test_what_a_newer_trainer_calls_by_a_name_of_its_own_is_told_by_its_exit_code_and_its_words() -> None:
+    world = await a_running_world()
+    report = encode(a_progress(40)) | {"activity": "Compiling"}
+    newer = from_untrusted_json(Progress, json.dumps(report), longest=PROGRESS_BODY_LIMIT_BYTES)
+    world.controller.report(KEY, newer)
+    await world.settle()
+    await world.pass_time(INTERVAL_SECONDS)
+    assert world.status(KEY)["progress"]["step"] == 40
+
+    last_words = an_outcome(Stage.TRAIN, 77, message="The loss rose for 300 steps.", progress=a_progress(44))
+    status = ended(77)
+    (container,) = status["containerStatuses"]
+    container["state"]["terminated"]["message"] = json.dumps(encode(last_words) | {"reason": "LossRose"})
+    await world.pod("demo-train-1", status)
+
+    assert world.status(KEY)["progress"]["step"] == 44
+    assert condition(world, "Succeeded")["reason"] == "Diverged"
+    assert "The loss rose for 300 steps." in condition(world, "Succeeded")["message"]

@@ -98,9 +98,13 @@ def _never_starts(pod: PodView, since: datetime) -> Iterator[tuple[datetime, Ver
 def _hangs(head: PodView, report: Report | None, silence_seconds: float) -> Iterator[tuple[datetime, Verdict]]:
     """Only reports that this process received can stop coming: one that was down, or is not reached, knows nothing.
 
-    How long a start takes is not known, so that it is left to the trainer.
+    How long a start takes is not known, nor what a newer trainer does, so that they are left to the trainer.
     """
-    if report is None or report.progress.attempt != head.attempt or report.progress.activity == Activity.LOADING:
+    if (
+        report is None
+        or report.progress.attempt != head.attempt
+        or report.progress.activity in (Activity.LOADING, None)
+    ):
         return
     patience = max(LEAST_HUNG_SECONDS, round(HUNG_SILENCES * silence_seconds))
     message = (
