@@ -22,6 +22,7 @@ from sftjob_operator.effects.cluster import (
     ConflictError,
     NotFoundError,
     Object,
+    Wanted,
 )
 from sftjob_operator.metrics.operator import OperatorMetrics
 from sftjob_operator.reconcile import Settings, rfc3339
@@ -88,6 +89,8 @@ class FakeCluster:
 
     objects: dict[tuple[str, str, str], Object] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    listed_whole: list[str] = field(default_factory=list)
+    """Names of objects that lists had more of than their outline."""
     undelivered: list[tuple[str, Object]] = field(default_factory=list)
     failures: list[tuple[str, str, ClusterError]] = field(default_factory=list)
     reviews: dict[str, Object] = field(default_factory=dict)
@@ -133,12 +136,16 @@ class FakeCluster:
         else:
             self.remove(kind, namespace, name)
 
-    async def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
+    async def list(
+        self, kind: str, namespace: str | None, label: str | None = None, wanted: Wanted | None = None
+    ) -> AsyncIterator[Object]:
         self._record("list", kind, namespace or "")
         for (of_kind, of_namespace, _), stored in tuple(self.objects.items()):
             listed = of_kind == kind and namespace in (None, of_namespace)
             if listed and (label is None or label in (stored["metadata"].get("labels") or {})):
-                yield copy.deepcopy(stored)
+                whole = wanted is None or wanted(outline(stored))
+                self.listed_whole += [stored["metadata"]["name"]] if whole else []
+                yield copy.deepcopy(stored if whole else outline(stored))
 
     async def events_about(self, namespace: str, uid: str) -> tuple[Object, ...]:
         self._record("list", "Event", uid)
@@ -184,6 +191,14 @@ class FakeCluster:
             if failure[:2] == (verb, kind):
                 self.failures.remove(failure)
                 raise failure[2]
+
+
+def outline(body: Object) -> Object:
+    """What a list has of an object that is not wanted."""
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels")
+    metadata = {name: body["metadata"][name] for name in kept if name in body["metadata"]}
+    status = {name: value for name, value in (body.get("status") or {}).items() if name == "phase"}
+    return {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "status": status}
 
 
 def merged(old: Any, patch: Any) -> Any:

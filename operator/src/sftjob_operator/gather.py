@@ -126,10 +126,16 @@ class Gathering:
     async def _unsettled(self, pods: AsyncIterator[Object]) -> AsyncIterator[Object]:
         """`pods` without those that have ended, of jobs that are settled: there may be thousands."""
         async for body in pods:
-            key = pod_job(body)
-            ended = (body.get("status") or {}).get("phase") in (PodPhase.SUCCEEDED, PodPhase.FAILED)
-            if key is not None and not (ended and self._is_settled(key)):
+            if self._matters(body):
                 yield body
+
+    def _matters(self, pod: Body) -> bool:
+        key = pod_job(pod)
+        ended = (pod.get("status") or {}).get("phase") in (PodPhase.SUCCEEDED, PodPhase.FAILED)
+        return key is not None and not (ended and self._is_settled(key))
+
+    def _is_unknown(self, pod: Body) -> bool:
+        return self._matters(pod) and self.pods.is_news(pod)
 
     async def _list_alone(self, namespace: str) -> None:
         try:
@@ -143,8 +149,9 @@ class Gathering:
                 log.info("namespace %s is served again", namespace)
 
     async def _list(self, namespace: str | None) -> None:
-        await self.jobs.replace(self._cluster.list(KIND, namespace), namespace)
-        await self.pods.replace(self._unsettled(self._cluster.list("Pod", namespace, LABEL_JOB)), namespace)
+        await self.jobs.replace(self._cluster.list(KIND, namespace, wanted=self.jobs.is_news), namespace)
+        pods = self._cluster.list("Pod", namespace, LABEL_JOB, self._is_unknown)
+        await self.pods.replace(self._unsettled(pods), namespace)
 
     async def gather_pods(self, key: Key, job: SFTJob) -> tuple[PodView, ...]:
         """The job's Pods. That one is gone is believed only after looking, since a second one would follow.

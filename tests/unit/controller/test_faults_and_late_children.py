@@ -121,6 +121,23 @@ async def test_a_late_pod_whose_delete_fails_is_deleted_later_and_one_of_another
     assert world.pods() == ["demo-prepare-1", "demo-train-1", "demo-train-3"]
 
 
+async def test_a_listing_has_the_outline_of_what_is_known_and_the_whole_of_what_no_watch_has_brought() -> None:
+    world = World()
+    await finished(world)
+    other = await world.apply(a_job("other"))
+    await world.controller.resync()
+    assert world.cluster.listed_whole == []
+    stored = world.cluster.objects[KIND, *other]
+    world.cluster.store({**stored, "spec": {**stored["spec"], "suspend": True}}, "MODIFIED")
+    world.cluster.undelivered.clear()
+    await world.controller.resync()
+    await world.settle()
+    assert world.cluster.listed_whole == ["other"]
+    assert "other-prepare-1" not in world.pods()
+    await world.restart_operator()
+    assert world.cluster.listed_whole == ["other", "demo", "other"], "ended Pods of an ended job are never needed"
+
+
 async def test_a_listing_costs_a_finished_job_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     await finished(world)

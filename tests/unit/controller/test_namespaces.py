@@ -7,7 +7,14 @@ import pytest
 from aiohttp import web
 
 from sftjob_operator.controller import Controller
-from sftjob_operator.effects.cluster import ClusterError, ForbiddenError, NotFoundError, Object, UnavailableError
+from sftjob_operator.effects.cluster import (
+    ClusterError,
+    ForbiddenError,
+    NotFoundError,
+    Object,
+    UnavailableError,
+    Wanted,
+)
 from sftjob_operator.handlers import missing_as_forbidden
 from support.builders import a_job
 from support.fake_cluster import INTERVAL_SECONDS, SETTINGS, FakeCluster, World
@@ -22,11 +29,13 @@ class Partial(FakeCluster):
         super().__init__()
         self.refused: dict[str | None, ClusterError] = {}
 
-    async def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
+    async def list(
+        self, kind: str, namespace: str | None, label: str | None = None, wanted: Wanted | None = None
+    ) -> AsyncIterator[Object]:
         """See FakeCluster."""
         if namespace in self.refused:
             raise self.refused[namespace]
-        async for body in super().list(kind, namespace, label):
+        async for body in super().list(kind, namespace, label, wanted):
             yield body
 
 

@@ -38,6 +38,7 @@ def test_objects_are_found_by_the_job_they_belong_to(cache: Cache[str]) -> None:
 
 
 def test_strangers_are_ignored(cache: Cache[str]) -> None:
+    assert not cache.is_news(a_body("stranger"))
     assert cache.put(a_body("stranger")) is None
     assert cache.drop(a_body("stranger")) is None
     assert cache.jobs() == ()
@@ -56,7 +57,9 @@ def test_strangers_are_ignored(cache: Cache[str]) -> None:
 def test_only_a_newer_version_is_news(
     cache: Cache[str], versions: tuple[str, ...], news: list[Key | None], held: str
 ) -> None:
-    assert [cache.put(a_body(version=version, value=version)) for version in versions] == news
+    for version, key in zip(versions, news, strict=True):
+        assert cache.is_news(a_body(version=version)) is (key is not None)
+        assert cache.put(a_body(version=version, value=version)) == key
     assert cache.of(KEY) == (held,)
 
 

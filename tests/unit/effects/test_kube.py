@@ -18,6 +18,7 @@ from sftjob_operator.effects.cluster import (
     InvalidError,
     NotFoundError,
     UnavailableError,
+    Wanted,
 )
 from sftjob_operator.effects.kube import KubeCluster
 
@@ -137,6 +138,50 @@ async def test_a_list_follows_its_pages(server: Server, cluster: KubeCluster) ->
         "/api/v1/pods?limit=250&labelSelector=sftjob.dev/job",
         "/api/v1/pods?limit=250&labelSelector=sftjob.dev/job&continue=next",
     ]
+
+
+PAGE_ITEMS = [
+    {
+        "metadata": {"name": name, "namespace": "team", "uid": f"u{name}", "resourceVersion": version, "generation": 1},
+        "spec": {"nodeName": "n"},
+        "status": {"phase": "Running", "podIP": "10.0.0.1"},
+    }
+    for name, version in (("a", "7"), ("b", "8"))
+]
+
+
+def wanting(*names: str) -> Wanted:
+    return lambda body: body["metadata"]["name"] in names
+
+
+async def test_what_is_not_wanted_of_a_list_comes_in_outline(server: Server, cluster: KubeCluster) -> None:
+    server.will_answer(200, {"apiVersion": "v1", "metadata": {"continue": "next"}, "items": PAGE_ITEMS})
+    server.will_answer(200, {"apiVersion": "v1", "metadata": {}, "items": PAGE_ITEMS[:1]})
+    first, second, third = [item async for item in cluster.list("Pod", None, wanted=wanting("b"))]
+    typed = {"apiVersion": "v1", "kind": "Pod"}
+    assert second == typed | PAGE_ITEMS[1]
+    outline = {"name": "a", "namespace": "team", "uid": "ua", "resourceVersion": "7"}
+    assert first == third == typed | {"metadata": outline, "status": {"phase": "Running"}}
+    assert server.requests[1][1] == "/api/v1/pods?limit=250&continue=next"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"items": None}, {"items": [{"n": 1}]}, {"items": [*PAGE_ITEMS, {"metadata": {"name": "c", "labels": None}}]}],
+)
+async def test_a_page_of_another_form_is_read_whole(
+    server: Server, cluster: KubeCluster, change: dict[str, Any]
+) -> None:
+    page = {"apiVersion": "v1", "metadata": {}, "items": PAGE_ITEMS} | change
+    server.will_answer(200, page)
+    found = [item async for item in cluster.list("Pod", None, wanted=wanting())]
+    assert found == [{"apiVersion": "v1", "kind": "Pod"} | item for item in page["items"] or ()]
+
+
+async def test_a_page_that_is_no_json_is_an_outage(server: Server, cluster: KubeCluster) -> None:
+    server.answers.append(web.Response(text="<html>", status=200))
+    with pytest.raises(UnavailableError, match="not JSON"):
+        assert [item async for item in cluster.list("Pod", None, wanted=wanting())]
 
 
 async def test_a_list_of_one_namespace_reads_no_other(server: Server, cluster: KubeCluster) -> None:

@@ -5,6 +5,7 @@ from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_c
 from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
 from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
 from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
+from sftjob_operator.api.outlines import page_outline
 from sftjob_operator.api.parse import InvalidJob, fitting, parse_job, parse_status, read_job, replace, to_dict
 from sftjob_operator.api.preprocessing import PreprocessingSpec, RowFunctionSpec, RowTemplateSpec, ValidationSpec
 from sftjob_operator.api.results import (
@@ -114,6 +115,7 @@ __all__ = [
     "WandbSpec",
     "fitting",
     "keep_unknown",
+    "page_outline",
     "parse_job",
     "parse_status",
     "read_job",

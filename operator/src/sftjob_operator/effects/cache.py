@@ -1,4 +1,4 @@
-"""What the watches have told so far: the newest known version of each object, grouped by the job it belongs to."""
+"""What the watches have reported so far: the newest known version of each object, grouped by the job it belongs to."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -68,13 +68,21 @@ class Cache(Generic[T]):
         key = self._group(body)
         if key is None:
             return None
-        name, version = body["metadata"]["name"], _version(body)
+        name = body["metadata"]["name"]
         self._touch(key, name)
-        held = self._entries.get(key, {}).get(name)
-        if held is not None and held.version is not None and version is not None and version <= held.version:
+        if not self._is_newer(key, body):
             return None
-        self._entries.setdefault(key, {})[name] = _Entry(version, self._parse(body))
+        self._entries.setdefault(key, {})[name] = _Entry(_version(body), self._parse(body))
         return key
+
+    def is_news(self, body: Mapping[str, Any]) -> bool:
+        """Whether `put` would take in this version of an object; its metadata is enough."""
+        key = self._group(body)
+        return key is not None and self._is_newer(key, body)
+
+    def _is_newer(self, key: Key, body: Mapping[str, Any]) -> bool:
+        held, version = self._entries.get(key, {}).get(body["metadata"]["name"]), _version(body)
+        return held is None or held.version is None or version is None or version > held.version
 
     def drop(self, body: Mapping[str, Any]) -> Key | None:
         """Forget an object that is gone, unless a newer one has its name; answers the job it belonged to."""

@@ -4,10 +4,12 @@ Objects are plain JSON dicts, as the server sends them. `effects/kube.py` is the
 in-memory one.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 Object = dict[str, Any]
+Wanted = Callable[[Mapping[str, Any]], bool]
+"""Whether an object of a list is needed, by its metadata and phase."""
 
 
 class ClusterError(Exception):
@@ -89,8 +91,13 @@ class Cluster(Protocol):
             ConflictError: the one of that name has another uid.
         """
 
-    def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
-        """All objects of `kind` in `namespace`, or in all for None; `label` keeps those that have it."""
+    def list(
+        self, kind: str, namespace: str | None, label: str | None = None, wanted: Wanted | None = None
+    ) -> AsyncIterator[Object]:
+        """All objects of `kind` in `namespace`, or in all for None; `label` keeps those that have it.
+
+        Those that are not `wanted` may have nothing but namespace, name, uid, resourceVersion, labels and phase.
+        """
 
     async def events_about(self, namespace: str, uid: str) -> tuple[Object, ...]:
         """Events about the object of this uid, a page of them at most."""

@@ -18,6 +18,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from sftjob_contract.names import GROUP, KIND, PLURAL, VERSION
+from sftjob_operator.api import page_outline
 from sftjob_operator.effects.cluster import (
     AlreadyExistsError,
     ClusterError,
@@ -27,6 +28,7 @@ from sftjob_operator.effects.cluster import (
     NotFoundError,
     Object,
     UnavailableError,
+    Wanted,
 )
 
 Traces = Sequence[aiohttp.TraceConfig]
@@ -126,11 +128,13 @@ class KubeCluster:
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         await self._request("DELETE", _path(kind, namespace, name), options)
 
-    async def list(self, kind: str, namespace: str | None, label: str | None = None) -> AsyncIterator[Object]:
+    async def list(
+        self, kind: str, namespace: str | None, label: str | None = None, wanted: Wanted | None = None
+    ) -> AsyncIterator[Object]:
         """See Cluster. Objects come with apiVersion and kind, which a list of the server leaves out."""
         query: dict[str, Any] = {"limit": PAGE_SIZE} | ({"labelSelector": label} if label else {})
         while True:
-            page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}")
+            page = _page(await self._answer("GET", f"{_path(kind, namespace)}?{urlencode(query)}"), wanted)
             for item in page.get("items") or ():
                 yield {"apiVersion": page["apiVersion"], "kind": kind, **item}
             if not (token := (page.get("metadata") or {}).get("continue")):
@@ -159,15 +163,19 @@ class KubeCluster:
         return status
 
     async def _request(self, method: str, path: str, body: Object | None = None) -> Object:
-        status, answer = await self._send(method, path, body)
-        if status == 401:  # the token may have been rotated since it was read
-            await self._reload()
-            status, answer = await self._send(method, path, body)
-        if status < 300:
-            return answer
-        raise _error(status, answer, method)
+        return (await self._answer(method, path, body)).json()
 
-    async def _send(self, method: str, path: str, body: Object | None) -> tuple[int, Object]:
+    async def _answer(self, method: str, path: str, body: Object | None = None) -> "_Answer":
+        """The answer of a server that did what was asked."""
+        answer = await self._send(method, path, body)
+        if answer.status == 401:  # the token may have been rotated since it was read
+            await self._reload()
+            answer = await self._send(method, path, body)
+        if answer.status < 300:
+            return answer
+        raise _error(answer.status, answer.json(), method)
+
+    async def _send(self, method: str, path: str, body: Object | None) -> "_Answer":
         headers = {
             "Accept": "application/json",
             "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
@@ -184,7 +192,7 @@ class KubeCluster:
                 body=body,
                 _request_timeout=REQUEST_TIMEOUT_SECONDS,
             )
-            return response.status, _parsed(response.status, response.headers, await response.read())
+            return _Answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
             raise UnavailableError(f"{method} {path}: {type(error).__name__}: {error}") from error
 
@@ -197,6 +205,33 @@ class KubeCluster:
             self._configuration = fresh
         else:
             used.api_key = fresh.api_key
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+    def json(self) -> Object:
+        """The JSON object that was answered. What is no such object (a proxy's page) becomes a Status.
+
+        Raises:
+            UnavailableError: it is no such object, and no error either.
+        """
+        return _parsed(self.status, self.headers, self.data)
+
+
+def _page(answer: _Answer, wanted: Wanted | None) -> Object:
+    """A page of a list. What is not wanted is in outline, and as a rule nothing is: all of it was read before."""
+    outline = None if wanted is None else page_outline(answer.data)
+    if wanted is None or outline is None:
+        return answer.json()
+    needed = [wanted(item) for item in outline["items"]]
+    if any(needed):
+        whole = answer.json()["items"]
+        outline["items"] = [whole[n] if needed[n] else item for n, item in enumerate(outline["items"])]
+    return outline
 
 
 def _client(configuration: Configuration) -> ApiClient:
@@ -227,7 +262,6 @@ def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
 
 
 def _parsed(status: int, headers: Mapping[str, str], data: bytes) -> Object:
-    """The JSON object that was answered. What is no such object (a proxy's page) becomes a Status."""
     try:
         answer = json.loads(data)
     except (ValueError, RecursionError):
