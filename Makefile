@@ -17,12 +17,14 @@ help: ## List every target
 .PHONY: setup
 setup: $(INSTALLED) ## Create .venv with everything that the other targets need
 
-$(INSTALLED): requirements/constraints.txt requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
+$(INSTALLED): requirements/constraints.txt requirements/dev.txt requirements/dev-no-deps.txt $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing packages into $(VENV) (PyTorch is the large one) ..."
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
 	  --requirement requirements/dev.txt $(PACKAGES:%=--editable ./%)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
+	  --no-deps --requirement requirements/dev-no-deps.txt
 	@touch $@
 
 .PHONY: demo

@@ -1,0 +1,13 @@
+"""The real model, converted once for all sessions and kept in pytest's cache."""
+
+from pathlib import Path
+
+import pytest
+
+from support import smollm2 as real
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Path:
+    """SmolLM2-135M-Instruct in bf16. Read only."""
+    return real.smollm2(request.config.cache.mkdir("smollm2"))
