@@ -170,7 +170,7 @@ class Chat:
         turns = [index for index, message in enumerate(talk.messages) if message["role"] == "assistant"]
         if not has_markers(self.template):
             return {index: [self._found(talk, index, text)] for index in turns}
-        spans = [self._with_stop_token(text, start, end) for start, end in marked]
+        spans = [self._marked_turn(text, start, end) for start, end in marked]
         if len(spans) == len(turns) and not self.marks_headers:
             return {index: [span] for index, span in zip(turns, spans, strict=True)}
         areas = {index: self._found(talk, index, text) for index in turns}
@@ -196,8 +196,15 @@ class Chat:
 
         return TurnFinder(rendered, self._closers, self._prompt)
 
-    def _with_stop_token(self, text: str, start: int, end: int) -> tuple[int, int]:
-        """A marked turn up to the token that closes it, which may stand behind the mark."""
+    def _marked_turn(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """A marked turn from the end of the generation prompt to the token that closes it.
+
+        The white space that the prompt ends with may stand behind the mark, and so may that token.
+        """
+        header = self._prompt.rstrip()
+        blank = self._prompt[len(header) :]
+        if header and text.endswith(header, 0, start) and text.startswith(blank, start):
+            start += len(blank)
         stop: str = self.tokenizer.eos_token
         end = end + len(stop) if text.startswith(stop, end) else end
         return start, start + self.closed(text[start:end])
