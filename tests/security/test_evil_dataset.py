@@ -120,7 +120,7 @@ def test_an_archive_that_grows_without_measure_is_not_unpacked(
     monkeypatch.setattr(archives, "ALWAYS_BYTES", 1 << 20)
     site.files[name] = bomb(5 << 20)
     with pytest.raises(Failure, match=r"far too much for an archive of its size") as raised:
-        fetch(f"{site.url}{name}", "dataset", data_names, here)
+        fetch(f"{site.url}{name}", "dataset", lambda names, _: data_names(names), here)
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert list(here.volume.rglob("*.unpacked")) == []
 
@@ -134,7 +134,7 @@ def test_an_archive_that_tells_a_smaller_size_is_not_unpacked_further(
         content[at : at + 4] = (10).to_bytes(4, "little")
     site.files["/m.zip"] = bytes(content)
     with pytest.raises(Failure, match=r"can not be unpacked"):
-        fetch(f"{site.url}/m.zip", "dataset", data_names, here)
+        fetch(f"{site.url}/m.zip", "dataset", lambda names, _: data_names(names), here)
     assert list(here.volume.rglob("*.unpacked")) == []
 
 
@@ -144,7 +144,7 @@ def test_an_archive_of_files_without_end_is_not_unpacked(
     monkeypatch.setattr(archives, "MOST_FILES", 10)
     site.files["/m.zip"] = packed_zip({f"{number}.jsonl": b"" for number in range(20)})
     with pytest.raises(Failure, match=r"far too much for an archive of its size"):
-        fetch(f"{site.url}/m.zip", "dataset", data_names, here)
+        fetch(f"{site.url}/m.zip", "dataset", lambda names, _: data_names(names), here)
 
 
 # Places

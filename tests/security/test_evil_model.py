@@ -59,7 +59,7 @@ def test_weights_that_are_a_pickle_are_not_run(tmp_path: Path, model: Path, trap
 
 def test_of_a_repository_with_safetensors_no_pickle_is_downloaded() -> None:
     names = ["config.json", "model.safetensors", "pytorch_model.bin", "training_args.bin", "optimizer.pt", "x.pkl"]
-    assert model_files(names) == ["config.json", "model.safetensors"]
+    assert model_files(names, Path.read_bytes) == ["config.json", "model.safetensors"]
 
 
 def test_the_code_of_a_model_is_not_run_when_it_is_loaded(tmp_path: Path, model: Path, trap: Any) -> None:
@@ -158,7 +158,7 @@ def test_files_of_a_hub_are_written_into_the_cache_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "volume").mkdir()
-    monkeypatch.setattr("sftjob_trainer.hub.model_files", list)
+    monkeypatch.setattr("sftjob_trainer.hub.model_files", lambda names, _: list(names))
     with Hub() as hub:
         hub.commit("model", "org/evil", {"config.json": b"{}", name: b"{}"})
         place = environment(tmp_path / "volume", hub_endpoint=hub.url)

@@ -1,6 +1,7 @@
 """Models and data sets from a hub, against a stand-in that answers as the real one does."""
 
 import errno
+import json
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import DataFile
 from sftjob_trainer.sources import model_path
 from support.hub import Hub
+from support.model_files import LOADED, TWICE
 from support.preparing import Workbench, environment
 from support.tiny import held_out_fraction
 from support.web import web
@@ -78,12 +80,55 @@ def test_a_revision_is_a_branch_or_a_commit(server: Hub, reach: Environment) -> 
 
 def test_only_what_loading_needs_is_downloaded() -> None:
     names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.model"]
-    assert hub.model_files([*names, "onnx/model.onnx", "original/params.json", "model.gguf"]) == [
+    assert hub.model_files([*names, "onnx/model.onnx", "original/params.json", "model.gguf"], no_file) == [
         "config.json",
         "model-00001-of-00002.safetensors",
         "tokenizer.model",
     ]
-    assert hub.model_files(["config.json", "pytorch_model.bin"]) == ["config.json", "pytorch_model.bin"]
+    assert hub.model_files(["config.json", "pytorch_model.bin"], no_file) == ["config.json", "pytorch_model.bin"]
+
+
+def no_file(name: str) -> bytes:
+    raise LookupError(name)
+
+
+@pytest.mark.parametrize(
+    ("there", "loaded"),
+    [
+        (["model.safetensors", "consolidated.safetensors", "model.fp16.safetensors"], ["model.safetensors"]),
+        (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"]),
+        (["a.safetensors", "b.safetensors", "adapter_model.safetensors"], ["a.safetensors", "b.safetensors"]),
+    ],
+)
+def test_of_weights_without_an_index_those_that_transformers_loads_are_downloaded(
+    there: Sequence[str], loaded: Sequence[str]
+) -> None:
+    assert hub.model_files(there, no_file) == loaded
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_what_no_index_names_is_not_downloaded_and_a_broken_index_counts_as_none(index: str) -> None:
+    suffix = ".bin" if "pytorch" in index else ".safetensors"
+    there = ["config.json", index, f"w-1{suffix}", f"w-2{suffix}", f"consolidated{suffix}"]
+    content = json.dumps({"weight_map": {"a": f"w-2{suffix}", "b": f"w-1{suffix}"}}).encode()
+    assert hub.model_files(there, lambda _: content) == there[:4]
+    for broken in (b"{}", b"[]", b"\xff", b'{"weight_map": 1}'):
+        assert hub.model_files(there, lambda _, broken=broken: broken) == there
+
+
+def test_of_weights_that_a_repository_holds_twice_one_copy_is_downloaded(server: Hub, reach: Environment) -> None:
+    server.commit("model", "org/twice", TWICE)
+    snapshot = hub.download_model("hf://org/twice", None, reach)
+    assert sorted(path.name for path in snapshot.directory.iterdir()) == LOADED
+
+
+def test_a_file_that_an_index_names_and_nobody_has_ends_the_job(server: Hub, bench: Workbench) -> None:
+    broken = {name: content for name, content in TWICE.items() if name != LOADED[2]}
+    server.commit("model", "org/half", broken)
+    with pytest.raises(Failure) as raised:
+        bench.run(bench.config("unused", model="hf://org/half"), hub_endpoint=server.url)
+    assert raised.value.reason is Reason.MODEL_NOT_FOUND
+    assert f"hf://org/half has no {LOADED[2]}, which the index of its weights names" in raised.value.message
 
 
 def downloaded(files: Sequence[DataFile]) -> dict[str, bytes]:

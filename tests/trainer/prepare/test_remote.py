@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from sftjob_trainer.files import data_names
 from sftjob_trainer.hub import model_files
 from sftjob_trainer.remote import fetch
 from sftjob_trainer.sources import model_path
+from sftjob_trainer.weights import Read
 from support.archives import packed_tar, packed_zip
+from support.model_files import LOADED, TWICE
 from support.object_store import SECRET, ObjectStore
 from support.preparing import Workbench, environment
 from support.web import Web, web
@@ -52,6 +54,11 @@ def here(tmp_path: Path) -> Environment:
     return environment(tmp_path / "volume")
 
 
+def rows(there: Sequence[str], _: Read) -> Sequence[str]:
+    """Those of the names that are there whose files hold rows."""
+    return data_names(there)
+
+
 def names(directory: Path) -> list[str]:
     """What was downloaded."""
     return sorted(
@@ -63,11 +70,11 @@ def names(directory: Path) -> list[str]:
 def test_of_a_bucket_a_file_or_the_data_files_of_a_directory_are_downloaded(
     store: ObjectStore, here: Environment, scheme: str
 ) -> None:
-    file = fetch(f"{scheme}://lab/data/train.jsonl", "dataset", data_names, here)
+    file = fetch(f"{scheme}://lab/data/train.jsonl", "dataset", rows, here)
     assert (file.name, file.read_bytes()) == ("train.jsonl", ROWS)
     assert file.is_relative_to(here.volume / layout.CACHE)
-    assert names(fetch(f"{scheme}://lab/data/", "dataset", data_names, here)) == ["more/b.jsonl", "train.jsonl"]
-    assert fetch(f"{scheme}://lab/a name+%/d.jsonl", "dataset", data_names, here).read_bytes() == ROWS
+    assert names(fetch(f"{scheme}://lab/data/", "dataset", rows, here)) == ["more/b.jsonl", "train.jsonl"]
+    assert fetch(f"{scheme}://lab/a name+%/d.jsonl", "dataset", rows, here).read_bytes() == ROWS
 
 
 def test_of_a_model_what_loading_needs_is_downloaded(store: ObjectStore, here: Environment) -> None:
@@ -75,41 +82,49 @@ def test_of_a_model_what_loading_needs_is_downloaded(store: ObjectStore, here: E
     assert names(directory) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
+def test_of_weights_that_are_there_twice_those_of_the_index_are_downloaded(
+    store: ObjectStore, here: Environment
+) -> None:
+    for name, content in TWICE.items():
+        store.objects[f"lab/twice/{name}"] = content
+    assert names(fetch("s3://lab/twice", "model", model_files, here)) == LOADED
+
+
 def test_an_object_is_downloaded_once_until_it_changes(store: ObjectStore, here: Environment) -> None:
-    directory = fetch("s3://lab/data", "dataset", data_names, here)
+    directory = fetch("s3://lab/data", "dataset", rows, here)
     assert len(store.downloads) == 2
-    assert fetch("s3://lab/data", "dataset", data_names, here) == directory
+    assert fetch("s3://lab/data", "dataset", rows, here) == directory
     assert len(store.downloads) == 2
     store.objects["lab/data/train.jsonl"] = ROWS * 2
-    fetch("s3://lab/data", "dataset", data_names, here)
+    fetch("s3://lab/data", "dataset", rows, here)
     assert store.downloads[2:] == ["/lab/data/train.jsonl"]
     assert (directory / "train.jsonl").read_bytes() == ROWS * 2
 
 
 def test_an_object_that_is_gone_is_gone_from_the_cache(store: ObjectStore, here: Environment) -> None:
-    directory = fetch("s3://lab/data", "dataset", data_names, here)
+    directory = fetch("s3://lab/data", "dataset", rows, here)
     del store.objects["lab/data/more/b.jsonl"]
-    fetch("s3://lab/data", "dataset", data_names, here)
+    fetch("s3://lab/data", "dataset", rows, here)
     assert names(directory) == ["train.jsonl"]
 
 
 def test_a_file_of_a_web_server_is_downloaded_once_until_it_changes(site: Web, here: Environment) -> None:
     uri = f"{site.url}/data/train.jsonl?download=true"
-    path = fetch(uri, "dataset", data_names, here)
+    path = fetch(uri, "dataset", rows, here)
     assert (path.name, path.read_bytes()) == ("train.jsonl", ROWS)
     first = path.stat()
-    assert fetch(uri, "dataset", data_names, here) == path
+    assert fetch(uri, "dataset", rows, here) == path
     assert path.stat() == first
     site.files["/data/train.jsonl"] = ROWS[::-1]
-    assert fetch(uri, "dataset", data_names, here).read_bytes() == ROWS[::-1]
+    assert fetch(uri, "dataset", rows, here).read_bytes() == ROWS[::-1]
 
 
 def test_without_a_version_from_the_server_a_file_is_downloaded_each_time(site: Web, here: Environment) -> None:
     site.with_etag = False
     uri = f"{site.url}/data/train.jsonl"
-    path = fetch(uri, "dataset", data_names, here)
+    path = fetch(uri, "dataset", rows, here)
     site.files["/data/train.jsonl"] = ROWS[::-1]
-    assert fetch(uri, "dataset", data_names, here).read_bytes() == ROWS[::-1] == path.read_bytes()
+    assert fetch(uri, "dataset", rows, here).read_bytes() == ROWS[::-1] == path.read_bytes()
 
 
 @pytest.mark.parametrize("folder", ["", "tiny-1.0/"])
@@ -160,7 +175,7 @@ def test_a_refusal_of_a_store_is_told(
 ) -> None:
     store.fault = fault
     with pytest.raises(Failure) as raised:
-        fetch(uri, "dataset", data_names, here)
+        fetch(uri, "dataset", rows, here)
     assert raised.value.message == sentence.format(uri=uri)
     assert raised.value.reason is reason
     assert raised.value.exit_code is ExitCode.NOT_FOUND
@@ -187,7 +202,7 @@ def test_a_refusal_of_a_web_server_is_told_without_its_words_and_without_the_que
 ) -> None:
     site.status = status
     with pytest.raises(Failure) as raised:
-        fetch(f"{site.url}{path}?who={SECRET}", "dataset", data_names, here)
+        fetch(f"{site.url}{path}?who={SECRET}", "dataset", rows, here)
     assert raised.value.message == sentence.format(uri=f"{site.url}{path}", server=site.url)
     assert raised.value.reason is reason
 
@@ -203,7 +218,7 @@ def test_a_model_is_called_a_model(store: ObjectStore, here: Environment) -> Non
 def test_a_store_that_fails_is_tried_again_by_the_operator(store: ObjectStore, here: Environment) -> None:
     store.fault = (500, "InternalError")
     with pytest.raises(Failure) as raised:
-        fetch("s3://lab/data/train.jsonl", "dataset", data_names, here)
+        fetch("s3://lab/data/train.jsonl", "dataset", rows, here)
     assert raised.value.message == f"s3://lab/data/train.jsonl: the server {store.url} answered with HTTP 500"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
 
@@ -212,7 +227,7 @@ def test_a_server_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Pat
     with web(tmp_path, {}) as gone:
         uri = f"{gone.url}/d.jsonl"
     with pytest.raises(Failure) as raised:
-        fetch(uri, "dataset", data_names, here)
+        fetch(uri, "dataset", rows, here)
     assert raised.value.message == f"{uri}: {gone.url} cannot be reached: it refuses the connection"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
 
@@ -224,7 +239,7 @@ def test_an_object_store_that_is_not_there_is_named(here: Environment, monkeypat
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(Failure) as raised:
-        fetch("s3://lab/data", "dataset", data_names, here)
+        fetch("s3://lab/data", "dataset", rows, here)
     assert raised.value.message == f"s3://lab/data: {url} cannot be reached: the connection fails"
     assert raised.value.reason is Reason.UNREACHABLE
 
@@ -240,7 +255,7 @@ def test_what_is_no_address_is_told_without_repeating_what_the_environment_says(
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv(variable, f"::somebody:{SECRET}@proxy")
     with pytest.raises(Failure) as raised:
-        fetch(uri, "dataset", data_names, here)
+        fetch(uri, "dataset", rows, here)
     assert raised.value.message == (
         f"{uri} can not be read: it, or an AWS_ENDPOINT_URL or HTTPS_PROXY of dataset.secretRef, is no address"
     )
@@ -250,7 +265,7 @@ def test_what_is_no_address_is_told_without_repeating_what_the_environment_says(
 
 def test_a_server_whose_certificate_is_not_trusted_is_told(tmp_path: Path, here: Environment) -> None:
     with web(tmp_path, {"/d.jsonl": ROWS}) as untrusted, pytest.raises(Failure) as raised:
-        fetch(f"{untrusted.url}/d.jsonl", "dataset", data_names, here)
+        fetch(f"{untrusted.url}/d.jsonl", "dataset", rows, here)
     assert raised.value.message == (
         f"{untrusted.url}/d.jsonl: {untrusted.url} cannot be reached: its certificate is not trusted"
     )
@@ -260,11 +275,11 @@ def test_content_that_ends_too_early_is_tried_again_and_never_used(site: Web, he
     site.cut = 10
     uri = f"{site.url}/data/train.jsonl"
     with pytest.raises(Failure) as raised:
-        fetch(uri, "dataset", data_names, here)
+        fetch(uri, "dataset", rows, here)
     assert raised.value.message == f"{uri}: train.jsonl ended after 10 of {len(ROWS)} bytes"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
     site.cut = None
-    assert fetch(uri, "dataset", data_names, here).read_bytes() == ROWS
+    assert fetch(uri, "dataset", rows, here).read_bytes() == ROWS
 
 
 def test_preparing_from_a_store_tells_no_key_and_does_not_ask_again(

@@ -93,6 +93,9 @@ def test_disk_holds_model_data_checkpoints_and_output() -> None:
     assert told.disk_bytes == QWEN_05B.weight_bytes + data + 4 * checkpoint + adapter
     shared = plan(base.storage(shared_cache_claim="hub"), QWEN_05B, max_steps=1000, evaluation_rows=100)
     assert told.disk_bytes - QWEN_05B.weight_bytes == shared.disk_bytes
+    sources = ("s3://lab/model", "https://lab.example/model.zip", "pvc://models/qwen", "/models/qwen")
+    found = {source: plan(base.model(source), QWEN_05B, max_steps=1000, evaluation_rows=100) for source in sources}
+    assert [told.disk_bytes - other.disk_bytes for other in found.values()] == [0, 0, *[QWEN_05B.weight_bytes] * 2]
     merged = plan(base.set("output", {"mergeAdapter": True}), QWEN_05B, max_steps=1000, evaluation_rows=100)
     assert merged.disk_bytes == told.disk_bytes + 2 * (2 * QWEN_05B.parameters)  # where it is made, and made
 

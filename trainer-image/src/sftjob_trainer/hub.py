@@ -13,9 +13,10 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import SUFFIXES, DataFile, data_names, kind
 from sftjob_trainer.reachability import is_of_the_network, unavailable, unreachable, url_of
 from sftjob_trainer.splits import CARD, SplitError, files_of_split
+from sftjob_trainer.weights import Read, weight_files
 from sftjob_trainer.wording import either
 
-_MODEL_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".safetensors")
+_MODEL_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
 PUBLIC_HUB: Final = "https://huggingface.co"
 """Where huggingface_hub asks unless it is told another endpoint."""
 ANSWER_SECONDS: Final = 60.0
@@ -68,7 +69,7 @@ def download_model(source: str, revision: str | None, environment: Environment) 
         Failure: the hub does not have it or refuses us.
     """
     with _opened(Repository.parse(source, "model", revision), environment) as commit:
-        return commit.download(model_files(commit.names))
+        return commit.download(model_files(commit.names, commit.read))
 
 
 def download_dataset(
@@ -105,13 +106,11 @@ def same_repository(source: str, other: str) -> bool:
     return source.startswith(HUB_SCHEME) and other.startswith(HUB_SCHEME) and _split(source)[0] == _split(other)[0]
 
 
-def model_files(names: Sequence[str]) -> list[str]:
-    """Which files of a model repository to download: weights once (safetensors if there are any), no exports."""
+def model_files(names: Sequence[str], read: Read) -> list[str]:
+    """Which files of a model repository to download: weights once, as transformers loads them, and no exports."""
     top = [name for name in names if "/" not in name]
-    chosen = [name for name in top if name.endswith(_MODEL_SUFFIXES)]
-    if not any(name.endswith(".safetensors") for name in chosen):
-        chosen += [name for name in top if name.endswith(".bin")]
-    return chosen
+    weights = set(weight_files(top, read))
+    return [name for name in top if name.endswith(_MODEL_SUFFIXES) or name in weights]
 
 
 def dataset_files(names: Sequence[str], path: str) -> list[str]:
@@ -137,6 +136,10 @@ class _Commit:
         )
         self._hash = str(info.sha)
         self.names = [file.rfilename for file in info.siblings or ()]
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return (self.download([name]).directory / name).read_bytes()
 
     def download(self, names: Sequence[str]) -> Snapshot:
         if not names:
@@ -169,7 +172,7 @@ def _of_split(commit: _Commit, names: Sequence[str], subset: str | None, splits:
     path = commit.repository.path
     card = ""
     if not path and CARD in commit.names:
-        card = (commit.download([CARD]).directory / CARD).read_text(encoding="utf-8", errors="replace")
+        card = commit.read(CARD).decode("utf-8", errors="replace")
     shown = {_shown(name, path): name for name in names}
     try:
         return [shown[name] for name in files_of_split(list(shown), card, subset, splits)]

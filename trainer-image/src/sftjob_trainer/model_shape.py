@@ -14,14 +14,13 @@ from typing import Any, Final
 
 from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
 from sftjob_trainer.lora import Layers
+from sftjob_trainer.weights import SAFE_INDEX, SAFE_WEIGHTS, safe_weight_files
 
 logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, tuple[int, ...]]
 """Shape of each tensor by name."""
 
-_SINGLE: Final = "model.safetensors"
-_INDEX: Final = "model.safetensors.index.json"
 _LONGEST_HEADER_BYTES: Final = 100_000_000
 """The format's own limit: https://github.com/huggingface/safetensors#format."""
 _IN_A_LAYER: Final = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
@@ -169,18 +168,14 @@ def _tensors(directory: Path, config: Any) -> tuple[Tensors, int]:
         return {name: size for header in headers for name, size in header.items()}, _bytes(files)
     pickled = sorted(directory.glob("pytorch_model*.bin"))
     if not pickled or config.model_type not in _BY_CONFIG:
-        raise _NoShapeError(f"its weights are not in {_SINGLE} or files that {_INDEX} names")
+        raise _NoShapeError(f"its weights are not in {SAFE_WEIGHTS} or files that {SAFE_INDEX} names")
     return dict(_by_config(config)), _bytes(pickled)
 
 
 def _weight_files(directory: Path) -> list[Path]:
     """The files that transformers would load."""
-    if (directory / _SINGLE).is_file():
-        return [directory / _SINGLE]
-    if not (directory / _INDEX).is_file():
-        return []
-    index = json.loads((directory / _INDEX).read_bytes())
-    return [directory / name for name in sorted(set(index["weight_map"].values()))]
+    names = [file.name for file in directory.iterdir() if file.is_file()]
+    return [directory / name for name in safe_weight_files(names, lambda name: (directory / name).read_bytes())]
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:

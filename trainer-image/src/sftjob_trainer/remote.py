@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, Protocol
 
@@ -26,6 +27,7 @@ from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.files import SUFFIXES
 from sftjob_trainer.reachability import unavailable, unreachable
+from sftjob_trainer.weights import MOST_INDEX_BYTES, Read
 from sftjob_trainer.wording import either
 
 BUCKET_SCHEMES: Final = ("s3://", "gs://")
@@ -64,8 +66,8 @@ _ABSENCE: Final[Mapping[Kind, Reason]] = {
     "checkpoint": Reason.MODEL_NOT_FOUND,
     "output": Reason.CONFIG_INVALID,
 }
-Choose = Callable[[Sequence[str]], Sequence[str]]
-"""Which of the names in a directory to download."""
+Choose = Callable[[Sequence[str], Read], Sequence[str]]
+"""Which of the names in a directory to download; small files there can be read first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +260,12 @@ def _chosen(place: _Place, choose: Choose, uri: str, kind: Kind) -> list[RemoteF
         raise _missing(uri, kind, "does not exist")
     if not place.is_directory and is_archive(*files):
         return list(files.values())
-    chosen = [files[name] for name in choose(list(files))]
+
+    def read(name: str) -> bytes:
+        with clear_errors(uri, kind):
+            return b"".join(islice(place.open(name), MOST_INDEX_BYTES // _PIECE_BYTES))
+
+    chosen = [files[name] for name in choose(list(files), read) if name in files]
     if not chosen:
         wanted = {"model": "model files", "checkpoint": "complete checkpoint"}.get(kind, f"{either(SUFFIXES)} file")
         raise _missing(uri, kind, f"has no {wanted}; it has {', '.join(list(files)[:8])}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final
 
 from sftjob_contract.config import DataSource, RunConfig
@@ -14,6 +14,7 @@ from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.permissions import check_readable
+from sftjob_trainer.weights import weight_files
 
 _TO_EVALUATE_ON: Final = ("validation", "test", splits.TRAIN)
 """Split of a data set of its own to evaluate on: the first of these that it has."""
@@ -110,7 +111,7 @@ def resolve_part(part: Part, config: RunConfig, environment: Environment) -> Seq
             Reason.CONFIG_INVALID, f"{source.source} has no splits or subsets, which are of data sets on the hub"
         )
     if remote.is_remote(source.source):
-        path = remote.fetch(source.source, "dataset", files.data_names, environment)
+        path = remote.fetch(source.source, "dataset", lambda names, _: files.data_names(names), environment)
         return files.data_files(path, source.source)
     found = files.data_files(local_path(source.source, config, environment), source.source)
     if source.source.startswith(PVC_SCHEME):
@@ -176,9 +177,19 @@ def _checked_model(directory: Path, source: str) -> Path:
         if (directory / "adapter_config.json").is_file():
             hint = "; it is a LoRA adapter: merge it into its base model first"
         raise Failure(Reason.MODEL_NOT_FOUND, f"{source} has no config.json; it has {content(directory)}{hint}")
+
+    def read(name: str) -> bytes:
+        return (directory / name).read_bytes()
+
     names = [file.name for file in directory.iterdir() if file.is_file()]
-    if not any(PurePath(name).suffix in (".safetensors", ".bin") for name in names):
+    weights = weight_files(names, read)
+    if not weights:
         has = content(directory)
         raise Failure(Reason.MODEL_NOT_FOUND, f"{source} has no weights (*.safetensors); it has {has}")
-    check_readable((directory / name for name in hub.model_files(names)), source)
+    if absent := sorted(set(weights) - set(names)):
+        raise Failure(
+            Reason.MODEL_NOT_FOUND,
+            f"{source} has no {absent[0]}, which the index of its weights names; it has {content(directory)}",
+        )
+    check_readable((directory / name for name in hub.model_files(names, read)), source)
     return directory

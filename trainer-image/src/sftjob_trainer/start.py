@@ -19,6 +19,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.sources import ResolvedModel, local_path, model_path, resolve_model
 from sftjob_trainer.tokenization import load_tokenizer
+from sftjob_trainer.weights import Read
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def fetch_checkpoint(config: RunConfig, environment: Environment) -> None:
     if name is None:
         _fetch_newest(source, environment)
     else:
-        remote.fetch(root, "checkpoint", lambda names: _files_of(name, names), environment)
+        remote.fetch(root, "checkpoint", lambda names, _: _files_of(name, names), environment)
     starting_checkpoint(config, environment)
 
 
@@ -164,7 +165,7 @@ def _fetch_newest(source: str, environment: Environment) -> None:
     """Download the newest checkpoint below `source` that verifies, one after the other until one does."""
     tried: list[int] = []
 
-    def next_older(names: Sequence[str]) -> Sequence[str]:
+    def next_older(names: Sequence[str], _: Read) -> Sequence[str]:
         manifests = [
             path for path in map(PurePosixPath, names) if path.name == layout.MANIFEST and len(path.parts) == 2
         ]

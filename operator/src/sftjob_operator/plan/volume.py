@@ -4,7 +4,7 @@ import math
 from typing import Final
 
 from sftjob_contract.config import RunConfig
-from sftjob_contract.layout import HUB_SCHEME
+from sftjob_contract.layout import PVC_SCHEME
 from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.stats import PreparedStats
 from sftjob_operator.plan.dtypes import compute_bytes, trained_bytes, weight_bytes
@@ -43,10 +43,11 @@ def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
 def disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats, *, caches_on_volume: bool) -> int:
     """Peak use of the job's volume: downloaded model, prepared data, checkpoints and output.
 
-    Of checkpoints there are `keep`, the best one and one that is being written, but no more than the run saves. A data
-    set from a hub is not counted, since only its tokens are known.
+    Of checkpoints there are `keep`, the best one and one that is being written, but no more than the run saves. Of a
+    model the weight files that are loaded are downloaded, once, however often a repository holds the same weights. A
+    data set from elsewhere is not counted, since only its tokens are known.
     """
-    downloaded = shape.weight_bytes if caches_on_volume and config.model.source.startswith(HUB_SCHEME) else 0
+    downloaded = shape.weight_bytes if caches_on_volume and _is_downloaded(config.model.source) else 0
     held_out = stats.tokens * stats.evaluation_rows // max(1, stats.train_rows)  # of average length
     prepared = _TOKEN_BYTES * (stats.tokens + held_out)
     return downloaded + prepared + training_disk_bytes(config, shape, stats)
@@ -57,6 +58,11 @@ def training_disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedSta
     most = min(config.checkpoints.keep + 2, _saves(config, stats))
     output = _saved_bytes(config, shape) + 2 * _merged_bytes(config, shape)  # the merge works on the disk
     return most * checkpoint_bytes(config, shape) + output
+
+
+def _is_downloaded(source: str) -> bool:
+    """Whether a model is on a hub, in an object store or on a web server: neither on a claim nor in the image."""
+    return "://" in source and not source.startswith(PVC_SCHEME)
 
 
 def _saves(config: RunConfig, stats: PreparedStats) -> int:
