@@ -42,6 +42,7 @@ def test_the_planned_tokens_are_those_of_an_epoch(status: dict[str, Any]) -> Non
 def test_the_planned_model_is_the_one_that_is_trained(status: dict[str, Any]) -> None:
     plan, memory = status["plan"], status["plan"]["memory"]
     assert plan["parameters"] == plan["trainableParameters"] > 10_000
+    assert plan["trainablePercent"] == 100
     assert memory["weights"] == memory["gradients"] == 4 * plan["parameters"]
     assert memory["optimizer"] == 8 * plan["parameters"]
     assert memory["total"] == sum(size for part, size in memory.items() if part != "total")

@@ -366,7 +366,8 @@ class Evaluation:
 
     Exactly one of `every_steps` and `per_epoch` (evaluations in each epoch) is set. Answers are generated for the
     first `max_samples` held-out rows, at most `max_new_tokens` each, where a metric or `save_predictions` needs them.
-    `sample_prompts` are answered before and after training.
+    `sample_prompts` are answered before and after training; without them the prompts of the first `held_out_prompts`
+    held-out rows, where None means 3. It is left out then, so that a trainer of the release before reads the rest.
     """
 
     every_steps: int | None
@@ -376,6 +377,11 @@ class Evaluation:
     sample_prompts: tuple[str, ...]
     max_new_tokens: int
     max_samples: int
+    held_out_prompts: int | None = None
+
+
+HELD_OUT_PROMPTS: Final = 3
+"""Prompts of held-out rows that are answered before and after training, where nothing else is configured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Generated answers: what is asked and written, and that asking leaves no trace in training."""
 
 import json
+import logging
 import os
 import signal
 from dataclasses import replace
@@ -17,7 +18,7 @@ from sftjob_trainer.configuration import problems
 from sftjob_trainer.examination import prompt_tokens
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.generation import Generator, undisturbed
-from sftjob_trainer.questions import Question, questions
+from sftjob_trainer.questions import Question, questions, read_prompts, save_prompts
 from support.tiny import lora, run_config
 from support.training import (
     PEFT_IS_BEHIND,
@@ -279,3 +280,89 @@ def test_prompts_are_answered_without_held_out_data_too(qwen2: Path, tmp_path: P
 
     assert run_train(tmp_path, config).exit_code is ExitCode.DONE
     assert [line["step"] for line in lines(tmp_path / layout.SAMPLES)] == [0, 2]
+
+
+def held_out(*rows: tuple[list[int], list[int]]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]})
+
+
+ASKED = ([10, 11, 12, 13], [-100, -100, 12, 13])
+WHOLE = ([10, 11, 12, 13, 14], [10, 11, 12, 13, 14])
+LONG = (list(range(100)), list(range(100)))
+TOO_SHORT = ([10], [10])
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        pytest.param((ASKED, WHOLE), {}, [Question([10, 11], [12, 13]), Question([10, 11], [12, 13, 14])], id="both"),
+        pytest.param((LONG,), {}, [Question(list(range(32)), list(range(32, 100)))], id="the beginning of a text"),
+        pytest.param((TOO_SHORT, ASKED), {}, [Question([10, 11], [12, 13])], id="one token has no beginning"),
+        pytest.param((ASKED,) * 5, {}, [Question([10, 11], [12, 13])] * 3, id="three"),
+        pytest.param((ASKED,) * 5, {"held_out_prompts": 4}, [Question([10, 11], [12, 13])] * 4, id="four"),
+        pytest.param((ASKED,), {"held_out_prompts": 0}, [], id="none are wanted"),
+        pytest.param((ASKED,), {"sample_prompts": ("why?",)}, [], id="the user has prompts"),
+    ],
+)
+def test_the_first_held_out_prompts_are_kept_for_training(
+    rows: tuple[tuple[list[int], list[int]], ...], options: dict[str, Any], expected: list[Question], tmp_path: Path
+) -> None:
+    (tmp_path / layout.PREPARED).mkdir()
+    save_prompts(held_out(*rows), replace(run_config(model="m", dataset="d").evaluation, **options), tmp_path)
+
+    assert read_prompts(tmp_path) == expected
+
+
+def with_prompts(volume: Path, model: Path, **options: Any) -> RunConfig:
+    """A volume as Prepare leaves it for a run that is asked for nothing, with three held-out prompts."""
+    config = asking(job(model, max_steps=2, learning_rate=3e-2, **options))
+    write_prepared(volume, config)
+    save_prompts(held_out(*[(ids, [-100, -100, *ids[2:]]) for ids in documents(4, seed=2)]), config.evaluation, volume)
+    return config
+
+
+def test_held_out_prompts_are_answered_before_and_after_training_and_the_log_ends_with_a_summary(
+    qwen2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = with_prompts(tmp_path, qwen2, logging_steps=1)
+
+    with caplog.at_level(logging.INFO):
+        outcome = run_train(tmp_path, config)
+
+    assert outcome.exit_code == ExitCode.DONE
+    samples = lines(tmp_path / layout.SAMPLES)
+    assert [line["step"] for line in samples] == [0, 0, 0, 2, 2, 2]
+    assert [line["prompt"] for line in samples[:3]] == [line["prompt"] for line in samples[3:]]
+    assert all(line["reference"] and "answer" in line for line in samples)
+    logged = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in logged if line.startswith("step ")] == [
+        "step 1 of 2, epoch 0.08",
+        "step 2 of 2, epoch 0.17",
+    ]
+    assert [line.split(":")[0] for line in logged[-4:-2]] == ["trainable params", "final losses"]
+    assert logged[-1] == f"output: {tmp_path}/output/model"
+
+
+@pytest.mark.parametrize("trouble", ["no time", "a model that cannot generate"])
+def test_held_out_prompts_cost_bounded_time_and_never_a_run(
+    trouble: str, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if trouble == "no time":
+        monkeypatch.setattr("sftjob_trainer.examination.SAMPLING_SECONDS", 0)
+    else:
+        monkeypatch.setattr("transformers.Qwen2ForCausalLM.generate", _cannot)
+
+    outcome = run_train(tmp_path, with_prompts(tmp_path, qwen2))
+
+    assert outcome.exit_code == ExitCode.DONE
+    if trouble == "no time":
+        assert all(len(line["answer"].split()) <= 1 for line in lines(tmp_path / layout.SAMPLES))
+    else:
+        assert "no sample answers were generated: NotImplementedError: recurrent" in caplog.text
+        assert not (tmp_path / layout.SAMPLES).exists()
+
+
+def _cannot(*_: Any, **__: Any) -> None:
+    raise NotImplementedError("recurrent")

@@ -319,3 +319,14 @@ def test_a_run_whose_checkpoints_do_not_fit_onto_the_volume_is_refused_with_numb
     assert "storage.size" not in on_a_claim
     for free in (int(needed / 1.25) + 1, 1 << 53, None):
         assert plan_status(job.build(), stats_with(QWEN_05B, free_bytes=free, **numbers)).misfit is None
+
+
+@pytest.mark.parametrize(
+    ("job", "percent"),
+    [
+        (a_job().lora(rank=48, target_modules=["k_proj", "v_proj"]), 0.4753),
+        (a_job().full(), 100.0),
+    ],
+)
+def test_the_trained_share_is_the_one_that_peft_prints(job: JobBuilder, percent: float) -> None:
+    assert plan(job, QWEN_05B).trainable_percent == percent

@@ -40,7 +40,7 @@ class RunCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the untrained model answer the user's prompts. With all loaded, there is time to verify checkpoints."""
+        """Let the untrained model answer sample prompts. With all loaded, there is time to verify checkpoints."""
         self._run.store.verify_older()
         if state.global_step == 0 and not self._examination.sample(0):
             raise self._run.stopped()
@@ -186,9 +186,10 @@ class RunCallback(TrainerCallback):
     def _write_training_metrics(self) -> None:
         progress = self._run.telemetry.progress()
         logger.info(
-            "step %d of %d: loss %.4f, learning rate %.3g, %s s left",
+            "step %d of %d, epoch %.2f: loss %.4f, learning rate %.3g, %s s left",
             progress.step,
             progress.max_steps,
+            progress.epoch,
             progress.loss,
             progress.learning_rate,
             progress.eta_seconds,

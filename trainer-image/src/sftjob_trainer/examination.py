@@ -1,10 +1,12 @@
 """Generated answers during a run: metrics and predictions on held-out rows, and answers to the user's own prompts."""
 
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sftjob_contract import layout
 from sftjob_contract.config import DataFormat, Metric, RunConfig
@@ -13,20 +15,35 @@ from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.durable import write_atomically
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.metrics import measure
-from sftjob_trainer.questions import TEXT_METRICS, Question
+from sftjob_trainer.questions import TEXT_METRICS, Question, read_prompts
 from sftjob_trainer.run import Run
 from sftjob_trainer.telemetry import perplexity
 from sftjob_trainer.tokenization import text_tokens
 
+logger = logging.getLogger(__name__)
+
+SAMPLING_SECONDS: Final = 60
+SAMPLED_TOKENS: Final = 64
+"""Bounds of what is generated for held-out prompts that nobody asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A prompt as tokens and as people read it; `known` has the `reference` where it is a held-out row's."""
+
+    tokens: Sequence[int]
+    prompt: str
+    known: Mapping[str, str] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What is asked of the model: `questions` with known answers at each evaluation, `prompts` before and after."""
+    """What is asked of the model: `questions` with known answers at each evaluation, `samples` before and after."""
 
     run: Run
     generator: Generator
     questions: Sequence[Question]
-    prompts: Sequence[Sequence[int]]
+    samples: Sequence[Sample]
 
     def measured(self, loss: float) -> Mapping[str, float] | None:
         """The metrics that were asked for, at an evaluation with this loss; None when it was broken off.
@@ -51,23 +68,47 @@ class Examination:
         return metrics
 
     def sample(self, step: int) -> bool:
-        """Answer the user's prompts after `step`, into the results; False when it was broken off.
+        """Answer the prompts after `step`, into the results; False when it was broken off.
 
         Answers before training (step 0) stay, those of a later step replace one another.
         """
-        if not self.prompts:
+        if not self.samples:
             return True
-        answers = self._answers(self.prompts)
-        if answers is None:
-            return False
+        if not self.run.config.evaluation.sample_prompts:
+            self._sample_held_out(step)
+            return True
+        answers = self._answers([sample.tokens for sample in self.samples])
+        if answers is not None and self.run.world.leads:
+            self._write_samples(step, answers)
+        return answers is not None
+
+    def _sample_held_out(self, step: int) -> None:
+        """Answer held-out prompts, which nobody asked for: in bounded time, and no failure of it ends the run.
+
+        Only the leader does, so that no process waits for a request to stop.
+        """
+        self.run.doing(Activity.EVALUATING)
         if not self.run.world.leads:
-            return True
+            return
+        given, due = self.generator, time.monotonic() + SAMPLING_SECONDS
+        generator = replace(
+            given,
+            max_new_tokens=min(given.max_new_tokens, SAMPLED_TOKENS),
+            hurried=lambda: given.hurried() or time.monotonic() > due,
+        )
+        found = generator.tried([sample.tokens for sample in self.samples])
+        if found is not None and not given.hurried():
+            self._write_samples(step, [self._text(answer) for answer in found])
+            logger.info("answers to %d held-out prompts after step %d: %s", len(found), step, layout.SAMPLES)
+
+    def _write_samples(self, step: int, answers: Sequence[str]) -> None:
         path = self.run.volume / layout.SAMPLES
         kept = [line for line in _lines(path) if line["step"] == 0] if step else []
-        given = self.run.config.evaluation.sample_prompts
-        new = [{"step": step, "prompt": one, "answer": two} for one, two in zip(given, answers, strict=True)]
+        new = [
+            {"step": step, "prompt": sample.prompt, **sample.known, "answer": answer}
+            for sample, answer in zip(self.samples, answers, strict=True)
+        ]
         write_atomically(path, _json_lines([*kept, *new]))
-        return True
 
     def _answers(self, prompts: Sequence[Sequence[int]]) -> list[str] | None:
         self.run.doing(Activity.EVALUATING)
@@ -85,6 +126,23 @@ class Examination:
             for question, reference, answer in zip(self.questions, references, answers, strict=True)
         ]
         write_atomically(self.run.volume / layout.PREDICTIONS, _json_lines(lines))
+
+
+def samples(config: RunConfig, stats: PreparedStats, tokenizer: Any, volume: Path) -> list[Sample]:
+    """The user's sample prompts, else those of held-out rows that Prepare left on the volume."""
+    if config.evaluation.sample_prompts:
+        tokens = prompt_tokens(config, stats, tokenizer)
+        return [
+            Sample(tokens=one, prompt=two) for one, two in zip(tokens, config.evaluation.sample_prompts, strict=True)
+        ]
+    return [
+        Sample(
+            tokens=question.prompt,
+            prompt=tokenizer.decode(question.prompt),
+            known={"reference": tokenizer.decode(question.answer, skip_special_tokens=True).strip()},
+        )
+        for question in read_prompts(volume)
+    ]
 
 
 def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> list[list[int]]:

@@ -18,7 +18,7 @@ from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
 from sftjob_trainer.collation import LeftPadding
 from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
-from sftjob_trainer.examination import Examination, prompt_tokens
+from sftjob_trainer.examination import Examination, samples
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
@@ -112,6 +112,7 @@ def _tell_size(run: Run, model: Any, choices: Choices) -> None:
     trained, total = trainable_parameters(model)
     logger.info("%s of %s parameters are trained (%.4g %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
     device = this_machine().gpu if run.config.gpus else None
+    run.telemetry.sized(trained, total)
     run.telemetry.computes(
         arithmetic(run.config, run.stats, precision=choices.precision, device=device, trainable=trained)
     )
@@ -137,7 +138,7 @@ def examination(run: Run, trainer: Trainer) -> Examination:
             world=run.world,
         ),
         questions=questions(_prepared(run, layout.PREPARED_SAMPLES)) if needs_answers(config.evaluation) else (),
-        prompts=prompt_tokens(config, run.stats, tokenizer),
+        samples=samples(config, run.stats, tokenizer, run.volume),
     )
 
 

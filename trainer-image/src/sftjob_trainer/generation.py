@@ -1,5 +1,6 @@
 """Answers that a model generates, and how to ask for them without leaving a trace in its training."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sftjob_trainer.world import ALONE, World
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -56,6 +59,18 @@ class Generator:
                 return None
         everybodys = {at: found for part in self.world.gather(answers) for at, found in part.items()}
         return [answer for at in range(len(batches)) for answer in everybodys[at]]
+
+    def tried(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
+        """The same of this process alone, in one batch, for answers that nothing depends on.
+
+        None where the model cannot generate, which the log then shows.
+        """
+        try:
+            with undisturbed(self.model):
+                return list(self._batch(prompts))
+        except Exception as error:  # noqa: BLE001 -- models bring code of their own, and training can go on
+            logger.warning("no sample answers were generated: %s: %s", type(error).__name__, error)
+            return None
 
     def _batch(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Shorter prompts are filled up on the left, so that every answer begins at the same column."""

@@ -34,7 +34,7 @@ from sftjob_trainer.lora import check_layers
 from sftjob_trainer.model_shape import read_layers, read_model_shape
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.preprocessing import code_fingerprint
-from sftjob_trainer.questions import save_questions
+from sftjob_trainer.questions import save_prompts, save_questions
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
 from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
@@ -85,6 +85,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         _check_batch(train_sequences, config)
         evaluation_sequences = _save(data.evaluation, config, volume, layout.PREPARED_EVALUATION)
         save_questions(data.evaluation, config.evaluation, volume)
+        save_prompts(data.evaluation, config.evaluation, volume)
     except Failure:
         shutil.rmtree(volume / _SCRATCH, ignore_errors=True)
         raise

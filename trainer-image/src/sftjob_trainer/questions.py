@@ -1,19 +1,21 @@
 """Held-out rows as questions with a known answer, for metrics that compare texts."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract import layout
-from sftjob_contract.config import Evaluation, Metric
+from sftjob_contract.config import HELD_OUT_PROMPTS, Evaluation, Metric
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.durable import sync_tree
+from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.tokenization import NOT_TRAINED
 
 TEXT_METRICS: Final = (Metric.BLEU, Metric.ROUGE, Metric.EXACT_MATCH)
 """Metrics that need generated answers."""
+_LONGEST_BEGINNING: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,29 @@ def save_questions(table: Any | None, evaluation: Evaluation, volume: Path) -> N
     questions(rows)
     rows.save_to_disk(volume / layout.PREPARED_SAMPLES)
     sync_tree(volume / layout.PREPARED_SAMPLES)
+
+
+def save_prompts(table: Any | None, evaluation: Evaluation, volume: Path) -> None:
+    """Leave the prompts of the first held-out rows on the volume, unless the user has prompts or wants none."""
+    wanted = HELD_OUT_PROMPTS if evaluation.held_out_prompts is None else evaluation.held_out_prompts
+    if table is None or evaluation.sample_prompts or not wanted:
+        return
+    rows = table.slice(0, wanted).select(["input_ids", "labels"]).to_pylist()
+    found = [question for row in rows if (question := _prompt(row["input_ids"], row["labels"])) is not None]
+    write_atomically(volume / layout.PREPARED_PROMPTS, json.dumps([asdict(question) for question in found]))
+
+
+def read_prompts(volume: Path) -> list[Question]:
+    """What save_prompts left; nothing where it had none to leave."""
+    path = volume / layout.PREPARED_PROMPTS
+    return [Question(**found) for found in json.loads(path.read_bytes())] if path.exists() else []
+
+
+def _prompt(ids: Sequence[int], labels: Sequence[int]) -> Question | None:
+    """Of a row that is trained as a whole, the prompt is how it begins."""
+    start = min(_LONGEST_BEGINNING, len(ids) // 2)
+    whole = Question(prompt=list(ids[:start]), answer=list(ids[start:])) if start else None
+    return _question(ids, labels) or whole
 
 
 def questions(rows: Iterable[Mapping[str, Any]]) -> list[Question]:

@@ -36,6 +36,7 @@ class SavedTelemetry:
 
     `tokens` are non-padding ones since step 0, `loss_sum` adds up the loss of every step, `seconds` is time spent in
     steps (not in evaluations or saves), `evaluated_step` says which step `eval_loss` and `eval_metrics` belong to.
+    `trainable_parameters` are those of all `parameters`, as PEFT counts them.
     `best_eval_loss` is the lowest one so far, and `evaluations_without_better` counts those since it last got better.
     """
 
@@ -54,6 +55,8 @@ class SavedTelemetry:
     evaluations_without_better: int = 0
     learning_rate: float | None = None
     grad_norm: float | None = None
+    trainable_parameters: int | None = None
+    parameters: int | None = None
     history: tuple[HistoryPoint, ...] = ()
 
 
@@ -171,6 +174,10 @@ class Telemetry:
     def computes(self, arithmetic: Arithmetic | None) -> None:
         """What a token costs, where that is known."""
         self._arithmetic = arithmetic
+
+    def sized(self, trainable_parameters: int, parameters: int) -> None:
+        """How many parameters there are, and how many of them are trained."""
+        self._state = replace(self._state, trainable_parameters=trainable_parameters, parameters=parameters)
 
     def step_ended(self, step: int, epoch: float) -> None:
         """An optimizer step is done."""

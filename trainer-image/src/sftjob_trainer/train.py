@@ -37,6 +37,7 @@ from sftjob_trainer.run import Run
 from sftjob_trainer.sources import model_path
 from sftjob_trainer.start import Origin, continued, origin
 from sftjob_trainer.stop import StopRequest
+from sftjob_trainer.summary import summary
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, SavedTelemetry, Telemetry
 from sftjob_trainer.verdicts import verdicts
 from sftjob_trainer.watchdog import Silence, main_thread_frame, place_of, waits_for_peers, write_stacks
@@ -76,7 +77,8 @@ def _told(run: Run, environment: Environment) -> Outcome:
         _fit(run, environment)
         if not run.world.leads:
             return outcome.done(Stage.TRAIN)
-        return _ended(run, _publish(run, environment))
+        output = _publish(run, environment)
+        return _ended(run, output, environment.volume_uri or str(environment.volume))
     except Failure as failure:
         return replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
     finally:
@@ -211,16 +213,17 @@ def _origin(run: Run, environment: Environment, point: ResumePoint) -> Origin:
     return find(run.config, environment, run.stats)
 
 
-def _ended(run: Run, output: Output) -> Outcome:
-    """The outcome of a success, with nothing left on the volume that is not to be kept."""
+def _ended(run: Run, output: Output, place: str) -> Outcome:
+    """The outcome of a success, with nothing left on the volume, which people call `place`, that is not to be kept."""
     done = replace(outcome.done(Stage.TRAIN), progress=run.telemetry.progress(), output=output)
-    if run.config.output.retain is Retain.ALL:
-        return done
-    run.telemetry.checkpoints((), None)
-    done = replace(done, progress=run.telemetry.progress())
-    retention.remember(done, run.volume)
-    retention.keep_output(run.volume)
-    run.report()
+    if run.config.output.retain is not Retain.ALL:
+        run.telemetry.checkpoints((), None)
+        done = replace(done, progress=run.telemetry.progress())
+        retention.remember(done, run.volume)
+        retention.keep_output(run.volume)
+        run.report()
+    for line in summary(run.telemetry.saved(), output, place):
+        logger.info("%s", line)
     return done
 
 

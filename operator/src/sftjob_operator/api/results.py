@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from sftjob_contract.config import Metric
+from sftjob_contract.config import HELD_OUT_PROMPTS, Metric
 from sftjob_contract.destinations import Retain
 from sftjob_operator.api.sources import CheckpointSource, HttpUrl, Repository, SecretKeyRef, SecretRef, UploadUri
 from sftjob_operator.api.types import Model, ObjectName, rule, rules
@@ -41,6 +41,9 @@ class EvaluationSpec(Model):
         Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Prompts that are answered before and after training, to results/samples.jsonl."""
+    held_out_prompts: Annotated[int, Field(ge=0, le=16)] = HELD_OUT_PROMPTS
+    """Without samplePrompts: held-out rows whose prompts are answered before and after training, to
+    results/samples.jsonl, in at most a minute each time. 0: none."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 128
     """Longest generated answer in tokens. transformers: max_new_tokens."""
     max_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 100

@@ -257,6 +257,8 @@ class PlanStatus(Model):
     """Parameters of the model; tied weights count once."""
     trainable_parameters: Count | None = None
     """Those of them that are trained: all, or those of the adapter."""
+    trainable_percent: Measure | None = None
+    """Their share in all parameters, those of the adapter included, in percent."""
     memory: MemoryPlanStatus | None = None
     """Predicted peak memory of one GPU, by part, with rows of maxLength tokens. Absent: the model's shape is not
     known."""

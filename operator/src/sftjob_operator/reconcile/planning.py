@@ -46,7 +46,8 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
     row_tokens = longest_row(config)
     return replace(
         counted,
-        trainable_parameters=_bounded(trainable_parameters(config.method, shape)),
+        trainable_parameters=_bounded(trained := trainable_parameters(config.method, shape)),
+        trainable_percent=_percent(trained, shape.parameters, adapted=config.method.lora is not None),
         memory=_memory_status(gpu_memory(config, shape, row_tokens)),
         host_memory_bytes=_bounded(host_memory_bytes(config, shape, row_tokens)),
         checkpoint_bytes=_bounded(checkpoint_bytes(config, shape)),
@@ -55,6 +56,11 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
         ),
         misfit=_misfit(job, config, stats, shape) or _disk_misfit(job, config, stats, shape),
     )
+
+
+def _percent(trained: int, parameters: int, *, adapted: bool) -> float:
+    """As PEFT's print_trainable_parameters: an adapter's parameters count among all."""
+    return round(100 * trained / max(1, parameters + (trained if adapted else 0)), 4)
 
 
 def counts(stats: PreparedStats) -> PlanStatus:

@@ -305,6 +305,7 @@ def _evaluation(spec: SFTJobSpec) -> run.Evaluation:
         sample_prompts=given.sample_prompts,
         max_new_tokens=given.max_new_tokens,
         max_samples=given.max_samples,
+        held_out_prompts=None if given.held_out_prompts == run.HELD_OUT_PROMPTS else given.held_out_prompts,
     )
 
 
