@@ -1,4 +1,4 @@
-"""Weights that are trained: all of them are fp32 under LoRA, whatever the base is in."""
+"""Weights that are trained: all of them are fp32 under LoRA, whatever the base is in, and they move."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,9 @@ from sftjob_contract import layout
 from sftjob_contract.config import ModelDtype, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
+from sftjob_contract.reasons import Reason
 from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, as_died_after, build_trainer, finish, job, run_train
+from support.training import PEFT_IS_BEHIND, as_died_after, build_trainer, finish, job, run_train, write_prepared
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -82,6 +83,46 @@ def test_a_resumed_run_goes_on_in_fp32_to_the_same_weights(
     assert one.keys() == two.keys()
     assert all(one[name].equal(two[name]) for name in one)
     assert {str(weights.dtype) for weights in one.values()} == {"torch.float32"}
+
+
+@pytest.mark.parametrize("method", [None, lora(), lora(quantization=NF4)], ids=["full", "lora", "qlora"])
+def test_a_run_whose_weights_did_not_move_fails_with_a_sentence_and_has_no_last_checkpoint(
+    llama: Path, tmp_path: Path, method: Method | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second attempt resumes after the first step. The spec takes no rate of 0, so it is put in behind it."""
+    from sftjob_trainer.arguments import sft_arguments
+
+    monkeypatch.setattr(
+        "sftjob_trainer.fit.sft_arguments",
+        lambda *given, **more: {**sft_arguments(*given, **more), "learning_rate": 0.0},
+    )
+    config = job(llama, method=method, max_steps=2, save_every=1)
+    write_prepared(tmp_path, config)
+
+    outcomes = [run_train(tmp_path, config, attempt=attempt) for attempt in (1, 2)]
+
+    for outcome in outcomes:
+        assert (outcome.exit_code, outcome.reason) == (ExitCode.INVALID, Reason.CONFIG_INVALID)
+        assert (outcome.message or "").startswith("nothing was trained: after 2 steps every weight is what it was")
+        assert "training.learningRate (0.001)" in (outcome.message or "")
+    assert outcomes[1].progress is not None
+    assert outcomes[1].progress.resumed_from_step == 1
+    assert [path.name for path in (tmp_path / layout.CHECKPOINTS).glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (tmp_path / layout.OUTPUT).exists()
+
+
+def test_a_fingerprint_sees_one_bit_and_nothing_that_is_frozen() -> None:
+    import torch
+
+    from sftjob_trainer.trained_weights import fingerprint
+
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2).bfloat16())
+    model[0].weight.requires_grad_(requires_grad=False)
+    before = fingerprint(model)
+    model[0].weight.data += 1
+    assert fingerprint(model) == before
+    model[1].bias.data.view(torch.int16)[0] ^= 1
+    assert fingerprint(model) != before
 
 
 @pytest.mark.parametrize(

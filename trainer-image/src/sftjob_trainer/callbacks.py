@@ -20,6 +20,7 @@ from sftjob_trainer.loss_scale import LossScale
 from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, TrainingLog
+from sftjob_trainer.trained_weights import check_moved, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Let the untrained model answer sample prompts. With all loaded, there is time to verify checkpoints."""
         self._run.store.verify_older()
+        if state.global_step == 0:
+            self._run.telemetry.begun(fingerprint(kwargs["model"]))
         if state.global_step == 0 and not self._examination.sample(0):
             raise self._run.stopped()
 
@@ -140,8 +143,14 @@ class RunCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Seal what transformers has just saved. Whoever was asked to stop meanwhile need not take another step."""
+        """Seal what transformers has just saved, at the end only if something was trained.
+
+        Whoever was asked to stop meanwhile need not take another step.
+        """
         run, step = self._run, state.global_step
+        if run.telemetry.ended:
+            first = run.telemetry.saved().first_weights
+            check_moved(kwargs["model"], first, step, run.config.training.learning_rate)
         staged = run.store.staging / layout.checkpoint_name(step)
         collect_rng_states(staged, run.world)
         if run.world.leads:

@@ -38,6 +38,7 @@ class SavedTelemetry:
     steps (not in evaluations or saves), `evaluated_step` says which step `eval_loss` and `eval_metrics` belong to.
     `trainable_parameters` are those of all `parameters`, as PEFT counts them.
     `best_eval_loss` is the lowest one so far, and `evaluations_without_better` counts those since it last got better.
+    `first_weights` is the fingerprint of what is trained at step 0.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class SavedTelemetry:
     trainable_parameters: int | None = None
     parameters: int | None = None
     history: tuple[HistoryPoint, ...] = ()
+    first_weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,10 @@ class Telemetry:
     def sized(self, trainable_parameters: int, parameters: int) -> None:
         """How many parameters there are, and how many of them are trained."""
         self._state = replace(self._state, trainable_parameters=trainable_parameters, parameters=parameters)
+
+    def begun(self, first_weights: str) -> None:
+        """Training begins at step 0, with weights of this fingerprint."""
+        self._state = replace(self._state, first_weights=first_weights)
 
     def step_ended(self, step: int, epoch: float) -> None:
         """An optimizer step is done."""

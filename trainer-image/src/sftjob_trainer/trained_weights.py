@@ -1,10 +1,16 @@
 """Weights that are trained: in which dtype, and whether training has changed them."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.failure import Failure
+
+_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by their size in bytes."""
 _HALF: Final = frozenset({torch.float16, torch.bfloat16})
 
 
@@ -16,6 +22,28 @@ def train_in_fp32(model: Any) -> None:
     for weights in _trained(model):
         if weights.dtype in _HALF:
             weights.data = weights.data.float()
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 over the bits of all weights that are trained, summed up by tensor: exact, and the same anywhere."""
+    sums = [weights.detach().view(_BITS[weights.element_size()]).sum(dtype=torch.int64) for weights in _trained(model)]
+    numbers = torch.stack(sums).tolist() if sums else []
+    return hashlib.sha256(",".join(map(str, numbers)).encode()).hexdigest()
+
+
+def check_moved(model: Any, before: str | None, step: int, learning_rate: float) -> None:
+    """See that training has changed `model`, whose fingerprint was `before` at step 0; None: not known.
+
+    Raises:
+        Failure: every weight is what it was.
+    """
+    if before is None or fingerprint(model) != before:
+        return
+    raise Failure(
+        Reason.CONFIG_INVALID,
+        f"nothing was trained: after {step} steps every weight is what it was before the first; raise "
+        f"training.learningRate ({learning_rate:g}), or lower training.warmupSteps or warmupRatio",
+    )
 
 
 def _trained(model: Any) -> Iterator[Any]:
