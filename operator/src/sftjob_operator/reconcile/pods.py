@@ -70,6 +70,7 @@ def pod_view(body: Body) -> PodView:
 
     Raises:
         TypeError: a value is not of the type that the API has for it.
+        UnicodeEncodeError: a text has characters that no JSON of the API carries.
     """
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     container = _named(status.get("containerStatuses") or (), CONTAINER)
@@ -111,8 +112,11 @@ def pod_view(body: Body) -> PodView:
         claims=_claims(spec),
     )
     for name, kinds in _KINDS.items():
-        if not isinstance(getattr(view, name), kinds):
+        value = getattr(view, name)
+        if not isinstance(value, kinds):
             raise TypeError(name)
+        if isinstance(value, str):
+            value.encode()
     return view
 
 

@@ -71,9 +71,10 @@ def _conditions(at: Situation, finding: Finding, reports: Said) -> tuple[Conditi
         ConditionType.PROGRESS_REPORTING: reports,
         ConditionType.SUCCEEDED: _so_far(finding) if finding.succeeded is NOT_ENDED else finding.succeeded,
     }
-    foreign = [each for each in at.job.status.conditions if each.type not in set(ConditionType)]
-    dropped = foreign[_MOST_FOREIGN_CONDITIONS:]
-    conditions = tuple(each for each in at.job.status.conditions if each not in dropped)
+    known = {each.type: each for each in at.job.status.conditions}
+    foreign = [type_ for type_ in known if type_ not in said]
+    kept = {*said, *foreign[:_MOST_FOREIGN_CONDITIONS]}
+    conditions = tuple(each for type_, each in known.items() if type_ in kept)
     now = rfc3339(at.now)
     for type_, what in said.items():
         if what is not None:
