@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import transformers
 from datasets import load_from_disk
 from transformers import PrinterCallback
@@ -11,7 +12,7 @@ from trl import SFTConfig
 
 from sftjob_contract import layout
 from sftjob_contract.batches import packed_by_best_fit
-from sftjob_contract.config import PaddingSide, RunConfig
+from sftjob_contract.config import PaddingSide, Precision, RunConfig
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.arguments import sft_arguments
 from sftjob_trainer.callbacks import RunCallback
@@ -25,6 +26,8 @@ from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
 from sftjob_trainer.lora import check_layers, layers_of, lora_config
 from sftjob_trainer.model import attention_of, load_model, load_teacher
+from sftjob_trainer.packing_check import refused
+from sftjob_trainer.packing_isolation import packing_problem
 from sftjob_trainer.questions import needs_answers, questions
 from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
@@ -75,6 +78,7 @@ def build(run: Run, origin: Origin) -> Trainer:
     logger.info("attention is computed by %s", attention_of(model))
     if lora is not None:
         check_layers(lora, layers_of(model))
+    _check_isolation(config, model, choices)
     run.telemetry.loaded("model")
     tokenizer = load_prepared_tokenizer(origin.model, config.model, run.volume)
     args = _arguments(run, choices)
@@ -105,6 +109,22 @@ def build(run: Run, origin: Origin) -> Trainer:
     _tell_size(run, trainer.model, choices)
     run.telemetry.loaded("data")
     return trainer
+
+
+def _check_isolation(config: RunConfig, model: Any, choices: Choices) -> None:
+    """Prove on the loaded model, and the kernels that it has here, that documents packed together stay apart.
+
+    Raises:
+        Failure: they do not.
+    """
+    if not packed_by_best_fit(config):
+        return
+    halves = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+    precision = halves.get(autocast_precision(config, choices), getattr(torch, choices.dtype.value))
+    problem = packing_problem(model, precision)
+    if problem is not None:
+        raise refused(config, f"{model.config.model_type}, attention {attention_of(model)}", problem.clause)
+    logger.info("packing: two documents in one row were computed as each alone")
 
 
 def _tell_size(run: Run, model: Any, choices: Choices) -> None:

@@ -33,6 +33,7 @@ from sftjob_trainer.limits import check_length, check_vocabulary, read_limits
 from sftjob_trainer.lora import check_layers
 from sftjob_trainer.model_shape import read_layers, read_model_shape
 from sftjob_trainer.outputs import write_run_config
+from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
 from sftjob_trainer.questions import save_prompts, save_questions
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
@@ -77,6 +78,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     shape = read_model_shape(model.directory)
     if config.method.lora is not None and shape is not None:
         check_layers(_without_numbers(config.method.lora), read_layers(model.directory))
+    check_packing(config, model.directory)
     teacher = fetch_teacher(config, environment, model)
     fetch_checkpoint(config, environment)
     try:
