@@ -28,7 +28,7 @@ from sftjob_contract.codec import from_json, to_json
 from sftjob_contract.names import GROUP, PLURAL, VERSION
 from stack import DEFINITION, Stack, StackError
 from support.previous import RELEASE, Previous, extract_previous
-from trainers import Heard, Load
+from trainers import Load, Measurement
 
 TARGET: Final = "bench-operator, reports"
 TRAINERS: Final = 1000
@@ -62,7 +62,7 @@ class ReleaseStack(FakeStack):
 class Cost:
     """Measurements of one release."""
 
-    heard: Heard
+    reports: Measurement
     jobs_cpu_seconds: list[float]
     """Of two resyncs beside finished jobs without Pods; the first is the one of a start."""
     pods_cpu_seconds: list[float]
@@ -76,7 +76,7 @@ def environment(release: Previous | None) -> dict[str, str]:
 
 def measure_reports(
     release: Previous | None, trainers: int, interval_seconds: float, window_seconds: float, *, keep_alive: bool
-) -> Heard:
+) -> Measurement:
     """Let so many trainers report, each once in an interval.
 
     Raises:
@@ -97,11 +97,12 @@ def measure_reports(
             window_seconds=window_seconds,
             keep_alive=keep_alive,
             operator_pid=stack.operator_pid,
+            server_pid=stack.sandbox_pid,
         )
         command = [sys.executable, str(HERE / "trainers.py")]
         done = subprocess.run(command, input=to_json(load), stdout=subprocess.PIPE, text=True, check=True)
         stack.check()
-    return from_json(Heard, done.stdout, ignore_unknown=False)
+    return from_json(Measurement, done.stdout, ignore_unknown=False)
 
 
 def measure_resync(release: Previous | None, jobs: int, *, with_pods: bool) -> list[float]:
@@ -166,25 +167,41 @@ def quantile(ordered: tuple[float, ...], part: float) -> float:
 
 def rows(costs: list[Cost]) -> list[list[str]]:
     """Rows of the table: one column per release."""
-    heard = [cost.heard for cost in costs]
+    reports = [cost.reports for cost in costs]
     answers = {"p50": 0.50, "p99": 0.99, "longest": 1.0}
+    spent = {
+        "operator": [each.operator_cpu_seconds for each in reports],
+        "API server and node": [each.server_cpu_seconds for each in reports],
+        "trainers": [each.trainers_cpu_seconds for each in reports],
+    }
     return [
-        ["accepted reports", *(f"{len(h.answer_seconds):,}" for h in heard)],
-        ["other outcomes", *(", ".join(f"{n:,} x {what}" for what, n in h.refused.items()) or "0" for h in heard)],
+        ["accepted reports", *(f"{len(each.answer_seconds):,}" for each in reports)],
+        ["other outcomes", *(_outcomes(each) for each in reports)],
         *(
-            [f"answer to a report, {name}", *(f"{quantile(h.answer_seconds, q) / MILLISECOND:,.0f} ms" for h in heard)]
+            [f"answer to a report, {name}", *(_milliseconds(quantile(each.answer_seconds, q)) for each in reports)]
             for name, q in answers.items()
         ),
-        ["report sent late, p99", *(f"{quantile(h.late_seconds, 0.99) / MILLISECOND:,.0f} ms" for h in heard)],
-        ["operator CPU per report", *(f"{_per_report(h) / MILLISECOND:.2f} ms" for h in heard)],
-        ["cores in use, whole machine", *(f"{h.busy_cores:.2f}" for h in heard)],
+        ["report sent late, p99", *(_milliseconds(quantile(each.late_seconds, 0.99)) for each in reports)],
+        *(
+            [f"CPU per report, {who}", *(_per_report(each, cpu) for each, cpu in zip(reports, seconds, strict=True))]
+            for who, seconds in spent.items()
+        ),
+        ["cores in use, whole machine", *(f"{each.busy_cores:.2f}" for each in reports)],
         ["resync beside the finished jobs, CPU", *(f"{cost.jobs_cpu_seconds[-1]:.2f} s" for cost in costs)],
         ["the same with their Pods, CPU", *(f"{cost.pods_cpu_seconds[-1]:.2f} s" for cost in costs)],
     ]
 
 
-def _per_report(heard: Heard) -> float:
-    return heard.cpu_seconds / max(1, heard.answered)
+def _outcomes(reports: Measurement) -> str:
+    return ", ".join(f"{n:,} x {what}" for what, n in reports.refused.items()) or "0"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds / MILLISECOND:,.0f} ms"
+
+
+def _per_report(reports: Measurement, cpu_seconds: float) -> str:
+    return f"{cpu_seconds / max(1, reports.answered) / MILLISECOND:.2f} ms"
 
 
 def measure(release: Previous | None, trainers: int, finished_jobs: int) -> Cost:
@@ -193,9 +210,9 @@ def measure(release: Previous | None, trainers: int, finished_jobs: int) -> Cost
     Raises:
         StackError: a process died, or something did not happen in time.
     """
-    heard = measure_reports(release, trainers, INTERVAL_SECONDS, WINDOW_SECONDS, keep_alive=release is None)
+    reports = measure_reports(release, trainers, INTERVAL_SECONDS, WINDOW_SECONDS, keep_alive=release is None)
     return Cost(
-        heard=heard,
+        reports=reports,
         jobs_cpu_seconds=measure_resync(release, finished_jobs, with_pods=False),
         pods_cpu_seconds=measure_resync(release, finished_jobs, with_pods=True),
     )

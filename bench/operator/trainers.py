@@ -1,10 +1,12 @@
-"""N trainers that report: `python trainers.py` reads a Load as JSON from stdin and prints a Heard as JSON.
+"""N trainers that report: `python trainers.py` reads a Load as JSON from stdin and prints a Measurement as JSON.
 
-Each trainer has an address of its own (127.0.x.y), as Pods have, a token of its Pod, and its own moment within the
-interval. With `keep_alive` it reports on one connection, else on a new one each time.
+Each trainer has its own address (127.0.x.y), as Pods have, a token of its Pod, and its own moment within the interval.
+They start one after another over several intervals. With `keep_alive`, each reports on one connection, else on a new
+one each time.
 """
 
 import asyncio
+import os
 import ssl
 import sys
 import time
@@ -24,8 +26,12 @@ from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, His
 
 NAMESPACE: Final = "default"
 DONE: Final = 204
-WARM_UP_INTERVALS: Final = 2
-"""First reports, TokenReviews and connections are not part of the measurement."""
+NOT_SENT: Final = "not sent"
+"""Outcome of a report that was due while the one before had no answer: a trainer sends its newest state only."""
+START_INTERVALS: Final = 4
+"""Over how many intervals the trainers start: a first report needs a connection, a TokenReview and a status write."""
+WARM_UP_INTERVALS: Final = START_INTERVALS + 2
+"""First reports are not part of the measurement."""
 _ADDRESSES: Final = 250
 """Trainers of one /24 network."""
 _LONGEST_SECONDS: Final = 60.0
@@ -47,22 +53,27 @@ class Load:
     window_seconds: float
     keep_alive: bool
     operator_pid: int
+    server_pid: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Measurement:
     """What was measured in the window."""
 
     answer_seconds: tuple[float, ...]
     """From sending a report, and connecting if need be, to the whole answer; of those that were accepted."""
     refused: Mapping[str, int]
-    """Other outcomes: HTTP status, or the name of the error of a report without an answer."""
+    """Other outcomes: HTTP status, NOT_SENT, or the name of the error of a report without an answer."""
     answered: int
     """Answers that came within the window, to reports of the warm-up too: what the CPU of the operator was spent on."""
     late_seconds: tuple[float, ...]
-    """How much later than planned each report was sent: what this process or the machine was short of."""
-    cpu_seconds: float
-    """Of the operator, all that it did in the window."""
+    """How much later than planned each report was sent: this process or the machine lacked CPU time."""
+    operator_cpu_seconds: float
+    """All that the operator did in the window, status writes and watch events included."""
+    server_cpu_seconds: float
+    """The same of the API server and its fake node."""
+    trainers_cpu_seconds: float
+    """The same of the process of the trainers."""
     busy_cores: float
     """Cores in use on the whole machine, this benchmark's processes and all others."""
 
@@ -77,32 +88,39 @@ class _Tally:
     refused: Counter[str] = field(default_factory=Counter)
 
 
-async def report(load: Load) -> Heard:
+async def report(load: Load) -> Measurement:
     """Let all trainers report until the window is over."""
     context = ssl.create_default_context(cadata=load.ca)
     start = time.monotonic()
     begin = start + WARM_UP_INTERVALS * load.interval_seconds
     tally = _Tally(begin, begin + load.window_seconds)
-    operator = psutil.Process(load.operator_pid)
+    processes = [psutil.Process(pid) for pid in (load.operator_pid, load.server_pid, os.getpid())]
     async with AsyncExitStack() as sessions, asyncio.TaskGroup() as trainers:
         for number, (job, token) in enumerate(sorted(load.tokens.items())):
             session = _session(number, token, context, keep_alive=load.keep_alive)
             await sessions.enter_async_context(session)
-            due = start + load.interval_seconds * number / len(load.tokens)
+            due = start + START_INTERVALS * load.interval_seconds * number / len(load.tokens)
             trainers.create_task(_train(session, load.url + progress_path(NAMESPACE, job), due, load, tally))
         await asyncio.sleep(begin - time.monotonic())
-        before, psutil_before = sum(operator.cpu_times()[:2]), psutil.cpu_times()
+        before, psutil_before = [_cpu_seconds(each) for each in processes], psutil.cpu_times()
         await asyncio.sleep(tally.end - time.monotonic())
-        spent, psutil_after = sum(operator.cpu_times()[:2]) - before, psutil.cpu_times()
+        after, psutil_after = [_cpu_seconds(each) for each in processes], psutil.cpu_times()
+    operator, server, own = (end - begin for begin, end in zip(before, after, strict=True))
     idle = psutil_after.idle + psutil_after.iowait - psutil_before.idle - psutil_before.iowait
-    return Heard(
+    return Measurement(
         answer_seconds=tuple(sorted(tally.answers)),
         refused=dict(tally.refused),
         answered=tally.answered,
         late_seconds=tuple(sorted(tally.late)),
-        cpu_seconds=spent,
+        operator_cpu_seconds=operator,
+        server_cpu_seconds=server,
+        trainers_cpu_seconds=own,
         busy_cores=(psutil.cpu_count() or 1) - idle / load.window_seconds,
     )
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])
 
 
 def _session(number: int, token: str, context: ssl.SSLContext, *, keep_alive: bool) -> aiohttp.ClientSession:
@@ -136,6 +154,9 @@ async def _train(session: aiohttp.ClientSession, url: str, due: float, load: Loa
                 tally.refused[outcome] += 1
         step += 10
         due += load.interval_seconds
+        while due + load.interval_seconds < min(time.monotonic(), tally.end):
+            tally.refused[NOT_SENT] += due >= tally.begin
+            due += load.interval_seconds
 
 
 def progress(step: int) -> Progress:

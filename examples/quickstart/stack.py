@@ -102,6 +102,17 @@ class Stack:
             raise StackError("the operator is not running")
         return self._operator.pid
 
+    @property
+    def sandbox_pid(self) -> int:
+        """Process id of the running sandbox.
+
+        Raises:
+            StackError: it is not running.
+        """
+        if self._sandbox is None:
+            raise StackError("the sandbox is not running")
+        return self._sandbox.pid
+
     def start_operator(self) -> None:
         """Start the operator, always with the same settings, and wait until it answers."""
         self._operator = _start([sys.executable, "-m", "sftjob_operator"], self.operator_log, self.operator_settings())

@@ -6,7 +6,7 @@ from operator_bench import TARGET, Result, columns, measure
 from pages import END, begin, replace_section, section
 from reports_bench import Cost, measure_reports, measure_resync, rows
 from resync import RESYNCS
-from trainers import Heard
+from trainers import Measurement
 
 
 def a_result(jobs: int, **requests: int) -> Result:
@@ -67,28 +67,32 @@ def test_a_quiet_job_costs_four_creates_one_read_and_one_status_write_per_change
 
 
 def test_a_report_that_was_refused_or_lost_is_in_the_table_and_not_among_the_answers() -> None:
-    heard = Heard(
+    reports = Measurement(
         answer_seconds=(0.01, 0.02, 0.3),
         refused={"429": 2, "TimeoutError": 1},
         answered=6,
         late_seconds=(0.0,) * 6,
-        cpu_seconds=0.03,
+        operator_cpu_seconds=0.03,
+        server_cpu_seconds=0.024,
+        trainers_cpu_seconds=0.012,
         busy_cores=1.5,
     )
-    table = rows([Cost(heard=heard, jobs_cpu_seconds=[2.0, 1.5], pods_cpu_seconds=[4.0, 3.5])])
+    table = rows([Cost(reports=reports, jobs_cpu_seconds=[2.0, 1.5], pods_cpu_seconds=[4.0, 3.5])])
     assert ["accepted reports", "3"] in table
     assert ["other outcomes", "2 x 429, 1 x TimeoutError"] in table
     assert ["answer to a report, p99", "300 ms"] in table
-    assert ["operator CPU per report", "5.00 ms"] in table
+    assert ["CPU per report, operator", "5.00 ms"] in table
+    assert ["CPU per report, API server and node", "4.00 ms"] in table
+    assert ["CPU per report, trainers", "2.00 ms"] in table
     assert ["resync beside the finished jobs, CPU", "1.50 s"] in table
 
 
 @pytest.mark.slow
 def test_every_trainer_reports_and_every_report_is_accepted() -> None:
-    heard = measure_reports(None, 2, interval_seconds=1.0, window_seconds=3.0, keep_alive=True)
-    assert not heard.refused
-    assert len(heard.answer_seconds) == len(heard.late_seconds) == 6
-    assert heard.cpu_seconds > 0
+    reports = measure_reports(None, 2, interval_seconds=1.0, window_seconds=3.0, keep_alive=True)
+    assert not reports.refused
+    assert len(reports.answer_seconds) == len(reports.late_seconds) == 6
+    assert reports.operator_cpu_seconds > 0
 
 
 @pytest.mark.slow

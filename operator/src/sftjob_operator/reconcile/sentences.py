@@ -11,7 +11,7 @@ from sftjob_operator.reconcile.observed import PodPhase, PodView, Trouble
 from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.reconcile.situation import Situation
 from sftjob_operator.reconcile.starting import PULL_FAILURES, STARTING
-from sftjob_operator.reconcile.training import with_training
+from sftjob_operator.reconcile.training import stop_seconds, with_training
 from sftjob_operator.reconcile.unschedulable import unschedulable_hint
 from sftjob_operator.render import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination, volume_uri
 
@@ -110,10 +110,11 @@ def silent_node(pod: PodView) -> str | None:
 
 def grace_is_short(at: Situation, pod: PodView) -> str | None:
     """That a running Pod would be killed before it has saved, by how long saving was measured to take; else None."""
-    takes, grace = with_training(at).stop_seconds, pod.grace_seconds
+    takes, grace = stop_seconds(at), pod.grace_seconds
     if takes is None or grace is None or takes <= grace or not saves_on_termination(at.job, pod.stage):
         return None
-    enough = grace_seconds(replace(at.job, status=with_training(at)), pod.stage)
+    measured = replace(at.job.status, stop_seconds=takes)
+    enough = grace_seconds(replace(at.job, status=measured), pod.stage)
     short = f"A stop takes about {takes:.0f} s with its checkpoint, and Pod {pod.name} has {grace} s for it"
     if enough < takes:
         return (

@@ -1,4 +1,4 @@
-"""What the newest train attempt has told, as the parts of a status."""
+"""What the newest train attempt has reported, as the parts of a status."""
 
 from sftjob_contract.names import Stage
 from sftjob_contract.progress import Progress
@@ -9,16 +9,24 @@ from sftjob_operator.reconcile.situation import Situation
 
 
 def with_training(at: Situation) -> SFTJobStatus:
-    """The job's status with progress, curve and checkpoints of the newest train attempt that told some."""
+    """The job's status with progress, curve and checkpoints of the newest train attempt that reported some."""
     status = at.job.status
     for attempt in _untold(at):
         if (progress := progress_of(attempt, at.pod_of(attempt), at.report)) is not None:
-            told_live = at.report is not None and progress is at.report.progress
-            status = with_progress(status, at.job, progress, at.report.received if told_live and at.report else None)
-            status = replace(status, stop_seconds=_longest(status.stop_seconds, _stop_seconds(progress)))
+            live = at.report is not None and progress is at.report.progress
+            status = with_progress(status, at.job, progress, at.report.received if live and at.report else None)
         if status.progress is not None and attempt.end_time is not None:
             status = replace(status, progress=stopped(status.progress, at.job, finished=succeeded(attempt)))
-    return status
+    return replace(status, stop_seconds=stop_seconds(at))
+
+
+def stop_seconds(at: Situation) -> float | None:
+    """How long a stop takes with its checkpoint: the longest that any train attempt has measured."""
+    known = at.job.status.stop_seconds
+    for attempt in _untold(at):
+        if (progress := progress_of(attempt, at.pod_of(attempt), at.report)) is not None:
+            known = _longest(known, _stop_seconds(progress))
+    return known
 
 
 def _untold(at: Situation) -> list[AttemptStatus]:
@@ -39,5 +47,5 @@ def _stop_seconds(progress: Progress) -> float | None:
     return progress.longest_save_seconds + (progress.step_seconds or 0)
 
 
-def _longest(known: float | None, told: float | None) -> float | None:
-    return max((seconds for seconds in (known, told) if seconds is not None), default=None)
+def _longest(known: float | None, reported: float | None) -> float | None:
+    return max((seconds for seconds in (known, reported) if seconds is not None), default=None)
