@@ -17,11 +17,11 @@ class Limits:
     vocabulary: int | None
 
 
-def read_limits(directory: Path) -> Limits:
-    """The limits of the model in `directory`.
+def model_settings(directory: Path) -> dict[str, Any]:
+    """What config.json of the model in `directory` says.
 
     Raises:
-        Failure: its config.json can not be read.
+        Failure: it cannot be read.
     """
     path = directory / "config.json"
     try:
@@ -30,6 +30,16 @@ def read_limits(directory: Path) -> Limits:
         raise Failure(Reason.CONFIG_INVALID, f"the model's {path.name} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise Failure(Reason.CONFIG_INVALID, f"the model's {path.name} must be a JSON object")
+    return settings
+
+
+def read_limits(directory: Path) -> Limits:
+    """The limits of the model in `directory`.
+
+    Raises:
+        Failure: its config.json can not be read.
+    """
+    settings = model_settings(directory)
     text = settings.get("text_config")
     settings = text if isinstance(text, dict) else settings
     return Limits(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract import layout
+from sftjob_contract.config import Precision
 from sftjob_trainer.card import CARD, Made, model_card
 from sftjob_trainer.durable import replace_directory, sync_tree
+from sftjob_trainer.quantized_base import loading_config
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def merge(base: Path, made: Made, volume: Path) -> None:
     staging = target.with_name(f".{target.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     trust = made.config.model.trust_remote_code
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust)
+    stored = loading_config(base, made.config, Precision.FP32)
+    model = AutoModelForCausalLM.from_pretrained(base, config=stored, dtype="auto", trust_remote_code=trust)
     adapted = PeftModel.from_pretrained(model, str(adapter))
     staging.mkdir(parents=True)
     _merge_layers(adapted, staging)

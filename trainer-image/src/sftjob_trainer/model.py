@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError
 
 from sftjob_contract.config import Attention, Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, Quantization
+from sftjob_contract.method import Quantization
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices
+from sftjob_trainer.quantized_base import BITSANDBYTES, compute_dtype, loading_config
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,16 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
         Failure: the directory holds no causal language model that transformers can load.
     """
     quantization = config.method.quantization
-    options: dict[str, Any] = {"dtype": getattr(torch, choices.dtype.value)}
-    if quantization is not None:
-        options["quantization_config"] = quantization_config(quantization, choices.precision)
-        options["device_map"] = {"": _device(config)}
+    dtype = getattr(torch, choices.dtype.value)
+    options: dict[str, Any] = {"dtype": dtype}
     try:
+        stored = loading_config(directory, config, choices.precision)
+        if stored is not None:
+            options["config"] = stored
+        elif quantization is not None:
+            options["quantization_config"] = quantization_config(quantization, choices.precision)
+        if quantization is not None:
+            options["device_map"] = {"": _device(config)}
         model = _from_pretrained(directory, config, choices.attention, options)
     except torch.OutOfMemoryError:
         raise
@@ -43,6 +49,8 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
         ) from error
     if quantization is not None:
         keep_cpu_weights_trainable(model)
+    elif stored is not None:
+        _cast(model, dtype)
     return model
 
 
@@ -53,8 +61,12 @@ def load_teacher(directory: Path, config: RunConfig, choices: Choices) -> Any:
         Failure: the directory holds no causal language model that transformers can load.
     """
     half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-    options = {"dtype": half.get(choices.precision, torch.float32)}
+    options: dict[str, Any] = {"dtype": half.get(choices.precision, torch.float32)}
     try:
+        stored = loading_config(directory, config, choices.precision)
+        if stored is not None:
+            options["config"] = stored
+            options["device_map"] = {"": _device(config)}
         teacher = _from_pretrained(directory, config, choices.attention, options)
     except torch.OutOfMemoryError:
         raise
@@ -63,12 +75,23 @@ def load_teacher(directory: Path, config: RunConfig, choices: Choices) -> Any:
             Reason.CONFIG_INVALID,
             f"method.distillation.teacher.source can not be loaded as a causal language model: {error}",
         ) from error
-    return teacher.to(_device(config)).eval().requires_grad_(requires_grad=False)
+    if stored is None:
+        teacher = teacher.to(_device(config))
+    elif getattr(teacher, "quantization_method", None) != BITSANDBYTES:
+        _cast(teacher, options["dtype"])
+    return teacher.eval().requires_grad_(requires_grad=False)
 
 
 def _device(config: RunConfig) -> str:
     """Where this process trains."""
     return f"cuda:{torch.cuda.current_device()}" if config.gpus else "cpu"
+
+
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    """Bring 16-bit weights of a dequantized `model` to `dtype`: transformers leaves those that were not quantized."""
+    for weights in model.parameters():
+        if weights.dtype in (torch.bfloat16, torch.float16):
+            weights.data = weights.data.to(dtype)
 
 
 def _from_pretrained(directory: Path, config: RunConfig, attention: Attention | None, options: dict[str, Any]) -> Any:
@@ -100,19 +123,16 @@ def attention_of(model: Any) -> str:
 
 
 def quantization_config(quantization: Quantization, precision: Precision) -> Any:
-    """Bitsandbytes' settings, under transformers' names. In steps of fp16, 16 bits are those of fp16."""
+    """Bitsandbytes' settings, under transformers' names."""
     from transformers import BitsAndBytesConfig
 
     if quantization.bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
-    compute = quantization.compute_dtype
-    if precision is Precision.FP16 and compute is ComputeDtype.BFLOAT16:
-        compute = ComputeDtype.FLOAT16
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.type.value,
         bnb_4bit_use_double_quant=quantization.double_quantization,
-        bnb_4bit_compute_dtype=getattr(torch, compute.value),
+        bnb_4bit_compute_dtype=getattr(torch, compute_dtype(quantization, precision).value),
     )
 
 

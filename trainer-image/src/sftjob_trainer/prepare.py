@@ -29,12 +29,13 @@ from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.filters import Sieve
 from sftjob_trainer.label_report import LabelReport, check_stop_token, examples, label_report, marked, stop_tokens
-from sftjob_trainer.limits import check_length, check_vocabulary, read_limits
+from sftjob_trainer.limits import check_length, check_vocabulary, model_settings, read_limits
 from sftjob_trainer.lora import check_layers
 from sftjob_trainer.model_shape import read_layers, read_model_shape
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
+from sftjob_trainer.quantized_base import base_quantization, check_base
 from sftjob_trainer.questions import save_prompts, save_questions
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
@@ -75,6 +76,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     model = resolve_model(config, environment)
     at = f" at commit {model.revision}" if model.revision else ""
     logger.info("[1/4] model %s%s", config.model.source, at)
+    check_base(config, base_quantization(model_settings(model.directory), model.directory))
     shape = read_model_shape(model.directory)
     if config.method.lora is not None and shape is not None:
         check_layers(_without_numbers(config.method.lora), read_layers(model.directory))

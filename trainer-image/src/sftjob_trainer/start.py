@@ -16,7 +16,9 @@ from sftjob_trainer import remote
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.limits import model_settings
 from sftjob_trainer.neighbours import content, is_missing
+from sftjob_trainer.quantized_base import base_quantization, check_teacher
 from sftjob_trainer.sources import ResolvedModel, local_path, model_path, resolve_model
 from sftjob_trainer.tokenization import load_tokenizer
 from sftjob_trainer.weights import Read
@@ -70,6 +72,10 @@ def fetch_teacher(config: RunConfig, environment: Environment, model: ResolvedMo
     if config.method.distillation is None:
         return None
     teacher = resolve_model(_as_model(config), environment)
+    check_teacher(
+        config.method.distillation.teacher.source,
+        base_quantization(model_settings(teacher.directory), teacher.directory),
+    )
     check_teacher_tokenizer(
         load_tokenizer(model.directory, config.model), load_tokenizer(teacher.directory, config.model)
     )

@@ -1,0 +1,131 @@
+"""A base model whose weights are quantized already: what can be trained on it, and how it is loaded."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sftjob_contract.config import Precision, RunConfig
+from sftjob_contract.method import ComputeDtype, Quantization
+from sftjob_contract.reasons import Reason
+from sftjob_trainer.failure import Failure
+
+logger = logging.getLogger(__name__)
+
+BITSANDBYTES: Final = "bitsandbytes"
+DEQUANTIZED: Final = ("fp8", "mxfp4")
+"""Methods whose weights transformers turns into 16 bits while it loads them, with nothing but PyTorch."""
+_FILES: Final = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Where AutoGPTQ, AutoAWQ and ModelOpt write what transformers has in config.json."""
+_TRAINABLE: Final = (
+    f"only bases of {BITSANDBYTES} (with method.lora and method.quantization) and of {' and '.join(DEQUANTIZED)} "
+    "(which are dequantized) can be trained"
+)
+_UNQUANTIZED: Final = "name the repository with the model's 16-bit weights in model.source"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseQuantization:
+    """How the weights of a base are stored: transformers' `quant_method`, and with bitsandbytes in how many bits."""
+
+    method: str
+    bits: int | None
+
+    def __str__(self) -> str:
+        return self.method if self.bits is None else f"{self.method}, {self.bits} bits"
+
+
+def base_quantization(settings: Mapping[str, Any], directory: Path) -> BaseQuantization | None:
+    """How the weights in `directory` are quantized, by its config.json; None: they are not."""
+    found = _section(settings)
+    if found is None:
+        method = next((method for name, method in _FILES.items() if (directory / name).is_file()), None)
+        return None if method is None else BaseQuantization(method=method, bits=None)
+    if found.get("load_in_4bit") or found.get("load_in_8bit"):
+        return BaseQuantization(method=BITSANDBYTES, bits=4 if found.get("load_in_4bit") else 8)
+    return BaseQuantization(method=str(found.get("quant_method", "an unnamed method")), bits=None)
+
+
+def check_base(config: RunConfig, base: BaseQuantization | None) -> None:
+    """See that `config` can be trained on weights that are stored as `base` says.
+
+    Raises:
+        Failure: it cannot; all that has to be changed is in one sentence.
+    """
+    if base is None:
+        return
+    if found := list(_problems(config, base)):
+        message = f"{config.model.source} is quantized already ({base}): {', and '.join(found)}; or {_UNQUANTIZED}"
+        raise Failure(Reason.CONFIG_INVALID, f"model.source: {message}")
+    if base.method in DEQUANTIZED:
+        logger.info("      the model's weights are quantized (%s) and are dequantized when they are loaded", base)
+    else:
+        logger.info("      the model's weights keep their own quantization (%s), type and doubleQuantization too", base)
+
+
+def check_teacher(source: str, base: BaseQuantization | None) -> None:
+    """See that a teacher whose weights are stored as `base` says can be loaded.
+
+    Raises:
+        Failure: it cannot.
+    """
+    if base is not None and base.method not in (BITSANDBYTES, *DEQUANTIZED):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"method.distillation.teacher.source: {source} is quantized with {base}, which this trainer cannot load; "
+            "name the repository with the teacher's 16-bit weights",
+        )
+
+
+def loading_config(directory: Path, config: RunConfig, precision: Precision) -> Any | None:
+    """The model's own config to load it by, changed to be trained on; None: it is not quantized, and loads as it is.
+
+    Products of 4-bit weights are computed in the dtype that method.quantization names, and other formats are
+    dequantized. Given as a `quantization_config` of its own, transformers would drop the layers that are not quantized
+    from it.
+    """
+    from transformers import AutoConfig
+
+    loaded = AutoConfig.from_pretrained(directory, trust_remote_code=config.model.trust_remote_code)
+    stored = getattr(loaded, "quantization_config", None)
+    if stored is None:
+        return None
+    settings = dict(stored if isinstance(stored, Mapping) else stored.to_dict())
+    if settings.get("quant_method") in DEQUANTIZED:
+        settings["dequantize"] = True
+    elif config.method.quantization is not None:
+        settings["bnb_4bit_compute_dtype"] = compute_dtype(config.method.quantization, precision).value
+    loaded.quantization_config = settings
+    return loaded
+
+
+def compute_dtype(quantization: Quantization, precision: Precision) -> ComputeDtype:
+    """In which dtype products of 4-bit weights are computed. In steps of fp16, 16 bits are those of fp16."""
+    asked = quantization.compute_dtype
+    return ComputeDtype.FLOAT16 if precision is Precision.FP16 and asked is ComputeDtype.BFLOAT16 else asked
+
+
+def _problems(config: RunConfig, base: BaseQuantization) -> Iterator[str]:
+    quantization = config.method.quantization
+    if base.method in DEQUANTIZED:
+        if quantization is not None:
+            yield "remove method.quantization, which cannot quantize such weights again"
+        return
+    if base.method != BITSANDBYTES:
+        yield f"{_TRAINABLE}, so write another model.source"
+        return
+    if config.method.lora is None:
+        yield f"write method.lora with method.quantization.bits: {base.bits}, since such weights cannot be trained"
+    elif quantization is None or quantization.bits != base.bits:
+        yield f"write method.quantization.bits: {base.bits}"
+    if config.output.merge_adapter:
+        yield "remove output.mergeAdapter, since an adapter is not merged into such weights"
+
+
+def _section(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Where config.json says how weights are quantized: at the top, for the text part alone, or by its old name."""
+    text = settings.get("text_config")
+    places = (settings, text if isinstance(text, Mapping) else {})
+    names = ("quantization_config", "compression_config")
+    return next((found for place in places for name in names if isinstance(found := place.get(name), Mapping)), None)
