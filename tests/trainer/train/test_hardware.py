@@ -79,6 +79,7 @@ def test_trained_weights_are_fp32_and_frozen_ones_are_as_precise_as_the_step(
         (A100, config(precision=Precision.FP32), None, True),
         (T4, config(precision=Precision.FP16), None, True),
         (BARE, config(), None, False),
+        (replace(H100, compiler=False), config(), Attention.FLASH_ATTENTION_2, False),
         (H100, config(attention=Attention.SDPA, kernels=Kernels.NONE), Attention.SDPA, False),
         (H100, config(attention=Attention.FLASH_ATTENTION_3), Attention.FLASH_ATTENTION_3, True),
         (A100, config(attention=Attention.FLASH_ATTENTION_3), Attention.FLASH_ATTENTION_3, True),

@@ -22,6 +22,7 @@ from sftjob_trainer.preprocessing import has_function, preprocessing_problems
 
 _TOLD: Final = 8
 """Problems of one run config that are told; each is a sentence, and a status is no place for a list of hundreds."""
+_BNB: Final = "bitsandbytes"
 DELIVERY_SECONDS: Final = 120
 """How long a ConfigMap's change may take to reach a mounted file: the kubelet's sync period (1 min) and its cache."""
 
@@ -208,6 +209,8 @@ def _package_problems(config: RunConfig) -> Iterator[str]:
         (config.tracking.tensorboard, "tracking.tensorboard: true", "tensorboard"),
         (config.tracking.wandb is not None, "tracking.wandb", "wandb"),
         (config.tracking.mlflow is not None, "tracking.mlflow", "mlflow"),
+        (config.method.quantization is not None, "method.quantization", _BNB),
+        (config.training.optimizer.is_of_bitsandbytes, f"training.optimizer: {config.training.optimizer}", _BNB),
     ):
         if asked and find_spec(package) is None:
             yield f"{name} needs the package {package} in the trainer's image: install it there, or remove {name}"

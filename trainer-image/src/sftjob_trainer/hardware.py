@@ -8,8 +8,6 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import distributions
-from importlib.util import find_spec
 from typing import Any, Final
 
 import psutil
@@ -18,13 +16,8 @@ from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, Ru
 from sftjob_contract.method import LoraBias
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.image import FLASH_PACKAGES, LIGER_PACKAGE, has_compiler, image_packages
 
-FLASH_PACKAGES: Final = {
-    Attention.FLASH_ATTENTION_2: "flash-attn",
-    Attention.FLASH_ATTENTION_3: "flash-attn-3",
-    Attention.FLASH_ATTENTION_4: "flash-attn-4",
-}
-"""Distributions, as transformers tells them apart: two of them have modules of the same name."""
 FLASH_CAPABILITIES: Final = {
     Attention.FLASH_ATTENTION_2: ((8, 0), None),
     Attention.FLASH_ATTENTION_3: ((8, 0), (10, 0)),
@@ -33,7 +26,6 @@ FLASH_CAPABILITIES: Final = {
 """CUDA compute capability from which each one runs, and the first beyond which it does not: from Ampere; from Ampere to
 Hopper; Hopper and Blackwell of data centres. https://github.com/Dao-AILab/flash-attention, transformers'
 `FLASH_ATTENTION_COMPATIBILITY_MATRIX`."""
-LIGER_PACKAGE: Final = "liger_kernel"
 FIRST_WITH_BF16: Final = (8, 0)
 """Compute capability of Ampere. PyTorch counts emulation as support (`torch.cuda.is_bf16_supported`)."""
 _DRIVERS: Final = {"13": "580", "12": "525"}
@@ -48,7 +40,8 @@ class Machine:
     """The accelerators and the optional packages. `gpu` None: there is none, and `capability` means nothing.
 
     `architectures` are those that this PyTorch has code for (`torch.cuda.get_arch_list`); empty: not known.
-    `cuda` is the version that it is built for, None without CUDA.
+    `cuda` is the version that it is built for, None without CUDA. `compiler`: kernels can be compiled for where the run
+    trains.
     """
 
     gpu: str | None
@@ -57,6 +50,7 @@ class Machine:
     gpus: int = 1
     architectures: tuple[str, ...] = ()
     cuda: str | None = None
+    compiler: bool = True
 
     @property
     def bf16(self) -> bool:
@@ -80,23 +74,31 @@ class Choices:
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on. Packages are looked for, not imported: importing some patches others."""
+    """The machine that this process runs on."""
     import torch
 
     gpu = torch.cuda.is_available()
-    packages = {name for name in FLASH_PACKAGES.values() if _is_distributed(name)}
     return Machine(
         gpu=torch.cuda.get_device_name() if gpu else None,
         capability=torch.cuda.get_device_capability() if gpu else (0, 0),
-        packages=frozenset(packages | ({LIGER_PACKAGE} if find_spec(LIGER_PACKAGE) is not None else set())),
+        packages=image_packages(),
         gpus=torch.cuda.device_count(),
         architectures=tuple(torch.cuda.get_arch_list()),
         cuda=torch.version.cuda,
+        compiler=has_compiler("CC" if gpu else "CXX"),
     )
 
 
-def _is_distributed(name: str) -> bool:
-    return next(iter(distributions(name=name)), None) is not None
+def best_machine(config: RunConfig) -> Machine:
+    """A machine with this image and GPUs that suit `config`: what it lacks, every other that runs the image lacks."""
+    capability, _ = FLASH_CAPABILITIES.get(config.model.attention, (FIRST_WITH_BF16, None))
+    return Machine(
+        gpu="any GPU" if config.gpus else None,
+        capability=capability,
+        packages=image_packages(),
+        gpus=config.gpus,
+        compiler=has_compiler("CC" if config.gpus else "CXX"),
+    )
 
 
 def process_started() -> float:
@@ -138,6 +140,11 @@ def choose(config: RunConfig, machine: Machine) -> Choices:
     dtype = _dtype(config, precision)
     attention, about_attention = _attention(config, machine, dtype, precision)
     liger, about_kernels = _liger(config, machine)
+    if config.training.compile and not machine.compiler:
+        raise _refused(
+            f"training.compile: true needs a compiler of {'C' if config.gpus else 'C++'} and the headers of Python in "
+            "the image; write false, or name an image that has them in spec.image"
+        )
     return Choices(
         precision=precision,
         dtype=dtype,
@@ -315,6 +322,8 @@ def _liger(config: RunConfig, machine: Machine) -> tuple[bool, str]:
         missing = "a GPU"
     elif LIGER_PACKAGE not in machine.packages:
         missing = f"the package {LIGER_PACKAGE} in the image"
+    elif not machine.compiler:
+        missing = "a compiler of C and the headers of Python in the image"
     if asked is Kernels.NONE:
         return False, "asked for"
     if asked is Kernels.LIGER and missing:

@@ -28,6 +28,8 @@ from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.filters import Sieve
+from sftjob_trainer.hardware import best_machine, choose
+from sftjob_trainer.image import check_packed_layers, image_packages
 from sftjob_trainer.label_report import LabelReport, check_stop_token, examples, label_report, marked, stop_tokens
 from sftjob_trainer.limits import check_length, check_vocabulary, model_settings, read_limits
 from sftjob_trainer.lora import check_layers
@@ -72,11 +74,14 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     (volume / layout.PREPARED_STATS).unlink(missing_ok=True)
     _clear(volume / layout.PREPARED, but=_SCRATCH.name)
     write_run_config(config, volume)
+    choose(config, best_machine(config))
 
     model = resolve_model(config, environment)
     at = f" at commit {model.revision}" if model.revision else ""
     logger.info("[1/4] model %s%s", config.model.source, at)
-    check_base(config, base_quantization(model_settings(model.directory), model.directory))
+    settings = model_settings(model.directory)
+    check_base(config, base_quantization(settings, model.directory))
+    check_packed_layers(config, str(settings.get("model_type")), image_packages())
     shape = read_model_shape(model.directory)
     if config.method.lora is not None and shape is not None:
         check_layers(_without_numbers(config.method.lora), read_layers(model.directory))

@@ -27,7 +27,7 @@ from sftjob_trainer.checkpoints import NOWHERE, CheckpointStore, ResumePoint
 from sftjob_trainer.delivery import deliver
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.hardware import process_started
+from sftjob_trainer.hardware import choose, process_started, this_machine
 from sftjob_trainer.libraries import importing
 from sftjob_trainer.ownership import JobDirectory
 from sftjob_trainer.redaction import Redacted, secrets_in
@@ -154,6 +154,7 @@ def logged_to(path: Path) -> Iterator[None]:
 def _fit(run: Run, environment: Environment) -> None:
     """Take the steps that remain, together with the other processes."""
     with run.watchdog.on_watch(lambda silence: _hung(run, environment, silence)), verdicts(run):
+        choose(run.config, this_machine())
         point = _resume(run)
         run.report()
         if not run.telemetry.ended:

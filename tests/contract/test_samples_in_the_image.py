@@ -1,0 +1,29 @@
+"""Samples without an image of their own run in the trainer's: nothing that they ask for is missing there."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from sftjob_operator.api import parse_job
+from sftjob_operator.render import run_config
+from sftjob_trainer.hardware import best_machine, choose
+from sftjob_trainer.image import FLASH_PACKAGES, LIGER_PACKAGE
+from support.builders import UID
+from support.manifests import ROOT, SAMPLES, load_manifest
+
+INSTALLED = frozenset(re.findall(r"^([\w.-]+)==", (ROOT / "requirements" / "trainer.txt").read_text(), re.MULTILINE))
+
+
+def test_the_image_has_no_fast_kernels_and_the_samples_are_tried_without() -> None:
+    assert "transformers" in INSTALLED
+    assert not INSTALLED & {*FLASH_PACKAGES.values(), LIGER_PACKAGE.replace("_", "-")}
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in SAMPLES])
+def test_a_sample_asks_for_nothing_that_its_image_lacks(path: object) -> None:
+    body = load_manifest(path)  # type: ignore[arg-type]
+    job = parse_job({**body, "metadata": {**body["metadata"], "namespace": "team", "uid": UID}})
+    if job.spec.image is None and job.spec.command is None:
+        config = run_config(job)
+        choose(config, replace(best_machine(config), packages=frozenset(), compiler=False))
