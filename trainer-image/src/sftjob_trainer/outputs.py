@@ -17,6 +17,7 @@ from sftjob_contract.progress import Checkpoint
 from sftjob_trainer.card import CARD, Made, loadable_base, model_card
 from sftjob_trainer.checkpoints import BrokenCheckpointError, best_step, verify
 from sftjob_trainer.durable import replace_directory, sync_tree, write_atomically
+from sftjob_trainer.full_output import as_its_base
 from sftjob_trainer.telemetry import SAVED_TELEMETRY
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,11 @@ def final_checkpoint(complete: Sequence[Checkpoint], config: RunConfig, volume: 
     return best
 
 
-def publish(checkpoint: Path, made: Made, volume: Path) -> Output:
+def publish(checkpoint: Path, made: Made, volume: Path, base: Path | None = None) -> Output:
     """Make the final checkpoint's weights the run's output, with a card, and write the final metrics.
 
-    The output is copied from the checkpoint, so it is the same whether this attempt trained or only came to finish.
+    A model that was trained as a whole gets the form of the one in `base`. The output is copied from the checkpoint, so
+    it is the same whether this attempt trained or only came to finish.
     """
     config = made.config
     path = layout.OUTPUT_MODEL if config.method.lora is None else layout.OUTPUT_ADAPTER
@@ -72,6 +74,8 @@ def publish(checkpoint: Path, made: Made, volume: Path) -> Output:
     )
     if config.method.lora is not None:
         _name_base_model(staging / _ADAPTER_CONFIG, config.model)
+    elif base is not None:
+        as_its_base(staging, base, config.model.dtype)
     (staging / CARD).write_text(model_card(made, path), encoding="utf-8")
     sync_tree(staging)
     replace_directory(staging, target, aside=target.with_name(f".{target.name}.replaced"))

@@ -197,11 +197,12 @@ def _publish(run: Run, environment: Environment) -> Output:
             metrics=run.telemetry.metrics(saved_telemetry(final)),
             libraries=outcome.library_versions(),
         )
-        output = outputs.publish(final, made, run.volume)
+        base = model_path(run.config, environment, run.stats)
+        output = outputs.publish(final, made, run.volume, base)
         if run.config.output.merge_adapter:
             from sftjob_trainer.merge import merge
 
-            merge(model_path(run.config, environment, run.stats), made, run.volume)
+            merge(base, made, run.volume)
         uploaded = deliver(run.config, environment, output.path, Patience(), run.report)
         output = replace(output, uploaded=uploaded)
     run.doing(Activity.FINISHED)
