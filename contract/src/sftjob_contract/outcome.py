@@ -35,6 +35,8 @@ class Outcome:
 
     `blames_peer`: all that this process knows is that another one of the run is gone or does not answer. Where that one
     has a last word or an exit code of its own, it tells more.
+    `fault`: type and place of an error that nobody expected, such as `ValueError at model.py:7 in load`: the same in
+    two attempts of one image where the cause is the same.
     """
 
     version: int
@@ -47,6 +49,7 @@ class Outcome:
     output: Output | None = None
     libraries: Mapping[str, str] | None = None
     blames_peer: bool = False
+    fault: str | None = None
 
 
 def termination_message(outcome: Outcome) -> str:

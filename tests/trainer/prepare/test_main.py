@@ -229,6 +229,17 @@ RAISED = [
 ]
 
 
+def test_an_unexpected_error_is_told_with_its_type_and_place(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("something odd")
+
+    monkeypatch.setattr("sftjob_trainer.prepare.prepare", fails)
+    line = fails.__code__.co_firstlineno + 1
+    assert run(Stage.PREPARE, environ).fault == f"ValueError at test_main.py:{line} in fails"
+
+
 @pytest.mark.parametrize(("error", "code", "reason", "sentence"), RAISED)
 def test_whatever_is_raised_becomes_an_outcome(
     environ: dict[str, str],

@@ -295,6 +295,38 @@ def test_host_memory_that_runs_out_twice_at_the_same_step_will_a_third_time() ->
     assert starts(after(Reason.HOST_OUT_OF_MEMORY, 2, a_job(), steps=5)) == ["demo-train-3"]
 
 
+FAULT = "ValueError at model.py:7 in load"
+
+
+@pytest.mark.parametrize(
+    ("stage", "faults", "step", "ends"),
+    [
+        pytest.param(Stage.TRAIN, (FAULT,), None, False, id="once"),
+        pytest.param(Stage.TRAIN, (FAULT, FAULT), None, True, id="twice"),
+        pytest.param(Stage.PREPARE, (FAULT, FAULT), None, True, id="in Prepare"),
+        pytest.param(Stage.TRAIN, (FAULT, "ValueError at model.py:8 in load"), None, False, id="at another place"),
+        pytest.param(Stage.TRAIN, (FAULT, "KeyError at model.py:7 in load", FAULT), None, False, id="not in a row"),
+        pytest.param(Stage.TRAIN, (None, None), None, False, id="of an image that names no place"),
+        pytest.param(Stage.TRAIN, (FAULT, FAULT), 3, False, id="after a step"),
+    ],
+)
+def test_the_same_unexpected_error_twice_before_a_step_ends_the_job(
+    stage: Stage, faults: tuple[str | None, ...], step: int | None, ends: bool
+) -> None:
+    pods = [] if stage is Stage.PREPARE else [PREPARED]
+    for number, fault in enumerate(faults, start=1):
+        said = an_outcome(stage, 70, reason=Reason.INTERNAL_ERROR, message="It ended.", fault=fault)
+        if step is not None:
+            said = replace_stats(said, progress=a_progress(step, number))
+        pods.append(an_ended_pod(stage, 70, number, outcome=said))
+    decision = decisions.decided(*pods, seconds=10_000)
+    assert [a.fault for a in decision.status.attempts if a.stage == stage][: len(faults)] == list(faults)
+    assert (decision.status.phase == "Failed") is ends
+    assert (starts(decision) == []) is ends
+    if ends:
+        assert succeeded(decision)[0] == Reason.INTERNAL_ERROR
+
+
 def test_two_jobs_that_failed_together_do_not_come_back_together() -> None:
     waits = set()
     for uid in range(20):

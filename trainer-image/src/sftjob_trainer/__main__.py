@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,15 @@ def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
 
 
 def _unexpected(stage: Stage, error: Exception) -> Failure:
-    return Failure(Reason.INTERNAL_ERROR, f"{stage} ended by an unexpected {type(error).__name__}: {error}")
+    message = f"{stage} ended by an unexpected {type(error).__name__}: {error}"
+    return Failure(Reason.INTERNAL_ERROR, message, fault=fault_of(error))
+
+
+def fault_of(error: BaseException) -> str:
+    """Type and innermost place of an error: `TYPE at FILE:LINE in FUNCTION`."""
+    stack = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(stack[-1].filename).name}:{stack[-1].lineno} in {stack[-1].name}" if stack else ""
+    return f"{type(error).__name__}{place}"
 
 
 def _stage(arguments: Sequence[str]) -> Stage:

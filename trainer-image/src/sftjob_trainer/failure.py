@@ -27,17 +27,18 @@ _EXIT_CODES: Final = {
 class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect of this program
     """Ends the stage. `message` is one sentence for the user: what is wrong, where, and what to write instead.
 
-    `blames_peer` as in Outcome.
+    `blames_peer` and `fault` as in Outcome.
 
     Raises:
         KeyError: `reason` is not one that a trainer can give.
     """
 
-    def __init__(self, reason: Reason, message: str, *, blames_peer: bool = False) -> None:
+    def __init__(self, reason: Reason, message: str, *, blames_peer: bool = False, fault: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.blames_peer = blames_peer
+        self.fault = fault
         self.exit_code = _EXIT_CODES[reason]
 
 

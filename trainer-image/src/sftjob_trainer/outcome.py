@@ -29,6 +29,7 @@ def failed(stage: Stage, failure: Failure) -> Outcome:
         reason=failure.reason,
         message=failure.message,
         blames_peer=failure.blames_peer,
+        fault=failure.fault,
     )
 
 

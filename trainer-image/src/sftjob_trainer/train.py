@@ -175,7 +175,7 @@ def _hung(run: Run, environment: Environment, silence: Silence) -> NoReturn:
             f"training hangs: nothing was heard of {who} for {silence.allowed_seconds:.0f} s after step {step} "
             f"({silence.activity}), many times what was usual; it is at {place_of(frame)}; "
             f"the stacks of all threads are in {layout.TRAIN_LOG} and in the Pod's log",
-            blames_peer=size > 1 and waits_for_peers(frame),
+            blames_peer=size > 1 and waits_for_peers(frame, on_gpu=run.config.gpus > 0),
         )
         logger.error("%s", failure.message)
         ended = replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())

@@ -1,5 +1,6 @@
 """What the errors of libraries mean for the user of a training run."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -17,6 +18,8 @@ _GPU_FULL: Final = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_S
 """What CUDA, cuBLAS and NCCL say where torch has no error of its own for it."""
 _HOST_FULL: Final = "DefaultCPUAllocator: "
 """torch's allocator on the CPU begins so when the system refuses it."""
+_SHARED_MEMORY_FULL: Final = re.compile(r"\B/dev/shm\b.*No space left|out of shared memory", re.DOTALL)
+"""NCCL, and a DataLoader whose worker got SIGBUS."""
 _WHILE: Final = {Activity.LOADING: "while loading", Activity.EVALUATING: "in the evaluation", Activity.SAVING: "saving"}
 
 
@@ -49,6 +52,10 @@ def verdict(error: Exception, run: Run) -> Failure | None:
         return _gpu_out_of_memory(run)
     if isinstance(error, RuntimeError) and _HOST_FULL in said:
         message = f"the process ran out of memory after step {run.telemetry.step}: {said}; raise resources.memory"
+        return Failure(Reason.HOST_OUT_OF_MEMORY, message)
+    if isinstance(error, RuntimeError | OSError) and _SHARED_MEMORY_FULL.search(said):
+        step = run.telemetry.step
+        message = f"the shared memory (/dev/shm) is full after step {step}: {said}; raise resources.sharedMemory"
         return Failure(Reason.HOST_OUT_OF_MEMORY, message)
     if volume_is_full(error, run.volume, saving=run.telemetry.activity is Activity.SAVING):
         return _disk_full(run)

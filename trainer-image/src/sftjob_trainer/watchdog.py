@@ -1,6 +1,7 @@
 """A run that hangs ends: at a deadline learned from its own pace, with the stacks of all threads in the log."""
 
 import faulthandler
+import re
 import signal
 import sys
 import threading
@@ -38,6 +39,10 @@ _STDERR: Final = 2
 """By number, since sys.stderr may be anything."""
 _WAITS_FOR_PEERS: Final = ("/torch/distributed/", "/torch/autograd/graph.py")
 """Where the Python part of a process stands that waits for others: in a collective, or in a backward pass with one."""
+_WAITS_FOR_GPU: Final = re.compile(
+    r"\.(item|tolist|cpu|numpy|nonzero|synchronize|wait|any|all|to)\(|\b(float|int|bool)\(|/torch/cuda/"
+)
+"""Calls of a line, or the file of a function, that wait until the GPU has done what it was given before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +144,13 @@ def place_of(frame: FrameType | None) -> str:
     return f"{Path(stack[-1].filename).name}:{stack[-1].lineno} in {stack[-1].name}"
 
 
-def waits_for_peers(frame: FrameType | None) -> bool:
-    """Whether this looks like a process that waits for others."""
-    return any(part in frame.filename for frame in traceback.extract_stack(frame)[-3:] for part in _WAITS_FOR_PEERS)
+def waits_for_peers(frame: FrameType | None, *, on_gpu: bool) -> bool:
+    """Whether this looks like a process that waits for others.
+
+    `on_gpu`: collectives are done by the GPU, and whatever waits for it waits for those before.
+    """
+    stack = traceback.extract_stack(frame)[-3:]
+    if any(part in frame.filename for frame in stack for part in _WAITS_FOR_PEERS):
+        return True
+    innermost = stack[-1]
+    return on_gpu and _WAITS_FOR_GPU.search(f"{innermost.filename}\n{innermost.line}") is not None

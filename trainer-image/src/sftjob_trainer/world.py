@@ -1,6 +1,7 @@
 """The processes that train one model together, and what they ask of one another."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,14 @@ TIMEOUT: Final = timedelta(minutes=30)
 """How long a process waits for the others, whose Pods are all here by then (gathering.py): as long as the leader may
 take to verify a large checkpoint."""
 _GLOO: Final = "gloo"
+_LOST: Final = re.compile(
+    r"closed by (remote )?peer|reset by peer|broken pipe|connection (was )?(closed|refused|reset|lost)|"
+    r"remote process exit|ncclRemoteError|communicator was aborted|time[d ]*out|no route to host|"
+    r"network is unreachable|got 0 bytes",
+    re.IGNORECASE,
+)
+"""How NCCL, gloo and torch's store say that another process ended or does not answer. Everything else that they report,
+such as a full /dev/shm, a device that two processes use, or a port that is taken, is this process's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +102,9 @@ def leave(world: World) -> None:
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether `error` is what a process gets whose peer has ended. gloo says so in words only."""
+    """Whether `error` is what a process gets whose peer has ended or does not answer. Only its words tell."""
     import torch
 
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and _GLOO in str(error))
+    said = str(error)
+    of_group = isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and _GLOO in said)
+    return of_group and _LOST.search(said) is not None

@@ -183,6 +183,9 @@ class AttemptStatus(Model):
     """Why it ended or is being ended, in one CamelCase word."""
     message: Sentence | None = None
     """Why it ended, in a sentence."""
+    fault: Word | None = None
+    """Type and place of the error that nobody expected, such as ValueError at model.py:7 in load. A second attempt in a
+    row with the same one is the last, as long as no step is done."""
 
 
 class ChangeStatus(Model):

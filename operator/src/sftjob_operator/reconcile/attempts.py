@@ -206,7 +206,14 @@ def _ended(entry: AttemptStatus, group: Group, now: datetime) -> AttemptStatus:
         exit_code=_byte(failed.exit_code),
         reason=said.reason,
         message=said.message,
+        fault=_fault(failed, said),
     )
+
+
+def _fault(failed: PodView, said: Verdict) -> str | None:
+    """The trainer's unexpected error, where that is what the attempt ended for."""
+    outcome = failed.outcome
+    return outcome.fault if outcome is not None and said.reason == Reason.INTERNAL_ERROR else None
 
 
 def _ours(entry: AttemptStatus) -> Verdict | None:

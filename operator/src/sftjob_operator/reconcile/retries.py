@@ -67,18 +67,30 @@ def backoff_seconds(at: Situation, last: AttemptStatus) -> float:
 
 
 def _repeats(at: Situation, last: AttemptStatus) -> bool:
-    """Whether host memory ran out twice in a row and nothing was gained between: it would a third time."""
+    """Whether two attempts in a row ended alike, so that a third would too.
+
+    Host memory ran out and nothing was gained between; or the same unexpected error came at the same place before the
+    job has done a step.
+    """
     before = next((a for a in at.attempts if (a.stage, a.number) == (last.stage, last.number - 1)), None)
-    twice = before is not None and before.reason == last.reason == Reason.HOST_OUT_OF_MEMORY
-    return twice and before is not None and (last.reached_step or 0) <= (before.reached_step or 0)
+    if before is None or before.reason != last.reason:
+        return False
+    if last.reason == Reason.HOST_OUT_OF_MEMORY:
+        return (last.reached_step or 0) <= (before.reached_step or 0)
+    same = last.reason == Reason.INTERNAL_ERROR and last.fault is not None and last.fault == before.fault
+    return same and not _has_stepped(at)
 
 
 def _has_no_gpu(at: Situation, last: AttemptStatus) -> bool:
     """Whether two attempts in a row, on two nodes where there are, saw no GPU and the job has not done a step yet."""
     before = next((a for a in at.attempts if (a.stage, a.number) == (last.stage, last.number - 1)), None)
     twice = before is not None and before.reason == last.reason == Reason.GPU_UNAVAILABLE
+    return twice and not _has_stepped(at)
+
+
+def _has_stepped(at: Situation) -> bool:
     progress = at.job.status.progress
-    return twice and not any(a.reached_step for a in at.attempts) and not (progress is not None and progress.step)
+    return any(a.reached_step for a in at.attempts) or (progress is not None and bool(progress.step))
 
 
 def _fruitless(at: Situation, last: AttemptStatus) -> int:
