@@ -12,6 +12,14 @@ class Retain(StrEnum):
     """Output, results and logs; caches, prepared data and checkpoints are removed."""
 
 
+class MergeDtype(StrEnum):
+    """Dtype of a merged model, under PyTorch's names."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HubRepository:
     """A model repository on the hub to push to: ORG/NAME."""
@@ -22,12 +30,16 @@ class HubRepository:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What is made of the trained weights: merged into the base, pushed to a hub, uploaded to an s3:// or gs:// URI."""
+    """What is made of the trained weights: merged into the base, pushed to a hub, uploaded to an s3:// or gs:// URI.
+
+    `merge_dtype` None: that of the base.
+    """
 
     merge_adapter: bool
     hub: HubRepository | None
     upload_uri: str | None
     retain: Retain
+    merge_dtype: MergeDtype | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

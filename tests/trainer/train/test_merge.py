@@ -14,16 +14,32 @@ import pytest
 from sftjob_contract import layout
 from sftjob_contract.codec import to_json
 from sftjob_contract.config import ModelDtype, RunConfig
-from sftjob_contract.destinations import Retain
+from sftjob_contract.destinations import MergeDtype, Retain
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, environment, finish, job, read_metrics, run_train, write_prepared
+from support.tiny import lora, write_tokenizer
+from support.training import (
+    PEFT_IS_BEHIND,
+    environment,
+    finish,
+    job,
+    read_metrics,
+    run_train,
+    token_mean_loss,
+    write_prepared,
+)
 
 pytestmark = PEFT_IS_BEHIND
 
 QUANTIZED = Quantization(
     bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.BFLOAT16
+)
+
+
+PEFT_WARNS_OF_EMBEDDINGS = pytest.mark.filterwarnings(
+    "ignore:.*tie_word_embeddings.*:UserWarning",
+    "ignore:.*fan_in_fan_out.*:UserWarning",
+    "ignore:.*save_embedding_layers.*:UserWarning",
 )
 
 
@@ -104,6 +120,109 @@ def test_the_base_is_merged_in_its_own_precision_however_it_was_trained(bf16_bas
 
     settings = json.loads((tmp_path / layout.OUTPUT_MERGED / "config.json").read_text())
     assert settings["dtype"] == "bfloat16"
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tied embeddings under names of their own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    directory = write_tokenizer(tmp_path_factory.mktemp("gpt2"))
+    settings = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=4, eos_token_id=2)
+    GPT2LMHeadModel(settings).save_pretrained(directory)
+    return directory
+
+
+@PEFT_WARNS_OF_EMBEDDINGS
+@pytest.mark.parametrize(
+    ("base", "method"),
+    [
+        ("qwen2", lora(target_modules=("q_proj", "embed_tokens"))),
+        ("gpt2", lora(target_modules=("c_attn", "wte"))),
+        ("qwen2", lora(target_modules=("q_proj",), modules_to_save=("embed_tokens",))),
+        ("qwen2", lora(target_modules=("q_proj",), modules_to_save=("lm_head",))),
+    ],
+    ids=["embedding", "embedding of GPT-2", "whole embedding", "whole head"],
+)
+def test_an_adapter_of_a_tied_layer_is_merged_into_a_model_with_a_head_of_its_own(
+    base: str, method: Method, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = request.getfixturevalue(base)
+    outcome = finish(tmp_path, merging(job(model, method=method, max_steps=3, learning_rate=3e-2))).outcome
+
+    assert outcome.exit_code is ExitCode.DONE, outcome.message
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    unmerged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), tmp_path / layout.OUTPUT_ADAPTER)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / layout.OUTPUT_MERGED)
+    with torch.no_grad():
+        torch.testing.assert_close(merged.eval()(ids).logits, unmerged.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_merged_model_has_an_evaluation_loss_of_its_own_in_card_and_outcome(
+    bf16_base: Path, tmp_path: Path
+) -> None:
+    """That of the merged weights as anybody loads them; with mergeDtype: float32 it is the adapter's."""
+    from transformers import AutoModelForCausalLM
+
+    made = merging(job(bf16_base, method=lora(), max_steps=3, learning_rate=1e-2))
+    kept = replace(made, output=replace(made.output, merge_dtype=MergeDtype.FLOAT32))
+    for name, config in (("bfloat16", made), ("float32", kept)):
+        run = finish(tmp_path / name, config)
+        assert run.outcome.output is not None, run.outcome.message
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / name / layout.OUTPUT_MERGED)
+        metrics = run.outcome.output.metrics
+        assert metrics["mergedEvalLoss"] == pytest.approx(token_mean_loss(merged.eval(), run), abs=2e-3)
+        card = (tmp_path / name / layout.OUTPUT_MERGED / "README.md").read_text()
+        assert f"| mergedEvalLoss | {metrics['mergedEvalLoss']:.6g} |" in card
+        assert str(merged.dtype) == f"torch.{name}"
+        if name == "float32":
+            assert metrics["mergedEvalLoss"] == pytest.approx(metrics["evalLoss"], abs=1e-3)
+
+
+@PEFT_WARNS_OF_EMBEDDINGS
+def test_a_merged_model_that_computes_something_else_is_not_written(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftjob_trainer.merge.untie", lambda *_: None)
+    method = lora(target_modules=("q_proj", "embed_tokens"))
+    config = merging(job(qwen2, method=method, max_steps=3, learning_rate=3e-2))
+    write_prepared(tmp_path, config)
+
+    outcome = run_train(tmp_path, config)
+
+    assert outcome.exit_code is ExitCode.INVALID
+    assert (outcome.message or "").startswith("output.mergeAdapter: the merged model does not compute what base and ")
+    assert not (tmp_path / layout.OUTPUT_MERGED).exists()
+    assert (tmp_path / layout.OUTPUT_ADAPTER).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("merged", "sentence"),
+    [
+        (1.05, None),
+        (1.19, None),
+        (
+            1.26,
+            "the merge loses 13 % of what was learned: the loss is 1.26 with the merged model and 1 with the adapter ",
+        ),
+        (3.5, "the merge loses 125 % of what was learned"),
+    ],
+)
+def test_a_merge_that_loses_more_than_a_tenth_of_what_was_learned_is_put_in_words(
+    merged: float, sentence: str | None
+) -> None:
+    import torch
+
+    from sftjob_trainer.merge_proof import loss_of_merging
+
+    said = loss_of_merging(3.0, 1.0, merged, torch.bfloat16)
+    assert (said is None) if sentence is None else (said or "").startswith(sentence)
+    assert said is None or "output.mergeDtype: float32" in said
+    assert loss_of_merging(1.0, 1.2, 1.4, torch.bfloat16) is None
 
 
 MEMORY_OF_A_MERGE = """

@@ -53,12 +53,13 @@ tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a card tells: the run, its final metrics, and the versions of the libraries that made it."""
+    """What a card tells: the run, its final metrics, the versions of the libraries that made it, and a caveat."""
 
     config: RunConfig
     stats: PreparedStats
     metrics: Mapping[str, float]
     libraries: Mapping[str, str]
+    note: str | None = None
 
 
 def base_model_name(model: Model) -> str:
@@ -87,6 +88,7 @@ def model_card(made: Made, path: str) -> str:
         f"```python\n{_how_to_load(made.config.model, path)}```",
         "## Results",
         _table(("metric", "value"), ((name, f"{value:.6g}") for name, value in made.metrics.items())),
+        *(() if made.note is None else (f"Note: {made.note}.",)),
         "## Made of",
         _table(("what", "which"), _provenance(made)),
     ]

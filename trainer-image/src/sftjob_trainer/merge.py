@@ -1,11 +1,15 @@
 """The adapter merged into a fresh copy of its base model, for whoever wants to serve one model without PEFT."""
 
 import gc
+import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,19 +17,27 @@ from sftjob_contract import layout
 from sftjob_contract.config import Precision
 from sftjob_trainer.card import CARD, Made, model_card
 from sftjob_trainer.durable import replace_directory, sync_tree
+from sftjob_trainer.merge_proof import MERGED_LOSS, answers, check_agreement, loss_of_merging, read_rows
 from sftjob_trainer.quantized_base import loading_config
+from sftjob_trainer.start import ADAPTER_CONFIG
 
 logger = logging.getLogger(__name__)
 
 _SHARD: Final = "2GB"
 
 
-def merge(base: Path, made: Made, volume: Path) -> None:
+def merge(base: Path, made: Made, volume: Path) -> Mapping[str, float]:
     """Write `output/merged`: the model in `base` with the published adapter merged in, its tokenizer and a card.
 
     The base is loaded anew, on the CPU and as it lies on the disk: one that was quantized for training would keep the
     quantization's errors. Its files are mapped, not read, and changed weights go to files as well, so that memory is
-    needed for a few of them at a time, however large the model.
+    needed for a few of them at a time, however large the model; not with another `mergeDtype` than the base's.
+
+    Returns:
+        The evaluation loss of what was written, where rows were held out.
+
+    Raises:
+        Failure: what was written, loaded again, does not compute what base and adapter do.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -35,22 +47,81 @@ def merge(base: Path, made: Made, volume: Path) -> None:
     target = volume / layout.OUTPUT_MERGED
     staging = target.with_name(f".{target.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
-    trust = made.config.model.trust_remote_code
+    options = {"trust_remote_code": made.config.model.trust_remote_code}
+    wanted = made.config.output.merge_dtype
     stored = loading_config(base, made.config, Precision.FP32)
-    model = AutoModelForCausalLM.from_pretrained(base, config=stored, dtype="auto", trust_remote_code=trust)
+    dtype = "auto" if wanted is None else wanted.value
+    model = AutoModelForCausalLM.from_pretrained(base, config=stored, dtype=dtype, **options)
+    untie(model, json.loads((adapter / ADAPTER_CONFIG).read_bytes()))
     adapted = PeftModel.from_pretrained(model, str(adapter))
+    rows, held_out = read_rows(volume)
+    unmerged = answers(adapted, rows)
+    with adapted.disable_adapter():
+        untrained = answers(adapted, rows[: unmerged.rows])
+    rows = rows[: untrained.rows]
+    if untrained.rows < unmerged.rows:
+        unmerged = answers(adapted, rows)
     staging.mkdir(parents=True)
     _merge_layers(adapted, staging)
     with warnings.catch_warnings(action="ignore"):  # PEFT says of each layer that it is merged already
         merged = adapted.merge_and_unload(safe_merge=True)
     merged.save_pretrained(staging, max_shard_size=_SHARD)
+    del adapted, merged, model
+    gc.collect()
+    again = AutoModelForCausalLM.from_pretrained(staging, dtype="auto", **options)
+    found = answers(again, rows)
+    check_agreement(unmerged, found, again.dtype)
+    lost = loss_of_merging(untrained.loss, unmerged.loss, found.loss, again.dtype) if rows else None
+    if lost is not None:
+        logger.warning("%s", lost)
+    measured = {MERGED_LOSS: found.loss} if held_out and rows else {}
+    told = replace(made, metrics={**made.metrics, **measured}, note=lost)
+    _finish(adapter, staging, target, model_card(told, layout.OUTPUT_MERGED))
+    logger.info(
+        "merged the adapter into its base model: %s, which computes what both do on %d rows",
+        layout.OUTPUT_MERGED,
+        len(rows),
+    )
+    return measured
+
+
+def _finish(adapter: Path, staging: Path, target: Path, card: str) -> None:
+    """Add tokenizer and card, and let the whole appear at once."""
     shutil.copytree(
         adapter, staging, ignore=shutil.ignore_patterns("adapter_*"), copy_function=shutil.copyfile, dirs_exist_ok=True
     )
-    (staging / CARD).write_text(model_card(made, layout.OUTPUT_MERGED), encoding="utf-8")
+    (staging / CARD).write_text(card, encoding="utf-8")
     sync_tree(staging)
     replace_directory(staging, target, aside=target.with_name(f".{target.name}.replaced"))
-    logger.info("merged the adapter into its base model: %s", layout.OUTPUT_MERGED)
+
+
+def untie(model: Any, adapter: Mapping[str, Any]) -> None:
+    """Give `model` an output head of its own where it is the embedding and the adapter changes one of the two.
+
+    Training changed only what the adapter names, so merging into weights that both use would change the other too.
+    """
+    import torch
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embedding.weight or adapter.get("ensure_weight_tying"):
+        return
+    names = [name for name, module in model.named_modules() if module is embedding or module is head]
+    if not any(_changes(adapter, name) for name in names):
+        return
+    head.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    for config in {id(one): one for one in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    logger.info("the adapter changes %s, which are tied in the base: the merged model has a head of its own", names)
+
+
+def _changes(adapter: Mapping[str, Any], name: str) -> bool:
+    """Whether an adapter of this config has weights for the layer `name`."""
+    targets = adapter.get("target_modules") or []
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(
+        name == target or name.endswith(f".{target}") for target in (*targets, *(adapter.get("modules_to_save") or []))
+    )
 
 
 def _merge_layers(adapted: Any, directory: Path) -> None:

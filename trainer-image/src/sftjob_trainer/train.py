@@ -202,7 +202,8 @@ def _publish(run: Run, environment: Environment) -> Output:
         if run.config.output.merge_adapter:
             from sftjob_trainer.merge import merge
 
-            merge(base, made, run.volume)
+            measured = merge(base, made, run.volume)
+            output = replace(output, metrics={**output.metrics, **measured})
         uploaded = deliver(run.config, environment, output.path, Patience(), run.report)
         output = replace(output, uploaded=uploaded)
     run.doing(Activity.FINISHED)

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from sftjob_contract.config import HELD_OUT_PROMPTS, Metric
-from sftjob_contract.destinations import Retain
+from sftjob_contract.destinations import MergeDtype, Retain
 from sftjob_operator.api.sources import CheckpointSource, HttpUrl, Repository, SecretKeyRef, SecretRef, UploadUri
 from sftjob_operator.api.types import Model, ObjectName, rule, rules
 
@@ -123,8 +123,20 @@ class UploadSpec(Model):
 class OutputSpec(Model):
     """What is made of the trained weights. They always lie on the job's volume too."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.mergeDtype) || self.mergeAdapter",
+                "mergeDtype is for a merged model: add mergeAdapter: true, or remove mergeDtype",
+            )
+        )
+    )
+
     merge_adapter: bool = False
     """Write a model with the adapter merged in, besides the adapter. AutoTrain: merge_adapter."""
+    merge_dtype: MergeDtype | None = None
+    """Dtype of the merged model. Absent: that of the base. float32 loses nothing of what was learned, in twice the
+    space of 16 bits."""
     hub: HubOutputSpec | None = None
     """Push the output to the hub. TRL: push_to_hub."""
     upload: UploadSpec | None = None

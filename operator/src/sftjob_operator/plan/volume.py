@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 from sftjob_contract.config import RunConfig
+from sftjob_contract.destinations import MergeDtype
 from sftjob_contract.layout import PVC_SCHEME
 from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.stats import PreparedStats
@@ -19,6 +20,7 @@ GPU_PROCESS_BYTES: Final = 2 << 30
 _TOKEN_BYTES: Final = 8
 """A token and its label on the volume, 4 bytes each."""
 _HALF: Final = 2
+_FP32: Final = 4
 
 
 def host_memory_bytes(config: RunConfig, shape: ModelShape, row_tokens: int) -> int:
@@ -82,6 +84,9 @@ def _merged_bytes(config: RunConfig, shape: ModelShape) -> int:
     """The model with the adapter merged in, which has 16 bits a weight unless the steps had more."""
     if not config.output.merge_adapter:
         return 0
+    wanted = config.output.merge_dtype
+    if wanted is not None:
+        return shape.parameters * (_FP32 if wanted is MergeDtype.FLOAT32 else _HALF)
     return shape.parameters * max(_HALF, compute_bytes(config))
 
 

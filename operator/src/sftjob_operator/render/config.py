@@ -339,6 +339,7 @@ def _output(spec: SFTJobSpec) -> Output:
         hub=None if hub is None else HubRepository(repository=hub.repository, private=hub.private),
         upload_uri=None if output.upload is None else output.upload.uri,
         retain=output.retain,
+        merge_dtype=output.merge_dtype,
     )
 
 
