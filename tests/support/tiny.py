@@ -24,6 +24,7 @@ from sftjob_contract.config import (
     PackingStrategy,
     PaddingSide,
     Precision,
+    Render,
     RunConfig,
     Scheduler,
     Training,
@@ -139,9 +140,13 @@ def run_config(
     method: Method | None = None,
     held_out: HeldOut | None = None,
     data_format: DataFormat = DataFormat.AUTO,
+    render: Render = Render.PLAIN,
     **training: object,
 ) -> RunConfig:
-    """A small run on the CPU; keyword arguments beyond the named ones replace fields of `training`."""
+    """A small run on the CPU; keyword arguments beyond the named ones replace fields of `training`.
+
+    A prompt and a completion of text stay as they are, since most tests look at their tokens.
+    """
     defaults: dict[str, object] = {
         "epochs": None if "max_steps" in training else 1.0,
         "max_steps": None,
@@ -191,6 +196,7 @@ def run_config(
             on_invalid_row=OnInvalidRow.FAIL,
             max_invalid_rows=0,
             evaluation=held_out or held_out_fraction(0.0),
+            render=render,
         ),
         method=method or Method(lora=None, quantization=None, distillation=None),
         training=Training(**{**defaults, **training}),  # type: ignore[arg-type]

@@ -269,9 +269,9 @@ class DataSource:
     """One part of the data.
 
     `source`: hf://ORG/NAME[/PATH] of a data set repository, pvc://CLAIM/PATH, an s3://, gs:// or https:// URI, or a
-    path in the container; a file or a directory of files. `subset` and `split` are the hub's. `max_samples` takes the
-    first rows; `weight` is how often each of them is used in one epoch, 0.5 for half of them. `format` and `columns`
-    are those of the rows after `preprocessing`.
+    path in the container; a file or a directory of files. `subset` and `split` are of a repository or a folder.
+    `max_samples` takes the first rows; `weight` is how often each of them is used in one epoch, 0.5 for half of them.
+    `format` and `columns` are those of the rows after `preprocessing`.
     """
 
     source: str
@@ -290,7 +290,7 @@ class DataSource:
 class HeldOut:
     """What to evaluate on; exactly one is set.
 
-    A fraction of the rows (0: no evaluation), a split of the same hub data set, or a source of its own.
+    A fraction of the rows (0: no evaluation), a split of the same source, or a source of its own.
     """
 
     fraction: float | None
@@ -298,9 +298,20 @@ class HeldOut:
     source: str | None
 
 
+class Render(StrEnum):
+    """What becomes of a prompt and a completion that are text."""
+
+    AUTO = "auto"
+    """A user's and an assistant's turn where the model has a chat template, else the text as it is."""
+    PLAIN = "plain"
+    """The text as it is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """The data: at least one source. `shuffle_seed` decides the held-out rows and the order of the others.
+
+    `render` None means auto.
 
     `deduplicate` drops rows that are equal token by token. Rows of fewer than `min_tokens` or more than `max_tokens`
     are left out. With `on_invalid_row` Skip, up to `max_invalid_rows` rows that can not be used are left out too.
@@ -314,6 +325,7 @@ class Dataset:
     on_invalid_row: OnInvalidRow
     max_invalid_rows: int
     evaluation: HeldOut
+    render: Render | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ class PreparedStats:
     `skipped_rows` could not be used (onInvalidRow: Skip), `refused_rows` of them since they did not pass
     dataset.validation; `duplicate_rows` were equal to an earlier one, `filtered_rows` were too short or too long; none
     of them is among `rows`.
+    `rendered_rows` are prompts and completions of text that became turns of a conversation.
+    `passed_over_files` are at the sources and not read. `warnings` say what of the data needs a look, a sentence each.
     `dataset_fingerprint` is of the data files and of the functions of dataset.preprocessing, `code_fingerprint` of the
     latter alone, None where there are none.
     `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place; so is
@@ -45,6 +47,9 @@ class PreparedStats:
     refused_rows: int = 0
     duplicate_rows: int = 0
     filtered_rows: int = 0
+    rendered_rows: int = 0
+    passed_over_files: int = 0
+    warnings: tuple[str, ...] = ()
     code_fingerprint: str | None = None
     model_snapshot: str | None = None
     teacher_snapshot: str | None = None

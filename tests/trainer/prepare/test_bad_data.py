@@ -122,7 +122,7 @@ FILES = [
     (
         "train.json",
         b"\x28\xb5\x2f\xfd and more",
-        "train.json: the content of the file is Zstandard, which its name does not say; decompress it first",
+        "train.json: the content of the file is Zstandard, which its name does not say; rename it to train.json.zst",
     ),
     ("train.jsonl", b"", "train.jsonl: the file has no rows"),
     ("train.jsonl", b"\n \n", "train.jsonl: the file has no rows"),
@@ -477,7 +477,7 @@ def test_a_file_of_an_unknown_kind(bench: Workbench) -> None:
     with pytest.raises(Failure) as raised:
         bench.prepare(path)
     assert raised.value.message == (
-        f"{path}: train.xlsx must be a .jsonl, .json, .csv, .parquet, .arrow or .txt file; convert it first"
+        f"{path}: train.xlsx must be a .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file; convert it first"
     )
     assert raised.value.reason is Reason.DATA_INVALID
 

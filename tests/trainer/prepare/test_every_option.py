@@ -68,6 +68,7 @@ READ = {
     "dataset.min_tokens": "filters",
     "dataset.max_tokens": "filters",
     "dataset.on_invalid_row": "filters",
+    "dataset.render": "rendering",
     "dataset.max_invalid_rows": "filters",
     "dataset.evaluation.fraction": "data",
     "dataset.evaluation.split": "sources",
@@ -164,6 +165,7 @@ LIBRARYS_OWN: dict[str, set[str]] = {
 
 OTHERWISE: dict[str, str] = {
     "dataset.on_invalid_row": "Skip",
+    "dataset.render": "auto",
     "training.kernels": "auto",
     "output.retain": "Output",
     "existing_content": "Refuse",

@@ -1,5 +1,9 @@
+import bz2
 import gzip
 import json
+import lzma
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,13 +12,13 @@ from pyarrow import parquet
 
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import data_files, data_names, fingerprint
+from sftjob_trainer.files import Wanted, data_files, data_names, fingerprint
 from sftjob_trainer.neighbours import is_missing
 from sftjob_trainer.readers import Row, read_rows
 
 
 def rows_of(path: Path) -> list[Row]:
-    rows = list(read_rows(data_files(path, str(path))))
+    rows = list(read_rows(data_files(path, str(path)).files))
     assert all(isinstance(row, Row) for row in rows)
     return [row for row in rows if isinstance(row, Row)]
 
@@ -110,13 +114,158 @@ def test_of_a_text_file_each_line_that_is_not_blank_is_a_row(tmp_path: Path) -> 
     assert rows_of(path) == [Row("d.txt:1", {"text": "one line"}), Row("d.txt:4", {"text": "  another"})]
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "txt"])
-def test_files_may_be_packed_with_gzip(tmp_path: Path, suffix: str) -> None:
-    content = {"jsonl": '{"text": "a"}', "json": '[{"text": "a"}]', "csv": "text\na", "txt": "a"}[suffix]
-    path = tmp_path / f"d.{suffix}.gz"
-    path.write_bytes(gzip.compress(content.encode()))
+CONTENT = {"jsonl": '{"text": "a"}', "json": '[{"text": "a"}]', "csv": "text\na", "tsv": "text\tb\na\t", "txt": "a"}
+PACK = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("packed", PACK)
+@pytest.mark.parametrize("suffix", CONTENT)
+def test_text_files_may_be_packed(tmp_path: Path, suffix: str, packed: str) -> None:
+    path = tmp_path / f"d.{suffix}.{packed}"
+    path.write_bytes(PACK[packed](CONTENT[suffix].encode()))
     (row,) = rows_of(path)
-    assert row.values == {"text": "a"}
+    assert row.values["text"] == "a"
+
+
+@pytest.mark.parametrize("packed", PACK)
+@pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda _: b"no such thing" * 9], ids=["cut", "other"])
+def test_a_damaged_packed_file_is_refused_by_name(
+    tmp_path: Path, packed: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"d.jsonl.{packed}"
+    path.write_bytes(damage(PACK[packed](b'{"text": "a"}\n' * 999)))
+    form = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "Zstandard"}[packed]
+    with pytest.raises(Failure, match=rf"^d\.jsonl\.{packed}: not readable as {form}: ") as raised:
+        rows_of(path)
+    assert raised.value.reason is Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize("name", ["D.JSONL", "d.NDJSON", "d.ndjson", "d.Jsonl.GZ", "d.CSV", "d.TSV"])
+def test_a_name_says_how_a_file_is_read_in_capitals_and_under_other_usual_suffixes_too(
+    tmp_path: Path, name: str
+) -> None:
+    suffix = name.lower().split(".")[1].replace("ndjson", "jsonl")
+    content = CONTENT[suffix].encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("GZ") else content)
+    assert [row.values["text"] for row in rows_of(tmp_path)] == ["a"]
+
+
+def test_a_tab_parts_the_fields_of_tsv_and_a_comma_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "d.tsv"
+    path.write_text('prompt\tcompletion\na, b\t"c\td"\n')
+    assert rows_of(path) == [Row("d.tsv:2", {"prompt": "a, b", "completion": "c\td"})]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_what_datasets_saves_its_caches_are_no_rows(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([{"text": "a"}, {"text": "b"}]).save_to_disk(tmp_path / "saved")
+    (shard,) = (tmp_path / "saved").glob("*.arrow")
+    shutil.copy(shard, shard.with_name("cache-1b2c3d.arrow"))
+    found = data_files(tmp_path / "saved", "saved")
+    assert [file.name for file in found.files] == [shard.name]
+    assert set(found.names.passed_over) == {"cache-1b2c3d.arrow", "dataset_info.json", "state.json"}
+
+
+def folder(root: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        path = root / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    return root / "folder"
+
+
+TRAIN = Wanted(splits=("train",))
+OF_NO_SPLIT = (
+    "has no split train; it has test, and a.jsonl and 1 more of no split: "
+    "name such files like train.jsonl, or put them into a folder train"
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "read"),
+    [
+        (["a.jsonl", "b.jsonl", "README.md"], TRAIN, ["a.jsonl", "b.jsonl"]),
+        (["train.jsonl", "test.jsonl", "validation.jsonl"], TRAIN, ["train.jsonl"]),
+        (["Train.jsonl", "TEST.JSONL"], TRAIN, ["Train.jsonl"]),
+        (["train/a.csv", "train/b.csv", "test/a.csv"], TRAIN, ["train/a.csv", "train/b.csv"]),
+        (["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet", "more.parquet"], TRAIN,
+         ["data/train-00000-of-00001.parquet"]),
+        (["train.jsonl", "test.jsonl"], Wanted(splits=("test",), asked=True), ["test.jsonl"]),
+        (["train.jsonl", "dev.jsonl"], Wanted(splits=("validation", "test", "train")), ["dev.jsonl"]),
+        (["train.jsonl", "test.jsonl"], Wanted(), ["test.jsonl", "train.jsonl"]),
+    ],
+)  # fmt: skip
+def test_of_a_folder_the_split_is_read_as_of_a_repository_on_the_hub_and_all_else_is_named(
+    tmp_path: Path, there: Sequence[str], wanted: Wanted, read: Sequence[str]
+) -> None:
+    found = data_files(folder(tmp_path, there), "pvc://data/folder", wanted)
+    assert [file.name for file in found.files] == read
+    assert set(found.names.passed_over) == {*there} - {*read}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_splits_of_a_tree_that_datasets_saved_are_those_that_it_names(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    parts = {name: Dataset.from_list([{"text": name}]) for name in ("train_sft", "train", "held_out")}
+    DatasetDict(parts).save_to_disk(tmp_path)
+    for name in parts:
+        found = data_files(tmp_path, "saved", Wanted(splits=(name,), asked=True))
+        assert [row.values["text"] for row in read_rows(found.files) if isinstance(row, Row)] == [name]
+
+
+def test_the_readme_of_a_folder_declares_subsets_as_a_card_on_the_hub_does(tmp_path: Path) -> None:
+    place = folder(tmp_path, ["en/a.jsonl", "fr/a.jsonl"])
+    (place / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: en, data_files: en/*}\n- {config_name: fr, data_files: fr/*}\n---\n"
+    )
+    found = data_files(place, "folder", Wanted(splits=("train",), subset="fr"))
+    assert [file.name for file in found.files] == ["fr/a.jsonl"]
+    with pytest.raises(Failure, match=r"^folder has several subsets, en, fr; set dataset\.subset to one of them$"):
+        data_files(place, "folder", TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("there", "sentence"),
+    [
+        (["test.jsonl"], "has no split train; it has test"),
+        (["a.jsonl", "b.jsonl", "test.jsonl"], OF_NO_SPLIT),
+    ],
+)
+def test_a_test_set_is_not_trained_on_unless_it_is_named(tmp_path: Path, there: Sequence[str], sentence: str) -> None:
+    with pytest.raises(Failure) as raised:
+        data_files(folder(tmp_path, there), "pvc://data/folder", TRAIN)
+    assert raised.value.message == f"pvc://data/folder {sentence}"
+    assert raised.value.reason is Reason.DATASET_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.xlsx", "deep/b.zip", "c.jsonl.lz4", "d.parquet.gz", "e.AVRO", "f.pkl", "g.tar.gz", "h.csv.zip", "i.orc"],
+)
+def test_a_file_of_a_folder_that_looks_like_data_and_is_not_read_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Failure) as raised:
+        data_files(folder(tmp_path, ["a.jsonl", name]), "pvc://data/folder", TRAIN)
+    assert raised.value.message == (
+        f"pvc://data/folder: {name} cannot be read as rows; "
+        "convert to .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt, or move out of the folder"
+    )
+    assert raised.value.reason is Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize("wanted", [Wanted(splits=("test",), asked=True), Wanted(splits=("train",), subset="en")])
+def test_a_single_file_has_no_splits(tmp_path: Path, wanted: Wanted) -> None:
+    place = folder(tmp_path, ["test.jsonl"])
+    assert [file.name for file in data_files(place / "test.jsonl", "", TRAIN).files] == ["test.jsonl"]
+    with pytest.raises(Failure, match="is one file, which has no splits or subsets: remove split and subset"):
+        data_files(place / "test.jsonl", "pvc://data/test.jsonl", wanted)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +294,7 @@ def test_a_directory_is_read_in_the_order_of_names_and_without_hidden_files(tmp_
     ("name", "sentence"),
     [
         ("nowhere", "does not exist; pvc://data has rows/, train.jsonl"),
-        ("rows/", "has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; it has README.md"),
+        ("rows/", "has no .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file; it has README.md"),
         ("trian.jsonl", "does not exist; did you mean pvc://data/train.jsonl? pvc://data has rows/, train.jsonl"),
         ("Train.JSONL", "does not exist; did you mean pvc://data/train.jsonl? pvc://data has rows/, train.jsonl"),
         ("rowz/a/b.jsonl", "does not exist; did you mean pvc://data/rows? pvc://data has rows/, train.jsonl"),
@@ -185,7 +334,7 @@ def test_the_fingerprint_is_of_names_and_contents_wherever_they_lie(tmp_path: Pa
         path = tmp_path / directory
         path.mkdir()
         (path / "a.jsonl").write_text(content)
-        return fingerprint(data_files(path, ""))
+        return fingerprint(data_files(path, "").files)
 
     first = made("one", "{}")
     assert made("two", "{}") == first

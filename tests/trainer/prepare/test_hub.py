@@ -16,7 +16,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer import hub
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import DataFile
+from sftjob_trainer.files import EVERYTHING, Found, Wanted
 from sftjob_trainer.sources import model_path
 from support.hub import Hub
 from support.model_files import LOADED, TWICE
@@ -131,22 +131,24 @@ def test_a_file_that_an_index_names_and_nobody_has_ends_the_job(server: Hub, ben
     assert f"hf://org/half has no {LOADED[2]}, which the index of its weights names" in raised.value.message
 
 
-def downloaded(files: Sequence[DataFile]) -> dict[str, bytes]:
+def downloaded(found: Found) -> dict[str, bytes]:
     """Contents by the names that messages call the files."""
-    return {file.name: file.path.read_bytes() for file in files}
+    return {file.name: file.path.read_bytes() for file in found.files}
 
 
 def test_of_a_data_set_the_path_is_downloaded(server: Hub, reach: Environment) -> None:
     files = {"data/train[1].jsonl": b"1", "data/test.csv": b"text", "data.jsonl": b"2", "data/notes.txt": b""}
     server.commit("dataset", "org/corpus", files)
-    found = downloaded(hub.download_dataset("hf://org/corpus/data", None, reach))
+    found = downloaded(hub.download_dataset("hf://org/corpus/data", None, reach, EVERYTHING))
     assert found == {"test.csv": b"text", "train[1].jsonl": b"1"}
-    assert downloaded(hub.download_dataset("hf://org/corpus/data.jsonl", None, reach)) == {"data.jsonl": b"2"}
+    assert downloaded(hub.download_dataset("hf://org/corpus/data.jsonl", None, reach, EVERYTHING)) == {
+        "data.jsonl": b"2"
+    }
 
 
 def test_of_a_split_only_its_files_are_downloaded(server: Hub, reach: Environment) -> None:
     server.commit("dataset", "org/corpus", {"train.jsonl": b"1", "test.jsonl": b"2", "README.md": b""})
-    found = hub.download_dataset("hf://org/corpus", None, reach, splits=("test",))
+    found = hub.download_dataset("hf://org/corpus", None, reach, Wanted(splits=("test",), asked=True))
     assert downloaded(found) == {"test.jsonl": b"2"}
     assert not [request for request in server.requests if request.path.endswith("/train.jsonl")]
 
@@ -154,13 +156,13 @@ def test_of_a_split_only_its_files_are_downloaded(server: Hub, reach: Environmen
 def test_subsets_are_those_of_the_card(server: Hub, reach: Environment) -> None:
     card = b"---\nconfigs:\n- {config_name: en, data_files: e/*}\n- {config_name: fr, data_files: f/*}\n---\n"
     server.commit("dataset", "org/corpus", {"README.md": card, "e/a.jsonl": b"1", "f/a.jsonl": b"2"})
-    found = hub.download_dataset("hf://org/corpus", None, reach, subset="fr", splits=("train",))
+    found = hub.download_dataset("hf://org/corpus", None, reach, Wanted(splits=("train",), subset="fr"))
     assert downloaded(found) == {"f/a.jsonl": b"2"}
 
 
 def test_a_split_of_a_folder_is_told_by_the_names_in_it(server: Hub, reach: Environment) -> None:
     server.commit("dataset", "org/corpus", {"v1/train.csv": b"1", "v1/test.csv": b"2", "v2/test.csv": b"3"})
-    found = hub.download_dataset("hf://org/corpus/v1", None, reach, splits=("test",))
+    found = hub.download_dataset("hf://org/corpus/v1", None, reach, Wanted(splits=("test",), asked=True))
     assert downloaded(found) == {"test.csv": b"2"}
 
 
@@ -233,7 +235,7 @@ def test_a_refusal_is_told(
         (
             "hf://org/corpus/eval",
             (
-                "hf://org/corpus/eval has no .jsonl, .json, .csv, .parquet, .arrow or .txt file at eval; "
+                "hf://org/corpus/eval has no .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file at eval; "
                 "the repository has README.md, train.jsonl"
             ),
         ),
@@ -242,7 +244,7 @@ def test_a_refusal_is_told(
 def test_a_data_set_that_is_not_there(server: Hub, reach: Environment, source: str, sentence: str) -> None:
     server.commit("dataset", "org/corpus", {"README.md": b"", "train.jsonl": b"{}"})
     with pytest.raises(Failure) as raised:
-        hub.download_dataset(source, None, reach)
+        hub.download_dataset(source, None, reach, EVERYTHING)
     assert raised.value.message == sentence
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
 
@@ -251,14 +253,14 @@ SPLIT_REFUSALS = [
     # source, subset, split, sentence
     ("hf://org/corpus", None, "validation", "hf://org/corpus has no split validation; it has train, test"),
     ("hf://org/corpus", "fr", "train", "hf://org/corpus has no subset fr; it has default"),
-    ("hf://org/corpus/train.csv", None, "test", "hf://org/corpus/train.csv has no split test; it has train"),
     (
         "hf://org/script",
         None,
         "train",
         (
-            "hf://org/script has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; the repository has script.py; "
-            "its rows are made by a script, which is not run: set dataset.revision to refs/convert/parquet"
+            "hf://org/script has no .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file; "
+            "the repository has script.py; its rows are made by a script, which is not run: "
+            "set dataset.revision to refs/convert/parquet"
         ),
     ),
 ]
@@ -271,15 +273,29 @@ def test_a_subset_or_split_that_is_not_there(
     server.commit("dataset", "org/corpus", {"train.csv": b"", "test.csv": b""})
     server.commit("dataset", "org/script", {"script.py": b""})
     with pytest.raises(Failure) as raised:
-        hub.download_dataset(source, None, reach, subset=subset, splits=(split,))
+        hub.download_dataset(source, None, reach, Wanted(splits=(split,), subset=subset, asked=True))
     assert raised.value.message == sentence
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
     assert raised.value.exit_code is ExitCode.NOT_FOUND
 
 
+def test_a_file_of_a_repository_has_no_splits(server: Hub, reach: Environment) -> None:
+    server.commit("dataset", "org/corpus", {"test.csv": b"text", "train.csv": b""})
+    found = hub.download_dataset("hf://org/corpus/test.csv", None, reach, Wanted(splits=("train",)))
+    assert downloaded(found) == {"test.csv": b"text"}
+    with pytest.raises(Failure, match=r"^hf://org/corpus/test\.csv is one file, which has no splits or subsets"):
+        hub.download_dataset("hf://org/corpus/test.csv", None, reach, Wanted(splits=("test",), asked=True))
+
+
+def test_of_a_folder_the_test_set_is_not_trained_on_unless_it_is_named(server: Hub, reach: Environment) -> None:
+    server.commit("dataset", "org/corpus", {"v1/train.csv": b"1", "v1/test.csv": b"2"})
+    found = hub.download_dataset("hf://org/corpus/v1", None, reach, Wanted(splits=("train",)))
+    assert (downloaded(found), found.names.passed_over) == ({"train.csv": b"1"}, ("test.csv",))
+
+
 def test_a_subset_of_a_path_is_refused(reach: Environment) -> None:
     with pytest.raises(Failure) as raised:
-        hub.download_dataset("hf://org/corpus/data", None, reach, subset="fr", splits=("train",))
+        hub.download_dataset("hf://org/corpus/data", None, reach, Wanted(splits=("train",), subset="fr"))
     assert raised.value.message == "hf://org/corpus/data: dataset.subset can not be set together with a path"
     assert raised.value.exit_code is ExitCode.INVALID
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from sftjob_contract import layout
 from sftjob_contract.codec import encode, from_json
-from sftjob_contract.config import DataFormat
+from sftjob_contract.config import DataFormat, HeldOut
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
@@ -25,6 +25,13 @@ from support.preparing import Workbench, environment
 from support.tiny import held_out_fraction, held_out_source
 
 TEXTS = [{"text": f"open file {number}"} for number in range(20)]
+MOST_CUT = (
+    "2 of 3 rows are longer than training.maxLength 16 and lose their end: raise it, "
+    "or leave such rows out with dataset.maxTokens."
+)
+MOST_LEFT_OUT = (
+    "2 of 3 rows are left out, since nothing of them is trained within the first 16 tokens: raise training.maxLength."
+)
 NONE_HELD_OUT = held_out_fraction(0.0)
 
 
@@ -131,6 +138,49 @@ def test_long_rows_are_cut_and_counted_and_rows_without_a_trained_token_left_out
     assert (stats.rows, stats.truncated_rows) == (2, 1)
     assert [len(row["input_ids"]) for row in bench.sequences()][1] == 16
     assert all(set(row["labels"]) != {-100} for row in bench.sequences())
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "sentence"),
+    [
+        (
+            [{"prompt": "a", "completion": "b"}] + [{"prompt": "a", "completion": "word " * 40}] * 2,
+            16,
+            MOST_CUT,
+        ),
+        (
+            [{"prompt": "a", "completion": "b"}] + [{"prompt": "word " * 40, "completion": "b"}] * 2,
+            16,
+            MOST_LEFT_OUT,
+        ),
+        ([{"prompt": "a", "completion": "word " * 40}] * 2, 256, None),
+        ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "word " * 40}], 16, None),
+    ],
+    ids=["most cut", "most left out", "none", "half"],
+)
+def test_most_rows_cut_or_left_out_is_a_warning(
+    bench: Workbench, caplog: pytest.LogCaptureFixture, rows: list[dict[str, str]], limit: int, sentence: str | None
+) -> None:
+    path = bench.write("d.jsonl", rows)
+    stats = bench.prepare(path, max_length=limit)
+    told = [line.strip() for line in caplog.messages if "maxLength" in line and "rows are" in line]
+    expected = [] if sentence is None else [f"{path}: {sentence}"]
+    assert (list(stats.warnings), told) == (expected, expected)
+
+
+def test_every_file_of_a_folder_that_is_not_read_is_named_and_counted(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sftjob_trainer")
+    for name in ("train-1.jsonl", "TRAIN-2.JSONL", "test.jsonl", "notes.txt", "README.md", ".hidden/x.jsonl"):
+        path = bench.write(f"folder/{name}", [{"text": "open a file"}] * 2)
+    folder = path.parent.parent
+    stats = bench.prepare(folder)
+    assert (stats.rows, stats.passed_over_files) == (4, 4)
+    assert "      the split train of train, test" in caplog.messages
+    assert "      not read: .hidden/x.jsonl, README.md, notes.txt, test.jsonl" in caplog.messages
+    evaluated = bench.prepare(folder, held_out=HeldOut(fraction=None, split="test", source=None))
+    assert (evaluated.rows, evaluated.evaluation_rows, evaluated.passed_over_files) == (4, 2, 3)
 
 
 def test_packing_fills_sequences_and_keeps_every_token_of_every_document(bench: Workbench) -> None:

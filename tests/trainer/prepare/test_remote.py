@@ -164,7 +164,7 @@ REFUSALS = [
         None,
         "s3://lab/docs",
         Reason.DATASET_NOT_FOUND,
-        "{uri} has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; it has README.md",
+        "{uri} has no .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file; it has README.md",
     ),
 ]
 
@@ -192,7 +192,7 @@ def test_a_refusal_of_a_store_is_told(
             None,
             "/data/notes.md",
             Reason.DATASET_NOT_FOUND,
-            "{uri} has no .jsonl, .json, .csv, .parquet, .arrow or .txt file; it has notes.md",
+            "{uri} has no .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file; it has notes.md",
         ),
         (503, "/data/train.jsonl", Reason.UNREACHABLE, "{uri}: the server {server} answered with HTTP 503"),
     ],

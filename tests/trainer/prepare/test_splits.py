@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from sftjob_trainer.splits import SplitError, declared_subsets, files_of_split, splits_by_name
+from sftjob_trainer.splits import SplitError, declared_subsets, first_split, splits_by_name, splits_of
+
+
+def files_of_split(names: Sequence[str], card: str, subset: str | None, splits: Sequence[str]) -> Sequence[str]:
+    known = splits_of(names, card, subset)
+    return known[first_split(known, splits, subset)]
+
 
 LAYOUTS = [
     ["train.jsonl", "test.jsonl"],

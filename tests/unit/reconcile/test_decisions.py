@@ -13,6 +13,7 @@ from sftjob_contract.outcome import Output
 from sftjob_contract.progress import SkippedCheckpoint
 from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJobStatus, replace, to_dict
 from sftjob_operator.reconcile import Create, PodPhase, PodView, Refusal
+from sftjob_operator.reconcile.events import events_between
 from support.builders import a_job
 from support.decisions import PREPARED, STATS, a_pod, a_report, an_ended_pod, created, decided, message, said
 from support.fake_cluster import an_outcome, moment
@@ -282,6 +283,19 @@ def test_a_finished_run_without_a_last_word_has_still_succeeded() -> None:
     decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0))
     assert said(decision, "Succeeded") == ("True", "Completed")
     assert "left no final metrics" in message(decision, "Succeeded")
+
+
+def test_a_warning_of_the_data_is_told_in_the_plan_and_once_as_an_event() -> None:
+    sentence = "pvc://data/d.jsonl: 2 of 3 rows are longer than training.maxLength 16 and lose their end: raise it."
+    stats = replace_stats(STATS, warnings=(sentence,), truncated_rows=2, passed_over_files=3, rendered_rows=4)
+    pod = an_ended_pod(Stage.PREPARE, 0, outcome=an_outcome(Stage.PREPARE, prepared=stats))
+    decision = decided(pod)
+    plan = decision.status.plan
+    assert (plan.warnings, plan.truncated_rows, plan.passed_over_files) == ((sentence,), 2, 3)
+    assert (plan.rendered_rows, plan.skipped_rows) == (4, None)
+    assert [event.message for event in decision.events if event.reason == "DataWarning"] == [sentence]
+    again = events_between(decision.status, decision.status)
+    assert [event for event in again if event.reason == "DataWarning"] == []
 
 
 def test_a_skipped_checkpoint_is_told_in_attempt_condition_and_event() -> None:

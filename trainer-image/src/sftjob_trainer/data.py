@@ -10,7 +10,7 @@ from sftjob_contract.config import RunConfig
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure, data_invalid
-from sftjob_trainer.files import DataFile, fingerprint
+from sftjob_trainer.files import Found, fingerprint
 from sftjob_trainer.filters import Sieve
 from sftjob_trainer.mixture import used, uses
 from sftjob_trainer.preprocessing import code_fingerprint
@@ -26,14 +26,23 @@ class Files:
     `code`: fingerprint of the functions that preprocess rows, None where there are none.
     """
 
-    train: tuple[tuple[Part, Sequence[DataFile]], ...]
-    evaluation: tuple[tuple[Part, Sequence[DataFile]], ...]
+    train: tuple[tuple[Part, Found], ...]
+    evaluation: tuple[tuple[Part, Found], ...]
     code: str | None
+
+    @property
+    def passed_over(self) -> int:
+        """How many files at the sources are not read for any part of the data."""
+        unread: dict[str, set[str]] = {}
+        for part, found in (*self.train, *self.evaluation):
+            names = set(found.names.passed_over)
+            unread[part.source.source] = unread.get(part.source.source, names) & names
+        return sum(map(len, unread.values()))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names and contents of all of them, and over the code."""
-        files = fingerprint(file for _, files in (*self.train, *self.evaluation) for file in files)
+        files = fingerprint(file for _, found in (*self.train, *self.evaluation) for file in found.files)
         return files if self.code is None else hashlib.sha256(f"{files}\n{self.code}".encode()).hexdigest()
 
 
@@ -52,6 +61,7 @@ class Data:
     sieve: Sieve
     fingerprint: str
     code_fingerprint: str | None
+    passed_over_files: int
 
     @property
     def read(self) -> tuple[Tokenized, ...]:
@@ -66,7 +76,7 @@ def find_files(config: RunConfig, environment: Environment) -> Files:
         Failure: a source can not be had.
     """
 
-    def found(parts: Iterable[Part]) -> tuple[tuple[Part, Sequence[DataFile]], ...]:
+    def found(parts: Iterable[Part]) -> tuple[tuple[Part, Found], ...]:
         return tuple((part, resolve_part(part, config, environment)) for part in parts)
 
     return Files(
@@ -85,11 +95,12 @@ def load_data(files: Files, workshop: Workshop) -> Data:
         Failure: a row can not be used, or none is left.
     """
     evaluated = tuple(
-        tokenize(part.source, chosen, workshop, f"evaluation-{number}")
-        for number, (part, chosen) in enumerate(files.evaluation)
+        tokenize(part.source, found.files, workshop, f"evaluation-{number}")
+        for number, (part, found) in enumerate(files.evaluation)
     )
     trained = tuple(
-        tokenize(part.source, chosen, workshop, f"train-{number}") for number, (part, chosen) in enumerate(files.train)
+        tokenize(part.source, found.files, workshop, f"train-{number}")
+        for number, (part, found) in enumerate(files.train)
     )
     for name, parts in (("dataset", trained), ("dataset.evaluation", evaluated)):
         if parts and not sum(part.table.num_rows for part in parts):
@@ -102,6 +113,7 @@ def load_data(files: Files, workshop: Workshop) -> Data:
         sieve=workshop.sieve,
         fingerprint=files.fingerprint,
         code_fingerprint=files.code,
+        passed_over_files=files.passed_over,
     )
     return _parted(data, workshop)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract import layout
-from sftjob_contract.config import DataFormat, Metric, RunConfig
+from sftjob_contract.config import Metric, RunConfig
 from sftjob_contract.progress import Activity
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.durable import write_atomically
 from sftjob_trainer.generation import Generator
+from sftjob_trainer.label_report import CHATS
 from sftjob_trainer.metrics import measure
 from sftjob_trainer.questions import TEXT_METRICS, Question, read_prompts
 from sftjob_trainer.run import Run
@@ -147,7 +148,7 @@ def samples(config: RunConfig, stats: PreparedStats, tokenizer: Any, volume: Pat
 
 def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> list[list[int]]:
     """The user's sample prompts in tokens: as a user's turn where the data are conversations, else as plain text."""
-    chat = stats.format in (DataFormat.MESSAGES, DataFormat.SHAREGPT) and tokenizer.chat_template
+    chat = (stats.format in CHATS or stats.rendered_rows) and tokenizer.chat_template
     prompts = []
     for prompt in config.evaluation.sample_prompts:
         if chat:

@@ -10,9 +10,9 @@ from sftjob_contract.layout import HUB_SCHEME
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import SUFFIXES, DataFile, data_names, kind
+from sftjob_trainer.files import SUFFIXES, Found, Names, Wanted, choose_names, kind, one_file
 from sftjob_trainer.reachability import is_of_the_network, unavailable, unreachable, url_of
-from sftjob_trainer.splits import CARD, SplitError, files_of_split
+from sftjob_trainer.splits import SplitError
 from sftjob_trainer.weights import Read, weight_files
 from sftjob_trainer.wording import either
 
@@ -72,33 +72,23 @@ def download_model(source: str, revision: str | None, environment: Environment) 
         return commit.download(model_files(commit.names, commit.read))
 
 
-def download_dataset(
-    source: str,
-    revision: str | None,
-    environment: Environment,
-    *,
-    subset: str | None = None,
-    splits: Sequence[str] = (),
-) -> Sequence[DataFile]:
-    """The data files of the first of `splits` that there is; without any, all at the source's path.
+def download_dataset(source: str, revision: str | None, environment: Environment, wanted: Wanted) -> Found:
+    """The data files that are `wanted` of a repository or of a folder in it, or the file that the source names.
 
     Raises:
         Failure: the hub does not have it, it has no such file, subset or split, or it refuses us.
     """
     repository = Repository.parse(source, "dataset", revision)
-    if subset is not None and repository.path:
+    if wanted.subset is not None and repository.path:
         raise Failure(Reason.CONFIG_INVALID, f"{source}: dataset.subset can not be set together with a path")
     with _opened(repository, environment) as commit:
-        names = dataset_files(commit.names, repository.path)
-        if names and splits:
-            names = _of_split(commit, names, subset, splits)
-        directory = commit.download(names).directory
-    return tuple(DataFile(_shown(name, repository.path), directory / name) for name in names)
-
-
-def is_whole_repository(source: str) -> bool:
-    """Whether `source` is a repository on the hub and no path in one."""
-    return source.startswith(HUB_SCHEME) and not _split(source)[1]
+        if repository.path in commit.names:
+            directory = commit.download([repository.path] if kind(repository.path) else []).directory
+            return one_file(directory / repository.path, source, wanted)
+        names = _chosen_names(commit, wanted)
+        inside = [str(PurePosixPath(repository.path, name)) for name in names.read]
+        directory = commit.download(inside).directory
+    return Found.below(directory / repository.path, names)
 
 
 def same_repository(source: str, other: str) -> bool:
@@ -111,14 +101,6 @@ def model_files(names: Sequence[str], read: Read) -> list[str]:
     top = [name for name in names if "/" not in name]
     weights = set(weight_files(top, read))
     return [name for name in top if name.endswith(_MODEL_SUFFIXES) or name in weights]
-
-
-def dataset_files(names: Sequence[str], path: str) -> list[str]:
-    """The data files of a repository at or below `path`."""
-    if path in names:
-        return [path] if kind(path) else []
-    root = PurePosixPath(path)
-    return data_names(name for name in names if PurePosixPath(name).is_relative_to(root))
 
 
 class _Commit:
@@ -167,22 +149,14 @@ def _opened(repository: Repository, environment: Environment) -> Iterator[_Commi
         yield _Commit(repository, environment)
 
 
-def _of_split(commit: _Commit, names: Sequence[str], subset: str | None, splits: Sequence[str]) -> list[str]:
-    """The files of a split of the repository, or of the folder that the source names."""
-    path = commit.repository.path
-    card = ""
-    if not path and CARD in commit.names:
-        card = commit.read(CARD).decode("utf-8", errors="replace")
-    shown = {_shown(name, path): name for name in names}
+def _chosen_names(commit: _Commit, wanted: Wanted) -> Names:
+    """Which files to read, by their names as seen from the folder that the source names."""
+    root = PurePosixPath(commit.repository.path)
+    inside = {str(path.relative_to(root)) for path in map(PurePosixPath, commit.names) if path.is_relative_to(root)}
     try:
-        return [shown[name] for name in files_of_split(list(shown), card, subset, splits)]
+        return choose_names(inside, lambda name: commit.read(str(root / name)), wanted)
     except SplitError as error:
         raise _missing(commit.repository, str(error)) from error
-
-
-def _shown(name: str, path: str) -> str:
-    """How the file `name` of a repository is called: as seen from the folder that the source names."""
-    return PurePosixPath(name).name if name == path else str(PurePosixPath(name).relative_to(path))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from sftjob_trainer.wording import either
 
 _SHORTEST_BUCKET_TOKENS: Final = 16
 _EXAMPLES: Final = 10
-_CHATS: Final = (DataFormat.MESSAGES, DataFormat.SHAREGPT)
+CHATS: Final = (DataFormat.MESSAGES, DataFormat.SHAREGPT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def check_stop_token(report: LabelReport, shape: DataFormat, config: RunConfig, 
     Raises:
         Failure: no token that generation stops at is trained.
     """
-    is_chat = shape in _CHATS
+    is_chat = shape in CHATS
     if any(report.stops.values()) or shape is DataFormat.TEXT or not (is_chat or config.model.add_eos_token):
         return
     unlearned = (

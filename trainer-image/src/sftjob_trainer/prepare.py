@@ -27,10 +27,20 @@ from sftjob_trainer.disk import free_bytes
 from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.files import Names
 from sftjob_trainer.filters import Sieve
 from sftjob_trainer.hardware import best_machine, choose
 from sftjob_trainer.image import check_packed_layers, image_packages
-from sftjob_trainer.label_report import LabelReport, check_stop_token, examples, label_report, marked, stop_tokens
+from sftjob_trainer.label_report import (
+    CHATS,
+    LabelReport,
+    check_stop_token,
+    examples,
+    label_report,
+    marked,
+    stop_tokens,
+)
+from sftjob_trainer.length_report import data_warnings
 from sftjob_trainer.limits import check_length, check_vocabulary, model_settings, read_limits
 from sftjob_trainer.lora import check_layers
 from sftjob_trainer.model_shape import read_layers, read_model_shape
@@ -49,6 +59,7 @@ from sftjob_trainer.tokenizing import Tokenized, Workshop
 logger = logging.getLogger(__name__)
 
 _EXAMPLE_CHARACTERS: Final = 800
+_NAMES_IN_A_LINE: Final = 20
 _OF_ONE_LAYER: Final = re.compile(r"(^|\.)\d+(\.|$)")
 _SCRATCH: Final = PurePosixPath(layout.PREPARED, "scratch")
 """Tokenized rows while they are on their way into sequences. What a stage leaves here when it is broken off is used by
@@ -235,9 +246,18 @@ def _tokenizer(config: RunConfig, model: ResolvedModel, volume: Path) -> Any:
 def _tell_files(files: Files) -> None:
     step = "[2/4]"
     for part, found in (*files.train, *files.evaluation):
-        megabytes = sum(file.path.stat().st_size for file in found) / 1e6
-        logger.info("%s data %s: %s file(s), %.1f MB", step, part.source.source, len(found), megabytes)
+        megabytes = sum(file.path.stat().st_size for file in found.files) / 1e6
+        logger.info("%s data %s: %s file(s), %.1f MB", step, part.source.source, len(found.files), megabytes)
         step = "     "
+        _tell_names(found.names)
+
+
+def _tell_names(names: Names) -> None:
+    """What of a folder is read, and the name of every file that is not."""
+    if names.split is not None:
+        logger.info("      the split %s of %s", names.split, ", ".join(names.splits))
+    for first in range(0, len(names.passed_over), _NAMES_IN_A_LINE):
+        logger.info("      not read: %s", ", ".join(names.passed_over[first : first + _NAMES_IN_A_LINE]))
 
 
 def _tell(data: Data, config: RunConfig, tokenizer: Any) -> None:
@@ -261,8 +281,16 @@ def _tell(data: Data, config: RunConfig, tokenizer: Any) -> None:
         logger.info("      cut at training.maxLength %s: %s rows", limit, truncated)
     if untrained := sum(part.untrained for part in data.read):
         logger.info("      left out, nothing to train on within the first %s tokens: %s rows", limit, untrained)
+    if rendered := sum(part.rendered for part in data.read):
+        logger.info(
+            "      rendered with the chat template, the prompt as a user's and the completion as an assistant's turn: "
+            "%s rows; dataset.render: plain keeps them as they are",
+            rendered,
+        )
     for clause in data.sieve.left_out():
         logger.info("      left out: %s", clause)
+    for warning in data_warnings(data.read, limit):
+        logger.warning("      %s", warning)
     for part in data.trained:
         _tell_example(part, config, tokenizer)
 
@@ -272,7 +300,7 @@ def _tell_example(part: Tokenized, config: RunConfig, tokenizer: Any) -> None:
         shown = marked(part.example, tokenizer).replace("\n", "\\n")
         shown = shown if len(shown) <= _EXAMPLE_CHARACTERS else shown[:_EXAMPLE_CHARACTERS] + " ..."
         logger.info("      example %s, trained between >> and <<: %s", part.example.place, shown)
-    if config.model.chat_template is not None and part.format in (DataFormat.TEXT, DataFormat.ALPACA):
+    if config.model.chat_template is not None and part.format not in CHATS and not part.rendered:
         logger.info("      model.chatTemplate: not used for rows of format %s, only left with the model", part.format)
 
 
@@ -282,6 +310,8 @@ def _rows(parts: Sequence[Tokenized]) -> int:
 
 def _strictest(data: Data) -> DataFormat:
     """The format of the first source that is not text, which alone need not end in a stop token."""
+    if any(part.rendered for part in data.trained):
+        return DataFormat.MESSAGES
     formats = [part.format for part in data.trained]
     return next((shape for shape in formats if shape is not DataFormat.TEXT), DataFormat.TEXT)
 
@@ -317,6 +347,9 @@ def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: 
         refused_rows=data.sieve.counts.refused,
         duplicate_rows=data.sieve.counts.duplicates,
         filtered_rows=data.sieve.counts.filtered,
+        rendered_rows=sum(part.rendered for part in data.read),
+        passed_over_files=data.passed_over_files,
+        warnings=tuple(data_warnings(data.read, config.training.max_length)),
         code_fingerprint=data.code_fingerprint,
     )
 

@@ -1,18 +1,22 @@
 """Rows from data files. What is wrong is told with the file and the line or row, both counted from 1."""
 
+import bz2
 import csv
 import gzip
+import io
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, Final, cast
+from pathlib import Path
+from typing import IO, Any, Final
 
 from sftjob_trainer.failure import Failure, data_invalid
-from sftjob_trainer.files import GZIP, DataFile, kind
+from sftjob_trainer.files import DataFile, compression, kind
 from sftjob_trainer.json_text import MOST_ROW_BYTES, JsonText, UnusableValueError, parse_json, too_large
 from sftjob_trainer.wording import type_name
 
@@ -21,13 +25,14 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _ARROW_FILE: Final = b"ARROW1"
 """First bytes of Arrow's file format; its stream format has none of its own."""
 _MOST_SIGNATURE_BYTES: Final = 16
+_PIECE_BYTES: Final = 1 << 20
 _SIGNATURES: Final = (
     (re.compile(rb"\x1f\x8b"), "gzip", "rename it to {name}.gz"),
     (re.compile(rb"PAR1[\x00-\x1f]"), "Parquet", "rename it to {stem}.parquet"),
     (re.compile(rb"ARROW1\x00"), "Arrow", "rename it to {stem}.arrow"),
-    (re.compile(rb"\x28\xb5\x2f\xfd"), "Zstandard", "decompress it first"),
-    (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2", "decompress it first"),
-    (re.compile(rb"\xfd7zXZ\x00"), "xz", "decompress it first"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "Zstandard", "rename it to {name}.zst"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2", "rename it to {name}.bz2"),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz", "rename it to {name}.xz"),
     (re.compile(rb"PK\x03\x04"), "ZIP", "unpack it first (an .xlsx workbook is one too: export it as CSV)"),
 )
 """First bytes of binary formats that are found under the names of text files, and what to do about each."""
@@ -59,6 +64,7 @@ def read_rows(files: Sequence[DataFile]) -> Rows:
         ".jsonl": _read_jsonl,
         ".json": _read_json,
         ".csv": _read_csv,
+        ".tsv": partial(_read_csv, delimiter="\t"),
         ".parquet": _read_parquet,
         ".arrow": _read_arrow,
         ".txt": _read_text,
@@ -75,17 +81,37 @@ def read_rows(files: Sequence[DataFile]) -> Rows:
 @contextmanager
 def _opened(file: DataFile) -> Iterator[IO[bytes]]:
     """The bytes of a text file, unpacked."""
-    if not file.name.endswith(GZIP):
+    packed = compression(file.name)
+    if packed is None:
         with file.path.open("rb") as stream:
             _check_is_text(stream.read(_MOST_SIGNATURE_BYTES), file.name)
             stream.seek(0)
             yield stream
         return
+    form, unpack = _DECOMPRESSORS[packed]
     try:
-        with gzip.open(file.path, "rb") as unpacked:
-            yield cast("IO[bytes]", unpacked)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise data_invalid(file.name, f"not readable as gzip: {error}") from error
+        with unpack(file.path) as unpacked:
+            yield unpacked
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # of the disk, not of the content
+            raise
+        raise data_invalid(file.name, f"not readable as {form}: {error}") from error
+
+
+def _zstandard(path: Path) -> Any:
+    """Bytes out of the library in pyarrow; Python has one of its own from 3.14 on."""
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), _PIECE_BYTES)
+
+
+_DECOMPRESSORS: Final[Mapping[str, tuple[str, Callable[[Path], Any]]]] = {
+    ".gz": ("gzip", gzip.GzipFile),
+    ".bz2": ("bzip2", bz2.BZ2File),
+    ".xz": ("xz", lzma.LZMAFile),
+    ".zst": ("Zstandard", _zstandard),
+}
+"""Name of each compression, and what unpacks it."""
 
 
 def _check_is_text(head: bytes, name: str) -> None:
@@ -167,16 +193,17 @@ def _read_text(file: DataFile) -> Rows:
             yield Row(place, {"text": line.rstrip("\r\n")})
 
 
-def _read_csv(file: DataFile) -> Rows:
+def _read_csv(file: DataFile, delimiter: str = ",") -> Rows:
     csv.field_size_limit(MOST_ROW_BYTES)
-    reader = csv.reader(_readable(_lines(file)), strict=True)
+    reader = csv.reader(_readable(_lines(file)), strict=True, delimiter=delimiter)
     first = 1
     header: list[str] | None = None
     while True:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise data_invalid(f"{file.name}:{first}", f"not valid CSV: {error}") from error
+            form = "CSV" if delimiter == "," else "TSV"
+            raise data_invalid(f"{file.name}:{first}", f"not valid {form}: {error}") from error
         if fields is None:
             return
         place = f"{file.name}:{first}"

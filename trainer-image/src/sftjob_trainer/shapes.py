@@ -41,11 +41,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class PromptCompletion:
-    """Trained on its completion."""
+    """Trained on its completion. `has_form`: the prompt says itself where the answer begins."""
 
     place: str
     prompt: str
     completion: str
+    has_form: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def _alpaca(row: Row, columns: Columns) -> PromptCompletion:
     prompt = alpaca_prompt(
         _text(row, columns.instruction), _optional_text(row, columns.input), _optional_text(row, columns.system)
     )
-    return PromptCompletion(row.place, prompt, _text(row, columns.output))
+    return PromptCompletion(row.place, prompt, _text(row, columns.output), has_form=True)
 
 
 def _sharegpt(row: Row, columns: Columns) -> Conversation:

@@ -20,14 +20,15 @@ _DIGEST: Final = "digest"
 class Reached:
     """How far a source is when a shard is complete. All is counted from its first row, `left_out` from the run's.
 
-    `rows` were read, `usable` of them were examples of `format`. `first_kept` and `first_untrained` are places of rows.
-    `at_end`: there is no row after them.
+    `rows` were read, `usable` of them were examples of `format`, `rendered` as turns. `first_kept` and
+    `first_untrained` are places of rows. `at_end`: there is no row after them.
     """
 
     rows: int = 0
     usable: int = 0
     truncated: int = 0
     untrained: int = 0
+    rendered: int = 0
     format: DataFormat | None = None
     first_kept: str | None = None
     first_untrained: str | None = None

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote
 
 from sftjob_contract.config import DataSource, RunConfig
 from sftjob_contract.layout import HUB_SCHEME, PVC_SCHEME, ClaimPath
@@ -14,7 +15,7 @@ from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.permissions import check_readable
-from sftjob_trainer.weights import weight_files
+from sftjob_trainer.weights import Read, weight_files
 
 _TO_EVALUATE_ON: Final = ("validation", "test", splits.TRAIN)
 """Split of a data set of its own to evaluate on: the first of these that it has."""
@@ -32,12 +33,21 @@ class ResolvedModel:
     downloaded: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
-    """A part of the data and where it is read from: `splits` in order of preference, none for everything there."""
+    """A part of the data and where it is read from: `splits` in order of preference.
+
+    `asked`: the spec names the split; else a place without splits is read whole.
+    """
 
     source: DataSource
     splits: tuple[str, ...]
+    asked: bool = False
+
+    @property
+    def wanted(self) -> files.Wanted:
+        """What to read of a folder."""
+        return files.Wanted(splits=self.splits, subset=self.source.subset, asked=self.asked)
 
 
 def is_downloaded(source: str) -> bool:
@@ -67,8 +77,8 @@ def resolve_model(config: RunConfig, environment: Environment) -> ResolvedModel:
 
 
 def training_parts(config: RunConfig) -> list[Part]:
-    """What to train on. A repository on the hub is read by its split, a path in one whole unless a split is named."""
-    return [Part(source=part, splits=_splits(part, (splits.TRAIN,))) for part in config.dataset.sources]
+    """What to train on: of a repository on the hub, or a folder anywhere, the split train unless another is named."""
+    return [_part(source, (splits.TRAIN,)) for source in config.dataset.sources]
 
 
 def evaluation_parts(config: RunConfig) -> list[Part]:
@@ -78,9 +88,8 @@ def evaluation_parts(config: RunConfig) -> list[Part]:
     """
     held_out, first = config.dataset.evaluation, config.dataset.sources[0]
     if held_out.split is not None:
-        return [
-            Part(source=replace(part, max_samples=None), splits=(held_out.split,)) for part in config.dataset.sources
-        ]
+        wanted = (held_out.split,)
+        return [Part(replace(part, max_samples=None), wanted, asked=True) for part in config.dataset.sources]
     if held_out.source is None:
         return []
     same_repository = hub.same_repository(held_out.source, first.source)
@@ -92,31 +101,51 @@ def evaluation_parts(config: RunConfig) -> list[Part]:
         split=None,
         max_samples=None,
     )
-    return [Part(source=own, splits=_splits(own, _TO_EVALUATE_ON))]
+    return [_part(own, _TO_EVALUATE_ON)]
 
 
-def resolve_part(part: Part, config: RunConfig, environment: Environment) -> Sequence[files.DataFile]:
+def resolve_part(part: Part, config: RunConfig, environment: Environment) -> files.Found:
     """The files of a part of the data, downloaded if they lie elsewhere.
 
     Raises:
         Failure: there are none, or we may not have them.
     """
-    source = part.source
-    if source.source.startswith(HUB_SCHEME):
-        return hub.download_dataset(
-            source.source, source.revision, environment, subset=source.subset, splits=part.splits
-        )
-    if part.splits or source.subset is not None:
-        raise Failure(
-            Reason.CONFIG_INVALID, f"{source.source} has no splits or subsets, which are of data sets on the hub"
-        )
-    if remote.is_remote(source.source):
-        path = remote.fetch(source.source, "dataset", lambda names, _: files.data_names(names), environment)
-        return files.data_files(path, source.source)
-    found = files.data_files(local_path(source.source, config, environment), source.source)
-    if source.source.startswith(PVC_SCHEME):
-        files.check_links((file.path for file in found), source.source)
+    source = part.source.source
+    if source.startswith(HUB_SCHEME):
+        return hub.download_dataset(source, part.source.revision, environment, part.wanted)
+    if remote.is_remote(source):
+        return _fetched_part(source, part.wanted, environment)
+    found = files.data_files(local_path(source, config, environment), source, part.wanted)
+    if source.startswith(PVC_SCHEME):
+        files.check_links((file.path for file in found.files), source)
     return found
+
+
+def _fetched_part(source: str, wanted: files.Wanted, environment: Environment) -> files.Found:
+    """A file, a folder or an archive of one from an object store or a web server."""
+    shown = remote.shown(source)
+    chosen: list[files.Names] = []
+
+    def choose(names: Sequence[str], read: Read) -> Sequence[str]:
+        if is_only_file(source, names):
+            return files.data_names(names)
+        files.check_no_unreadable(names, shown)
+        try:
+            chosen.append(files.choose_names(names, read, wanted))
+        except splits.SplitError as error:
+            raise files.no_split(shown, error) from error
+        return chosen[0].read
+
+    path = remote.fetch(source, "dataset", choose, environment)
+    if path.is_dir():
+        return files.Found.below(path, chosen[0]) if chosen else files.data_files(path, shown, wanted)
+    return files.one_file(path, shown, wanted)
+
+
+def is_only_file(source: str, names: Sequence[str]) -> bool:
+    """Whether the only one of `names` at a URI is the file that it names itself."""
+    place = unquote(remote.shown(source)) if source.startswith("https://") else source
+    return list(names) == [PurePosixPath(place).name]
 
 
 def model_path(config: RunConfig, environment: Environment, stats: PreparedStats | None) -> Path:
@@ -161,10 +190,9 @@ def local_path(source: str, config: RunConfig, environment: Environment) -> Path
 _FORMS: Final = (f"an {HUB_SCHEME}", PVC_SCHEME, *remote.SCHEMES)
 
 
-def _splits(source: DataSource, usual: tuple[str, ...]) -> tuple[str, ...]:
-    if source.split is not None:
-        return (source.split,)
-    return usual if hub.is_whole_repository(source.source) else ()
+def _part(source: DataSource, usual: tuple[str, ...]) -> Part:
+    named = source.split
+    return Part(source, usual) if named is None else Part(source, (named,), asked=True)
 
 
 def _checked_model(directory: Path, source: str) -> Path:

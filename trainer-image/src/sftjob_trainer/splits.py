@@ -3,6 +3,7 @@
 No code of the repository is run, and nothing but the names of its files and the text of its README.md is needed.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import yaml
 from sftjob_trainer.wording import either
 
 CARD: Final = "README.md"
+SPLITS_ON_DISK: Final = "dataset_dict.json"
+"""Names the splits of a tree that `DatasetDict.save_to_disk` wrote, each of which is a folder."""
 TRAIN: Final = "train"
 _DEFAULT: Final = "default"
 _FRONT_MATTER: Final = re.compile(r"\A(?:\ufeff)?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
@@ -43,19 +46,53 @@ class Subset:
     is_default: bool
 
 
-def files_of_split(names: Sequence[str], card: str, subset: str | None, splits: Sequence[str]) -> list[str]:
-    """Those of the data files `names` that are the first of `splits` that the subset has.
+def splits_of(
+    names: Sequence[str], card: str, subset: str | None, on_disk: str | None = None
+) -> Mapping[str, Sequence[str]]:
+    """The files of each split of a subset. `on_disk`: the SPLITS_ON_DISK of a tree that `datasets` saved.
 
     Raises:
-        SplitError: there is no such subset or split, or the card can not be understood.
+        SplitError: there is no such subset, or the card can not be understood.
     """
-    chosen = _chosen(declared_subsets(card), subset)
-    known = _splits(names, chosen)
+    if on_disk is not None and subset is None and (saved := _saved_splits(on_disk)):
+        found = {split: [name for name in names if _is_below(name, PurePosixPath(split))] for split in saved}
+        return {split: files for split, files in found.items() if files}
+    return _splits(names, _chosen(declared_subsets(card), subset))
+
+
+def first_split(
+    known: Mapping[str, Sequence[str]], splits: Sequence[str], subset: str | None, names: Sequence[str] = ()
+) -> str:
+    """The first of `splits` that is among the `known` ones. `names` are all files, where their names tell the splits.
+
+    Raises:
+        SplitError: none is.
+    """
     wanted = next((split for split in splits if split in known), None)
-    if wanted is None:
-        of = f" of subset {chosen.name}" if subset is not None else ""
-        raise SplitError(f"has no split {either(splits)}{of}; it has {', '.join(known) or 'no data files'}")
-    return known[wanted]
+    if wanted is not None:
+        return wanted
+    of = f" of subset {subset}" if subset is not None else ""
+    raise SplitError(
+        f"has no split {either(splits)}{of}; it has {', '.join(known) or 'no data files'}{_of_no_split(known, names)}"
+    )
+
+
+def _of_no_split(known: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
+    """What to do about data files that belong to no split, since others are named like one."""
+    others = {name for files in known.values() for name in files}
+    lost = [name for name in names if name not in others]
+    if not lost or not known:
+        return ""
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return f", and {lost[0]}{more} of no split: name such files like train.jsonl, or put them into a folder train"
+
+
+def _saved_splits(text: str) -> Sequence[str]:
+    try:
+        found = json.loads(text)["splits"]
+    except (ValueError, LookupError, TypeError):
+        return ()
+    return [str(name) for name in found] if isinstance(found, list) else ()
 
 
 def declared_subsets(card: str) -> list[Subset]:
@@ -173,6 +210,6 @@ def _file(name: str) -> Sequence[str]:
 
 
 def _is_of(parts: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether one of `parts` holds one of `words` as a word of its own."""
-    expression = re.compile(rf"(.*{_SEPARATOR})?({'|'.join(words)})({_SEPARATOR}.*)?", re.DOTALL)
+    """Whether one of `parts` holds one of `words` as a word of its own, in capitals too, unlike in `datasets`."""
+    expression = re.compile(rf"(.*{_SEPARATOR})?({'|'.join(words)})({_SEPARATOR}.*)?", re.DOTALL | re.IGNORECASE)
     return any(expression.fullmatch(part) for part in parts)

@@ -18,6 +18,7 @@ from sftjob_trainer.filters import Sieve
 from sftjob_trainer.labels import encoder
 from sftjob_trainer.preprocessing import given_format, preprocessor
 from sftjob_trainer.readers import Row, read_rows
+from sftjob_trainer.rendering import WAY_OUT, as_turns
 from sftjob_trainer.sequences import length_limit
 from sftjob_trainer.shapes import Example, detect_format, to_example
 from sftjob_trainer.shards import Reached, read_digests, read_reached, read_rows_of, write_reached, write_rows
@@ -39,7 +40,8 @@ class Tokenized:
     """The usable rows of a source as a `pyarrow.Table` of `input_ids` and `labels` (list<int32>), in source order.
 
     `truncated` rows were longer than the limit and lost their end; `untrained` rows are left out since nothing of
-    them would be trained. `example` is the first usable row, cut as it is, None if every row was left out.
+    them would be trained; `rendered` are prompts and completions that became turns. `example` is the first usable row,
+    cut as it is, None if every row was left out.
     """
 
     source: DataSource
@@ -47,6 +49,7 @@ class Tokenized:
     format: DataFormat
     truncated: int
     untrained: int
+    rendered: int
     example: Encoded | None
 
 
@@ -72,6 +75,7 @@ class _Reading:
         self._preprocess: Callable[[Row], Row] = preprocessor(source)
         self._check = check
         self._encode: Encoder = encoder(workshop.tokenizer, workshop.config)
+        self._as_turns = as_turns(workshop.config, workshop.tokenizer)
         self._checked_column = None if source.validation is None else source.validation.column
         self._first_rows = partial(_first_rows, files, source.max_samples)
 
@@ -81,10 +85,18 @@ class _Reading:
         examples = []
         for (_, example), refusal in zip(pairs, self._check(pairs), strict=True):
             if refusal is None:
-                examples.append(example)
+                turned = self._as_turns(example)
+                self.reached.rendered += turned is not example
+                examples.append(turned)
             else:
                 self._reject(refusal, refused=True)
-        return [row for row in _encoded(examples, self._encode, self._sieve) if self._is_kept(row)]
+        try:
+            encoded = _encoded(examples, self._encode, self._sieve)
+        except Failure as failure:
+            if failure.reason is Reason.CONFIG_INVALID and self.reached.rendered:
+                raise Failure(failure.reason, f"{failure.message}; {WAY_OUT}") from failure
+            raise
+        return [row for row in encoded if self._is_kept(row)]
 
     def resume(self, reached: Reached, shard: Path) -> None:
         """Go on after a shard that an earlier process completed."""
@@ -181,6 +193,7 @@ def tokenize(source: DataSource, files: Sequence[DataFile], workshop: Workshop, 
         format=reached.format,
         truncated=reached.truncated,
         untrained=reached.untrained,
+        rendered=reached.rendered,
         example=_first(table, reached.first_kept),
     )
 

@@ -5,13 +5,14 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from sftjob_contract.config import DataFormat, OnInvalidRow
+from sftjob_contract.config import DataFormat, OnInvalidRow, Render
 from sftjob_operator.api.preprocessing import PreprocessingSpec, ValidationSpec
 from sftjob_operator.api.sources import (
     DatasetSource,
     Revision,
     SecretKeyRef,
     SecretRef,
+    may_have_splits,
     on_hub,
     remote,
 )
@@ -21,6 +22,7 @@ Column = Annotated[str, Field(min_length=1, max_length=128)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Rows = Annotated[int, Field(ge=1, le=1_000_000_000)]
 _ON_HUB: Final = on_hub("self.source")
+_MAY_HAVE_SPLITS: Final = may_have_splits("self.source")
 
 
 def _of_one_source(unless: str = "") -> tuple[dict[str, JsonValue], ...]:
@@ -31,8 +33,8 @@ def _of_one_source(unless: str = "") -> tuple[dict[str, JsonValue], ...]:
             "revision is for a source on the hub only: remove it, or take the source from the hub",
         ),
         rule(
-            f"!(has(self.subset) || has(self.split)) || {unless}{_ON_HUB}",
-            "subset and split are for a source on the hub only: remove them, or name the file in source",
+            f"!(has(self.subset) || has(self.split)) || {unless}{_MAY_HAVE_SPLITS}",
+            "subset and split are of a data set on the hub or of a folder: remove them, or name the folder in source",
         ),
         rule(
             "!has(self.format) || !has(self.preprocessing) || !has(self.preprocessing.template) || self.format in "
@@ -92,7 +94,7 @@ class HeldOutSpec(Model):
     fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the rows to hold out for evaluation, chosen by dataset.shuffleSeed. 0: no evaluation."""
     split: Label | None = None
-    """Split of the same data set on the hub, such as validation. AutoTrain: valid_split."""
+    """Split of the same data set on the hub, or of the same folder, such as validation. AutoTrain: valid_split."""
     source: DatasetSource | None = None
     """A data set of its own, in the same format and with the same columns."""
 
@@ -108,9 +110,9 @@ class DataSourceSpec(Model):
     revision: Revision | None = None
     """Branch, tag or commit on the hub."""
     subset: Label | None = None
-    """Configuration of a data set on the hub."""
+    """Configuration that the card of a data set on the hub, or the README.md of a folder, declares."""
     split: Label | None = None
-    """Split of a data set on the hub. Absent: train."""
+    """Split of a data set on the hub or of a folder. Absent: train."""
     format: DataFormat | None = None
     """Shape of a row. Absent: dataset.format."""
     columns: Columns | None = None
@@ -126,7 +128,7 @@ class DataSourceSpec(Model):
 
 
 class DatasetSpec(Model):
-    """The data to train on: .jsonl, .json, .csv, .parquet, .arrow or .txt, one file or a folder of them."""
+    """The data to train on: .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt, one file or a folder of them."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -141,9 +143,10 @@ class DatasetSpec(Model):
             ),
             *_of_one_source("!has(self.source) || "),
             rule(
-                "!has(self.evaluation.split) || (has(self.sources) ? "
-                f"self.sources.all(part, {on_hub('part.source')}) : !has(self.source) || {_ON_HUB})",
-                "evaluation.split is for sources on the hub only: write evaluation.source or evaluation.fraction",
+                "!has(self.evaluation.split) || (has(self.sources) ? self.sources.all(part, "
+                f"{may_have_splits('part.source')}) : !has(self.source) || {_MAY_HAVE_SPLITS})",
+                "evaluation.split is of data sets on the hub or of folders: write evaluation.source or "
+                "evaluation.fraction",
             ),
             rule(
                 "!has(self.evaluation.split) || (has(self.sources) ? self.sources.all(part, "
@@ -192,14 +195,19 @@ class DatasetSpec(Model):
     revision: Revision | None = None
     """Branch, tag or commit on the hub. Absent: the default branch as it is when the job prepares."""
     subset: Label | None = None
-    """Configuration of a data set on the hub. TRL: dataset_config."""
+    """Configuration that the card of a data set on the hub, or the README.md of a folder, declares. TRL:
+    dataset_config."""
     split: Label | None = None
-    """Split of a data set on the hub. Absent: train. TRL: dataset_train_split."""
+    """Split of a data set on the hub or of a folder: a test set is not trained on unless it is named. Absent: train.
+    TRL: dataset_train_split."""
     format: DataFormat = DataFormat.AUTO
     """Shape of a row; auto decides from the columns that are there. messages and sharegpt are rendered with the chat
     template."""
     columns: Columns = Columns()
     """Names of the columns, where they differ from the usual ones."""
+    render: Render = Render.AUTO
+    """Format prompt-completion with text: auto renders a row as one user's and one assistant's turn where the model has
+    a chat template, plain trains the text as it is."""
     preprocessing: PreprocessingSpec | None = None
     """What makes columns of each row, before format and columns are looked at."""
     validation: ValidationSpec | None = None

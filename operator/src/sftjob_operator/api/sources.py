@@ -36,6 +36,12 @@ def on_hub(source: str) -> str:
     return f"({source}.startsWith('hf://') || !({source}.contains('://') || {source}.startsWith('/')))"
 
 
+def may_have_splits(source: str) -> str:
+    """CEL: `source` is a repository on the hub, or does not end like a data file and so may be a folder."""
+    suffixes = "[.](jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt)([.](gz|bz2|xz|zst))?$"
+    return f"({on_hub(source)} || !{source}.matches('{suffixes}'))"
+
+
 def remote(source: str) -> str:
     """CEL: `source` is reached with the variables of a secretRef."""
     return f"{source}.matches('^(s3|gs|https)://')"

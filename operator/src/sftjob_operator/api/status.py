@@ -256,6 +256,18 @@ class PlanStatus(Model):
     """Tokens of the training part, which one epoch goes through."""
     trained_tokens: Count
     """Those of them that the loss is computed on."""
+    truncated_rows: Count | None = None
+    """Rows that are longer than training.maxLength and lose their end. Absent: none."""
+    skipped_rows: Count | None = None
+    """Rows that cannot be used and are left out (dataset.onInvalidRow: Skip). Absent: none."""
+    rendered_rows: Count | None = None
+    """Rows whose prompt and completion were rendered as a user's and an assistant's turn (dataset.render). Absent:
+    none."""
+    passed_over_files: Count | None = None
+    """Files at the sources that are not read, such as notes and other splits; the log of Prepare names each. Absent:
+    none."""
+    warnings: Annotated[tuple[Sentence, ...], Field(max_length=8, json_schema_extra=_ATOMIC)] | None = None
+    """What of the data needs a look, such as that most rows lose their end. Each is an Event too."""
     parameters: Count | None = None
     """Parameters of the model; tied weights count once."""
     trainable_parameters: Count | None = None

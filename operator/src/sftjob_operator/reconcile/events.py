@@ -40,11 +40,12 @@ _BACK_OFF: Final = "ImagePullBackOff"
 
 
 def events_between(before: SFTJobStatus, after: SFTJobStatus) -> tuple[EventNote, ...]:
-    """Start and end of attempts and of the job, what keeps it from going on, adjustments, and skipped checkpoints."""
+    """Start and end of attempts and of the job, its troubles and warnings, adjustments, and skipped checkpoints."""
     return (
         *_ended(before, after),
         *_troubles(before, after),
         *_prepared(before, after),
+        *_warned(before, after),
         *_attempts(before, after),
         *_adjusted(before, after),
     )
@@ -91,6 +92,13 @@ def _prepared(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
         now = condition.type == ConditionType.PREPARED and condition.status == ConditionStatus.TRUE
         if now and by_us and not was:
             yield EventNote(type=_NORMAL, reason=condition.reason, message=condition.message)
+
+
+def _warned(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
+    known = before.plan.warnings if before.plan else None
+    for message in (after.plan.warnings if after.plan else None) or ():
+        if message not in (known or ()):
+            yield EventNote(type=_WARNING, reason="DataWarning", message=message)
 
 
 def _attempts(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:

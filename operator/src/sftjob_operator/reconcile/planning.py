@@ -29,6 +29,7 @@ MARGIN: Final = 1.25
 """How far a prediction must be above the memory there is for a run to be refused, and below it for gradient
 checkpointing to be left out: to refuse a run that would have fitted is worse than to let one run out of memory, and
 that is worse than to let one be a little slower."""
+_MOST_WARNINGS: Final = 8
 _GIB: Final = 1 << 30
 
 
@@ -74,6 +75,11 @@ def counts(stats: PreparedStats) -> PlanStatus:
         sequences=stats.sequences,
         tokens=stats.tokens,
         trained_tokens=stats.trained_tokens,
+        truncated_rows=stats.truncated_rows or None,
+        skipped_rows=stats.skipped_rows or None,
+        rendered_rows=stats.rendered_rows or None,
+        passed_over_files=stats.passed_over_files or None,
+        warnings=stats.warnings[:_MOST_WARNINGS] or None,
     )
 
 

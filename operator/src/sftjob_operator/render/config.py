@@ -161,6 +161,8 @@ def _dataset(data: DatasetSpec, training: TrainingSpec) -> run.Dataset:
             split=held_out.split,
             source=None if held_out.source is None else canonical(held_out.source),
         ),
+        # Absent rather than auto: a trainer of the release before, which does not know the key, reads the config then.
+        render=None if data.render is run.Render.AUTO else data.render,
     )
 
 
