@@ -169,7 +169,7 @@ def test_method_and_batch_are_told_of_every_sample_that_the_trainer_trains() -> 
         (
             "qlora-7b",
             {"learning_rate": 1e-4, "per_device_batch_size": 1, "gradient_accumulation_steps": 16}
-            | {"precision": "bf16", "max_length": 2048},
+            | {"precision": "fp16", "max_length": 2048},
         ),
         ("chatml", {"epochs": 3.0, "per_device_batch_size": 4, "loss_on": "assistant"}),
         (

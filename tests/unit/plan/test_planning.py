@@ -245,8 +245,8 @@ def test_the_sentence_has_the_numbers_and_what_would_fit() -> None:
             "5.0 GiB (resources.gpuResourceName: nvidia.com/mig-1g.5gb)",
         ),
         (
-            a_job().resources(gpus=1).scheduling(gpu_products=["Tesla-P4", "NVIDIA-A100-SXM4-80GB"]),
-            "8.0 GiB (scheduling.gpuProducts: Tesla-P4, NVIDIA-A100-SXM4-80GB)",
+            a_job().resources(gpus=1).scheduling(gpu_products=["NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", "NVIDIA-L4"]),
+            "5.0 GiB (scheduling.gpuProducts: NVIDIA-A100-SXM4-40GB-MIG-1g.5gb, NVIDIA-L4)",
         ),
     ],
 )
