@@ -105,7 +105,7 @@ async def report(load: Load) -> Measurement:
         before, psutil_before = [_cpu_seconds(each) for each in processes], psutil.cpu_times()
         await asyncio.sleep(tally.end - time.monotonic())
         after, psutil_after = [_cpu_seconds(each) for each in processes], psutil.cpu_times()
-    operator, server, own = (end - begin for begin, end in zip(before, after, strict=True))
+    operator, server, own = (now - then for then, now in zip(before, after, strict=True))
     idle = psutil_after.idle + psutil_after.iowait - psutil_before.idle - psutil_before.iowait
     return Measurement(
         answer_seconds=tuple(sorted(tally.answers)),
@@ -155,7 +155,8 @@ async def _train(session: aiohttp.ClientSession, url: str, due: float, load: Loa
         step += 10
         due += load.interval_seconds
         while due + load.interval_seconds < min(time.monotonic(), tally.end):
-            tally.refused[NOT_SENT] += due >= tally.begin
+            if due >= tally.begin:
+                tally.refused[NOT_SENT] += 1
             due += load.interval_seconds
 
 
