@@ -421,7 +421,7 @@ async def test_no_path_writes_lines_of_its_own_into_the_log(
 @pytest.mark.parametrize(
     "body",
     [
-        report(activity=f"x\n{ESCAPE}level=error"),
+        report(time=f"x\n{ESCAPE}level=error", attempt="\n"),
         report(loss=f"1\r\n{ESCAPE}"),
         report(checkpoints=[{"step": 1, "path": f"a\n{ESCAPE}", "bytes": 1, "time": f"\n{ESCAPE}"}], attempt="\n"),
     ],
@@ -432,6 +432,14 @@ async def test_no_value_writes_lines_of_its_own_into_the_log(
     assert await operator.post(body) == 400
     assert len(written.getvalue().splitlines()) == 1
     assert "\x1b" not in written.getvalue()
+
+
+async def test_an_activity_that_no_release_has_is_passed_over_and_reaches_neither_log_nor_status(
+    operator: Reporting, written: io.StringIO
+) -> None:
+    assert await operator.post(report(activity=f"x\n{ESCAPE}level=error")) == 204
+    assert [progress.activity for progress in operator.received] == [None]
+    assert written.getvalue() == ""
 
 
 async def test_refusals_without_end_do_not_fill_the_log(operator: Reporting, written: io.StringIO) -> None:
