@@ -11,7 +11,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.image import check_packed_layers, has_compiler
 from support.preparing import Workbench
-from support.tiny import run_config
+from support.tiny import POSITIONS, run_config
 
 CONVOLUTIONS = "causal_conv1d"
 
@@ -77,6 +77,13 @@ def test_what_the_image_lacks_ends_the_job_before_the_model_is_looked_for(
         bench.run(replace(config, gpus=gpus, model=replace(config.model, **model)))
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == sentence
+
+
+def test_a_sample_prompt_longer_than_the_positions_of_the_model_ends_the_job_in_prepare(bench: Workbench) -> None:
+    config = bench.config(bench.write("d.jsonl", [{"text": f"open file {number}"} for number in range(4)]))
+    prompts = ("open the file", "\u20ac" * POSITIONS)
+    with pytest.raises(Failure, match=r"^evaluation\.samplePrompts\[1\] has \d+ tokens but the model has 512"):
+        bench.run(replace(config, evaluation=replace(config.evaluation, sample_prompts=prompts)))
 
 
 def test_a_gpu_that_only_train_has_is_not_missed_in_prepare(bench: Workbench) -> None:

@@ -15,10 +15,9 @@ from sftjob_contract.config import DataFormat, Metric, Optimizer, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.outcome import Outcome
 from sftjob_trainer.configuration import problems
-from sftjob_trainer.examination import prompt_tokens
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.generation import Generator, undisturbed
-from sftjob_trainer.questions import Question, questions, read_prompts, save_prompts
+from sftjob_trainer.questions import Question, prompt_tokens, questions, read_prompts, save_prompts
 from support.tiny import lora, run_config
 from support.training import (
     PEFT_IS_BEHIND,

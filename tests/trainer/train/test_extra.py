@@ -86,6 +86,19 @@ def with_lora_extra(**extra: Any) -> RunConfig:
             ["training.extra.activation_offloading must be true or false, not t"],
         ),
         (with_extra(pad_to_multiple_of=None, tf32=None), []),
+        (with_extra(dataloader_prefetch_factor=2, dataloader_num_workers=1), []),
+        (
+            with_extra(dataloader_prefetch_factor=0, dataloader_num_workers=1),
+            ["training.extra.dataloader_prefetch_factor must be at least 1, not 0"],
+        ),
+        (
+            with_extra(dataloader_prefetch_factor=2),
+            ["training.extra.dataloader_prefetch_factor needs dataloader_num_workers of at least 1"],
+        ),
+        (
+            with_extra(dataloader_num_workers=-1),
+            ["training.extra.dataloader_num_workers must be at least 0, not -1"],
+        ),
         (with_lora_extra(layers_to_transform=[0], init_lora_weights="gaussian"), []),
         (with_lora_extra(r=3), ["method.lora.extra.r can not be set here: set method.lora.rank"]),
         (with_lora_extra(ranks=3), ["method.lora.extra.ranks is not a field of the installed peft.LoraConfig"]),

@@ -14,12 +14,10 @@ from sftjob_contract.progress import Activity
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.durable import write_atomically
 from sftjob_trainer.generation import Generator
-from sftjob_trainer.label_report import CHATS
 from sftjob_trainer.metrics import measure
-from sftjob_trainer.questions import TEXT_METRICS, Question, read_prompts
+from sftjob_trainer.questions import TEXT_METRICS, Question, prompt_tokens, read_prompts
 from sftjob_trainer.run import Run
 from sftjob_trainer.telemetry import perplexity
-from sftjob_trainer.tokenization import text_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -144,21 +142,6 @@ def samples(config: RunConfig, stats: PreparedStats, tokenizer: Any, volume: Pat
         )
         for question in read_prompts(volume)
     ]
-
-
-def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> list[list[int]]:
-    """The user's sample prompts in tokens: as a user's turn where the data are conversations, else as plain text."""
-    chat = (stats.format in CHATS or stats.rendered_rows) and tokenizer.chat_template
-    prompts = []
-    for prompt in config.evaluation.sample_prompts:
-        if chat:
-            turn = [{"role": "user", "content": prompt}]
-            kwargs = config.model.chat_template_kwargs or {}
-            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, **kwargs)
-            prompts.append(list(encoded["input_ids"]))
-        else:
-            prompts += text_tokens(tokenizer, [prompt])
-    return prompts
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

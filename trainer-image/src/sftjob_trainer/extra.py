@@ -134,6 +134,7 @@ _INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
 def extra_problems(config: RunConfig) -> Iterator[str]:
     """What can not be passed on, one sentence each."""
     yield from _problems("training.extra", config.training.extra, "trl.SFTConfig", SFT_CONFIG, REFUSED_TRAINING)
+    yield from _prefetch_problems(config.training.extra)
     if config.method.distillation is not None and "loss_type" in config.training.extra:
         yield "training.extra.loss_type does not go with method.distillation, which is a loss of its own: remove it"
     lora = config.method.lora
@@ -145,6 +146,19 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
             f"method.lora.extra.init_lora_weights: {value} changes the base model's weights, or needs a preparation "
             "that this trainer does not have: write true, false, gaussian or orthogonal"
         )
+
+
+def _prefetch_problems(extra: Mapping[str, Any]) -> Iterator[str]:
+    """TRL passes the number on as it is, and PyTorch refuses it where the first batch is fetched."""
+    factor, workers = extra.get("dataloader_prefetch_factor"), extra.get("dataloader_num_workers", 0)
+    if isinstance(workers, int) and workers < 0:
+        yield f"training.extra.dataloader_num_workers must be at least 0, not {workers}"
+    if not isinstance(factor, int):
+        return
+    if factor < 1:
+        yield f"training.extra.dataloader_prefetch_factor must be at least 1, not {factor}"
+    elif not workers:
+        yield "training.extra.dataloader_prefetch_factor needs dataloader_num_workers of at least 1"
 
 
 def field_types(classes: tuple[tuple[str, str, str], ...]) -> Mapping[str, str]:

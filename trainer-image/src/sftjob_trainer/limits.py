@@ -1,6 +1,7 @@
 """What the model can take at most, read from its config.json, and whether the run stays within it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,21 @@ def check_length(limits: Limits, max_length: int) -> None:
             f"training.maxLength is {max_length} but the model has {limits.positions} positions; "
             f"set it to {limits.positions} or less",
         )
+
+
+def check_prompts(limits: Limits, lengths: Sequence[int]) -> None:
+    """Refuse sample prompts that the model has no positions for.
+
+    Raises:
+        Failure: one of them, whose `lengths` are in tokens, is too long.
+    """
+    for number, length in enumerate(lengths):
+        if limits.positions is not None and length > limits.positions:
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                f"evaluation.samplePrompts[{number}] has {length} tokens but the model has {limits.positions} "
+                "positions; shorten it",
+            )
 
 
 def check_vocabulary(limits: Limits, largest_token: int) -> None:

@@ -41,14 +41,14 @@ from sftjob_trainer.label_report import (
     stop_tokens,
 )
 from sftjob_trainer.length_report import data_warnings
-from sftjob_trainer.limits import check_length, check_vocabulary, model_settings, read_limits
+from sftjob_trainer.limits import check_length, check_prompts, check_vocabulary, model_settings, read_limits
 from sftjob_trainer.lora import check_layers
 from sftjob_trainer.model_shape import read_layers, read_model_shape
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
 from sftjob_trainer.quantized_base import base_quantization, check_base
-from sftjob_trainer.questions import save_prompts, save_questions
+from sftjob_trainer.questions import prompt_tokens, save_prompts, save_questions
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
 from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
@@ -119,6 +119,9 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_shape=shape,
     )
     _check_warmup(stats.max_steps, config)
+    if config.evaluation.sample_prompts:
+        prompts = prompt_tokens(config, stats, _tokenizer(config, model, volume))
+        check_prompts(read_limits(model.directory), [len(ids) for ids in prompts])
     _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(

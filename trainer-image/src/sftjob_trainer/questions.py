@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract import layout
-from sftjob_contract.config import HELD_OUT_PROMPTS, Evaluation, Metric
+from sftjob_contract.config import HELD_OUT_PROMPTS, Evaluation, Metric, RunConfig
 from sftjob_contract.reasons import Reason
+from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.durable import sync_tree, write_atomically
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.tokenization import NOT_TRAINED
+from sftjob_trainer.label_report import CHATS
+from sftjob_trainer.tokenization import NOT_TRAINED, text_tokens
 
 TEXT_METRICS: Final = (Metric.BLEU, Metric.ROUGE, Metric.EXACT_MATCH)
 """Metrics that need generated answers."""
@@ -96,3 +98,18 @@ def _question(ids: Sequence[int], labels: Sequence[int]) -> Question | None:
         return None
     end = next((at for at in range(start, len(labels)) if labels[at] == NOT_TRAINED), len(labels))
     return Question(prompt=list(ids[:start]), answer=list(ids[start:end]))
+
+
+def prompt_tokens(config: RunConfig, stats: PreparedStats, tokenizer: Any) -> list[list[int]]:
+    """The user's sample prompts in tokens: as a user's turn where the data are conversations, else as plain text."""
+    chat = (stats.format in CHATS or stats.rendered_rows) and tokenizer.chat_template
+    prompts = []
+    for prompt in config.evaluation.sample_prompts:
+        if chat:
+            turn = [{"role": "user", "content": prompt}]
+            kwargs = config.model.chat_template_kwargs or {}
+            encoded = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, **kwargs)
+            prompts.append(list(encoded["input_ids"]))
+        else:
+            prompts += text_tokens(tokenizer, [prompt])
+    return prompts
