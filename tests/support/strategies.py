@@ -354,8 +354,8 @@ def _across_sections(draw: st.DrawFn, spec: Node) -> None:
         model["trustRemoteCode"] = True
     if "lora" not in spec["method"]:
         _remove(spec.get("output", {}), "mergeAdapter")
-    if "quantization" in spec["method"] and training.get("precision") == "fp16":
-        _remove(training, "precision")
+    if not spec.get("output", {}).get("mergeAdapter"):
+        _remove(spec.get("output", {}), "mergeDtype")
     resources = spec.get("resources", {})
     if resources.get("gpus") == 0:
         _remove(training, "precision", "kernels")

@@ -38,7 +38,21 @@ def on_hub(source: str) -> str:
 
 def may_have_splits(source: str) -> str:
     """CEL: `source` is a repository on the hub, or does not end like a data file and so may be a folder."""
-    ends = ".jsonl .ndjson .json .csv .tsv .parquet .arrow .feather .txt .gz .bz2 .xz .zst".split()
+    ends = [
+        ".jsonl",
+        ".ndjson",
+        ".json",
+        ".csv",
+        ".tsv",
+        ".parquet",
+        ".arrow",
+        ".feather",
+        ".txt",
+        ".gz",
+        ".bz2",
+        ".xz",
+        ".zst",
+    ]
     is_file = f"{ends}.exists(end, {source}.endsWith(end)) && !{source}.contains('.tar.')"
     return f"({on_hub(source)} || !({is_file}))"
 
