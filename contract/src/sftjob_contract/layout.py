@@ -69,6 +69,12 @@ def checkpoint_step(name: str) -> int | None:
 
 PVC_SCHEME: Final = "pvc://"
 HUB_SCHEME: Final = "hf://"
+DATA_FILE_ENDS: Final = (
+    *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt"),
+    *(".gz", ".bz2", ".xz", ".zst"),
+)
+ARCHIVE_MARK: Final = ".tar."
+"""In the name of a compressed archive, which is read like a folder."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +100,9 @@ class ClaimPath:
     def uri(self) -> str:
         """The URI form."""
         return f"{PVC_SCHEME}{self.claim}/{self.path}"
+
+
+def may_have_splits(source: str) -> bool:
+    """Whether `source` is a repository on the hub, or does not end like a data file and so may be a folder."""
+    is_file = source.endswith(DATA_FILE_ENDS) and ARCHIVE_MARK not in source
+    return source.startswith(HUB_SCHEME) or not is_file

@@ -125,15 +125,15 @@ PROBLEMS = [
     ),
     (
         changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "subset": "en"}]),
-        "dataset.subset: en is for data sets on the hub, and /data.jsonl is none",
+        "dataset.subset: en is of a data set on the hub or of a folder; /data.jsonl is a file",
     ),
     (
         changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "split": "test"}]),
-        "dataset.split: test is for data sets on the hub, and /data.jsonl is none",
+        "dataset.split: test is of a data set on the hub or of a folder; /data.jsonl is a file",
     ),
     (
         changed("dataset.evaluation", {"fraction": None, "split": "test", "source": None}),
-        "dataset.evaluation.split: test is for data sets on the hub, and /data.jsonl is none",
+        "dataset.evaluation.split: test is of a data set on the hub or of a folder; /data.jsonl is a file",
     ),
     (
         changed("dataset", {**encode(GOOD.dataset), "minTokens": 9, "maxTokens": 8}),

@@ -110,7 +110,7 @@ TRAPS: Final = {
     "LoRA on the output head, or on a layer that is not there": (
         f"{SILENT}::test_peft_passes_over_a_layer_that_is_not_there",
         "train/test_lora_options.py::test_a_name_that_is_no_layer_is_refused_with_the_names_that_are",
-        "train/test_methods.py::test_what_model_or_machine_can_not_do_is_refused_in_a_sentence",
+        "train/test_methods.py::test_what_a_model_cannot_do_is_refused_in_a_sentence",
     ),
     "quantized weights alone can not be trained": (
         "prepare/test_configuration.py::test_a_config_that_can_not_be_run_is_refused",
@@ -208,7 +208,18 @@ TRAPS: Final = {
     ),
 }
 
+ISOLATION: Final = "numerics/test_packing_isolation.py"
 NUMBERS: Final = {
+    "documents that are packed together are computed as alone, or the job is refused": (
+        f"{ISOLATION}::test_packed_documents_stay_apart_or_the_probe_says_so",
+        f"{ISOLATION}::test_what_prepare_takes_unprobed_keeps_documents_apart_in_either_attention",
+        f"{ISOLATION}::test_the_probe_says_the_same_of_a_model_in_16_bits",
+        f"{ISOLATION}::test_a_model_whose_positions_go_on_over_documents_is_found",
+        f"{ISOLATION}::test_prepare_refuses_to_pack_what_does_not_stay_apart",
+        f"{ISOLATION}::test_nothing_is_tried_where_nothing_is_in_doubt",
+        f"{ISOLATION}::test_where_a_kernel_for_gpus_may_keep_documents_apart_train_decides",
+        f"{ISOLATION}::test_train_refuses_a_loaded_model_that_does_not_keep_documents_apart",
+    ),
     "packed logits equal unpacked ones, in every attention of the CPU": (
         "numerics/test_packed_attention.py::test_packed_logits_equal_unpacked_ones",
         "numerics/test_packed_attention.py::test_they_do_in_flex_attention_which_has_no_gradients_on_a_cpu",

@@ -13,7 +13,7 @@ from typing import Final
 
 from sftjob_contract.codec import ContractError, from_json
 from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, DataSource, Metric, RunConfig, Training
-from sftjob_contract.layout import HUB_SCHEME
+from sftjob_contract.layout import may_have_splits
 from sftjob_contract.method import Method
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.extra import extra_problems
@@ -163,10 +163,9 @@ def _dataset_problems(dataset: Dataset) -> Iterator[str]:
             yield f"dataset.maxSamples must be at least 1, not {part.max_samples}"
         if part.weight <= 0:
             yield f"dataset.sources.weight must be above 0, not {part.weight:g}"
-        on_hub = part.source.startswith(HUB_SCHEME)
         for name, value in (("subset", part.subset), ("split", part.split), ("evaluation.split", held_out.split)):
-            if value is not None and not on_hub:
-                yield f"dataset.{name}: {value} is for data sets on the hub, and {part.source} is none"
+            if value is not None and not may_have_splits(part.source):
+                yield f"dataset.{name}: {value} is of a data set on the hub or of a folder; {part.source} is a file"
         yield from _row_problems(part)
     if (dataset.min_tokens or 0) > (dataset.max_tokens or math.inf):
         yield f"dataset.minTokens {dataset.min_tokens} must not be above dataset.maxTokens {dataset.max_tokens}"

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from sftjob_contract.layout import PVC_SCHEME, ClaimPath
+from sftjob_contract.layout import ARCHIVE_MARK, DATA_FILE_ENDS, PVC_SCHEME, ClaimPath
 from sftjob_operator.api.types import Model, ObjectName, rule, rules
 
 _NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -38,22 +38,7 @@ def on_hub(source: str) -> str:
 
 def may_have_splits(source: str) -> str:
     """CEL: `source` is a repository on the hub, or does not end like a data file and so may be a folder."""
-    ends = [
-        ".jsonl",
-        ".ndjson",
-        ".json",
-        ".csv",
-        ".tsv",
-        ".parquet",
-        ".arrow",
-        ".feather",
-        ".txt",
-        ".gz",
-        ".bz2",
-        ".xz",
-        ".zst",
-    ]
-    is_file = f"{ends}.exists(end, {source}.endsWith(end)) && !{source}.contains('.tar.')"
+    is_file = f"{list(DATA_FILE_ENDS)}.exists(end, {source}.endsWith(end)) && !{source}.contains('{ARCHIVE_MARK}')"
     return f"({on_hub(source)} || !({is_file}))"
 
 
