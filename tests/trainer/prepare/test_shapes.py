@@ -50,19 +50,22 @@ ROWS: list[tuple[dict[str, Any], DataFormat, Example]] = [
     (
         {"instruction": "add", "input": "", "output": "3"},
         DataFormat.ALPACA,
-        PromptCompletion("p", f"{TASK}\n\n### Instruction:\nadd\n\n### Response:\n", "3"),
+        PromptCompletion("p", f"{TASK}\n\n### Instruction:\nadd\n\n### Response:\n", "3", has_form=True),
     ),
     (
         {"instruction": "add", "input": "1, 2", "output": "3", "system": None},
         DataFormat.ALPACA,
         PromptCompletion(
-            "p", f"{TASK_WITH_INPUT}\n\n### Instruction:\nadd\n\n### Input:\n1, 2\n\n### Response:\n", "3"
+            "p",
+            f"{TASK_WITH_INPUT}\n\n### Instruction:\nadd\n\n### Input:\n1, 2\n\n### Response:\n",
+            "3",
+            has_form=True,
         ),
     ),
     (
         {"instruction": "add", "output": "3", "system": "be kind"},
         DataFormat.ALPACA,
-        PromptCompletion("p", "be kind\n\n### Instruction:\nadd\n\n### Response:\n", "3"),
+        PromptCompletion("p", "be kind\n\n### Instruction:\nadd\n\n### Response:\n", "3", has_form=True),
     ),
     (
         {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]},
