@@ -18,20 +18,21 @@ def late(bed: Bed) -> Iterator[str]:
     bed.release.upgrade()
 
 
-def succeeds(bed: Bed, job: str, namespace: str) -> None:
+def end_of(bed: Bed, job: str, namespace: str) -> str:
+    """The phase in which a new job ends."""
     bed.apply(bed.a_command(job, DONE, namespace=namespace))
-    assert bed.end(job, namespace)["phase"] == "Succeeded"
+    return str(bed.end(job, namespace)["phase"])
 
 
 def test_a_namespace_that_is_missing_or_deleted_stops_no_other(bed: Bed, late: str) -> None:
     listed = {"namespaces": [*bed.release.values["namespaces"], late]}
     bed.release.upgrade(**listed)
-    succeeds(bed, "beside-a-missing-one", bed.second)
+    assert end_of(bed, "beside-a-missing-one", bed.second) == "Succeeded"
 
     make_namespaces(bed, **{late: "restricted"})
     bed.release.upgrade(**listed)
-    succeeds(bed, "at-home", late)
+    assert end_of(bed, "at-home", late) == "Succeeded"
 
     bed.kubectl()("delete", "namespace", late, timeout=LONG_SECONDS)
     bed.release.restart()
-    succeeds(bed, "beside-a-deleted-one", bed.second)
+    assert end_of(bed, "beside-a-deleted-one", bed.second) == "Succeeded"

@@ -26,4 +26,5 @@ def test_a_sample_asks_for_nothing_that_its_image_lacks(path: object) -> None:
     job = parse_job({**body, "metadata": {**body["metadata"], "namespace": "team", "uid": UID}})
     if job.spec.image is None and job.spec.command is None:
         config = run_config(job)
-        choose(config, replace(best_machine(config), packages=frozenset(), compiler=False))
+        chosen = choose(config, replace(best_machine(config), packages=frozenset(), compiler=False))
+        assert (chosen.attention in FLASH_PACKAGES, chosen.liger) == (False, False)
