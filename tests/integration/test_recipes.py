@@ -380,7 +380,8 @@ def test_answers_to_held_out_questions_are_measured_at_each_evaluation_and_kept(
     predictions = json_lines(job.volume / layout.PREDICTIONS)
     held_out = json_lines(job.volume.parent / "input" / "recipes" / "gsm8k" / "test.jsonl")[:8]
     assert [line["reference"] for line in predictions] == [row["answer"] for row in held_out]
-    assert [line["prompt"] for line in predictions] == [row["question"] for row in held_out]
+    asked = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    assert [line["prompt"] for line in predictions] == [asked.format(**row) for row in held_out]
     same = [line["prediction"].strip() == line["reference"].strip() for line in predictions]
     assert found["evalExactMatch"] == pytest.approx(sum(same) / len(same))
 

@@ -98,7 +98,7 @@ def test_the_previous_operator_reads_what_this_trainer_says(previous: Previous) 
 def test_this_operator_reads_what_the_previous_trainer_says(previous: Previous) -> None:
     for message in messages(previous.root):
         cls = Outcome if "exitCode" in message else Progress
-        assert encode(from_json(cls, json.dumps(message), ignore_unknown=True)) == message
+        assert is_part_of(message, encode(from_json(cls, json.dumps(message), ignore_unknown=True)))
 
 
 def is_part_of(part: Any, whole: Any) -> bool:

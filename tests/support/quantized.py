@@ -41,6 +41,34 @@ def write_fp8(directory: Path, model: Path) -> Path:
     return _write(directory, tensors, {**settings, "quantization_config": stored})
 
 
+def write_experts(directory: Path) -> Path:
+    """A Qwen3-MoE model, whose experts are stored one by one and loaded as one weight."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=64,
+        moe_intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=POSITIONS,
+        eos_token_id=2,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    write_tokenizer(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen3MoeForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
 def write_mxfp4(directory: Path) -> Path:
     """A gpt-oss model as it is published: experts in blocks of MXFP4 with their scales, the rest in bf16."""
     import torch

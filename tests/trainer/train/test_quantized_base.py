@@ -8,7 +8,7 @@ import pytest
 from sftjob_contract import layout
 from sftjob_contract.config import Precision
 from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
-from support.quantized import write_bitsandbytes, write_fp8, write_mxfp4
+from support.quantized import write_bitsandbytes, write_experts, write_fp8, write_mxfp4
 from support.tiny import lora
 from support.training import PEFT_IS_BEHIND, build_trainer, finish, job
 
@@ -24,6 +24,16 @@ QLORA = lora(
 @pytest.fixture(scope="module")
 def fp8(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fp8(tmp_path_factory.mktemp("fp8"), llama)
+
+
+@pytest.fixture(scope="module")
+def fp8_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fp8(tmp_path_factory.mktemp("fp8-experts"), write_experts(tmp_path_factory.mktemp("experts")))
+
+
+@pytest.fixture(scope="module")
+def mxfp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mxfp4(tmp_path_factory.mktemp("mxfp4"))
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +65,25 @@ def test_weights_of_fp8_are_dequantized_to_the_dtype_of_the_run(
         torch.testing.assert_close(trainer.model.state_dict()[name], weights, rtol=0.07, atol=1e-3)
 
 
-def test_every_weight_of_a_base_in_fp8_is_trained_and_saved_unquantized(fp8: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["fp8", "fp8_experts", "mxfp4"])
+def test_every_weight_of_a_dequantized_base_is_trained_and_saved_unquantized(
+    tmp_path: Path, stored: str, request: pytest.FixtureRequest
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    outcome = finish(tmp_path, job(fp8, method=FULL, max_steps=4, learning_rate=3e-3)).outcome
+    source = request.getfixturevalue(stored)
+    outcome = finish(tmp_path, job(source, method=FULL, max_steps=4, learning_rate=3e-3)).outcome
     assert outcome.output is not None
     assert outcome.output.metrics["evalLoss"] < outcome.output.metrics["initialEvalLoss"]
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / layout.OUTPUT_MODEL)
+    saved, loading = AutoModelForCausalLM.from_pretrained(tmp_path / layout.OUTPUT_MODEL, output_loading_info=True)
+    assert {name: found for name, found in loading.items() if found} == {}
     assert getattr(saved.config, "quantization_config", None) is None
 
 
-def test_an_adapter_of_a_base_in_mxfp4_learns_and_merges(tmp_path: Path) -> None:
+def test_an_adapter_of_a_base_in_mxfp4_learns_and_merges(mxfp4: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = tmp_path / "gpt-oss"
-    model.mkdir()
-    config = job(write_mxfp4(model), method=lora(), max_steps=4, learning_rate=3e-2)
+    config = job(mxfp4, method=lora(), max_steps=4, learning_rate=3e-2)
     config = replace(config, output=replace(config.output, merge_adapter=True))
     outcome = finish(tmp_path / "volume", config).outcome
     assert outcome.message is None

@@ -18,7 +18,8 @@ from sftjob_contract.config import Precision
 from sftjob_trainer.card import CARD, Made, model_card
 from sftjob_trainer.durable import replace_directory, sync_tree
 from sftjob_trainer.merge_proof import MERGED_LOSS, answers, check_agreement, loss_of_merging, read_rows
-from sftjob_trainer.quantized_base import loading_config
+from sftjob_trainer.outputs import write_results
+from sftjob_trainer.quantized_base import loading_config, save_unquantized
 from sftjob_trainer.start import ADAPTER_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ def merge(base: Path, made: Made, volume: Path) -> Mapping[str, float]:
     stored = loading_config(base, made.config, Precision.FP32)
     dtype = "auto" if wanted is None else wanted.value
     model = AutoModelForCausalLM.from_pretrained(base, config=stored, dtype=dtype, **options)
+    if stored is not None:
+        save_unquantized(model)
     untie(model, json.loads((adapter / ADAPTER_CONFIG).read_bytes()))
     adapted = PeftModel.from_pretrained(model, str(adapter))
     rows, held_out = read_rows(volume)
@@ -77,6 +80,7 @@ def merge(base: Path, made: Made, volume: Path) -> Mapping[str, float]:
     measured = {MERGED_LOSS: found.loss} if held_out and rows else {}
     told = replace(made, metrics={**made.metrics, **measured}, note=lost)
     _finish(adapter, staging, target, model_card(told, layout.OUTPUT_MERGED))
+    write_results(told.metrics, volume)
     logger.info(
         "merged the adapter into its base model: %s, which computes what both do on %d rows",
         layout.OUTPUT_MERGED,

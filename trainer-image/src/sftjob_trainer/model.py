@@ -14,7 +14,7 @@ from sftjob_contract.method import Quantization
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices
-from sftjob_trainer.quantized_base import BITSANDBYTES, compute_dtype, loading_config
+from sftjob_trainer.quantized_base import BITSANDBYTES, compute_dtype, loading_config, save_unquantized
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
         keep_cpu_weights_trainable(model)
     elif stored is not None:
         _cast(model, dtype)
+        save_unquantized(model)
     return model
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -80,9 +80,13 @@ def publish(checkpoint: Path, made: Made, volume: Path, base: Path | None = None
     sync_tree(staging)
     replace_directory(staging, target, aside=target.with_name(f".{target.name}.replaced"))
     shutil.copymode(target, target.parent)
-    results = json.dumps(dict(made.metrics), indent=2, allow_nan=False) + "\n"
-    write_atomically(volume / layout.EVAL_RESULTS, results)
+    write_results(made.metrics, volume)
     return Output(path=path, metrics=made.metrics)
+
+
+def write_results(metrics: Mapping[str, float], volume: Path) -> None:
+    """`results/eval_results.json`: the final metrics, the same as in the status."""
+    write_atomically(volume / layout.EVAL_RESULTS, json.dumps(dict(metrics), indent=2, allow_nan=False) + "\n")
 
 
 def _name_base_model(adapter_config: Path, model: Model) -> None:

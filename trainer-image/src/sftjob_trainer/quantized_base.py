@@ -100,6 +100,16 @@ def loading_config(directory: Path, config: RunConfig, precision: Precision) -> 
     return loaded
 
 
+def save_unquantized(model: Any) -> None:
+    """Have a dequantized `model` saved under the names that its class gives its weights.
+
+    transformers reverses the conversions of loading when it saves, so weights of 16 bits would be stored under the
+    names of quantized blocks, without the scales, and a model loaded from them would have new experts. Its own loader
+    of GGUF clears the same attribute.
+    """
+    model._weight_conversions = None
+
+
 def compute_dtype(quantization: Quantization, precision: Precision) -> ComputeDtype:
     """In which dtype products of 4-bit weights are computed. In steps of fp16, 16 bits are those of fp16."""
     asked = quantization.compute_dtype
