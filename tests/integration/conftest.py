@@ -14,8 +14,15 @@ from support.recorded_stack import RecordedStack
 from support.rights import not_granted
 
 
+@pytest.fixture(scope="module")
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """The shared one, in which no job of another module runs."""
+    yield shared_lab
+    shared_lab.make_room()
+
+
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, granted: set[Grant]) -> Iterator[Lab]:
+def shared_lab(tmp_path_factory: pytest.TempPathFactory, granted: set[Grant]) -> Iterator[Lab]:
     """Shared by all tests. After the last of them: the operator kept to its rights, and no secret shows anywhere."""
     directory = tmp_path_factory.mktemp("stack")
     with RecordedStack(directory, progress_interval_seconds=1) as stack:

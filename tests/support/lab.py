@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from cluster import Cluster
+from sftjob_contract.names import LABEL_JOB
 from stack import Stack
 from support.builders import JobBuilder
 from support.jobs import INPUT
@@ -24,6 +25,17 @@ class Lab:
     def input(self) -> Path:
         """Directory behind the claim that jobs read from."""
         return self.stack.volume(INPUT)
+
+    def make_room(self) -> None:
+        """Delete jobs that have not ended, and return when their Pods have given their resources back."""
+        jobs = self.kubectl.json("get", "sft")["items"]
+        live = [
+            job["metadata"]["name"] for job in jobs if job.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+        ]
+        if live:
+            self.kubectl("delete", "sft", *live, "--timeout=150s", timeout=160)
+            of_them = f"{LABEL_JOB} in ({','.join(live)})"
+            self.kubectl("wait", "pods", "-l", of_them, "--for=delete", "--timeout=150s", timeout=160)
 
     def apply(self, job: JobBuilder) -> str:
         """Apply a job with kubectl; what it prints."""

@@ -107,7 +107,7 @@ def save_unquantized(model: Any) -> None:
     names of quantized blocks, without the scales, and a model loaded from them would have new experts. Its own loader
     of GGUF clears the same attribute.
     """
-    model._weight_conversions = None
+    model._weight_conversions = None  # noqa: SLF001 -- tests hold it to loadable names
 
 
 def compute_dtype(quantization: Quantization, precision: Precision) -> ComputeDtype:
