@@ -58,6 +58,24 @@ def test_maps_with_keys_of_the_users_own_have_no_unknown_fields() -> None:
     assert job.build().spec.training.extra == {"any_option": {"a": 1}}
 
 
+def test_nulls_mean_absent_everywhere_but_in_the_options_of_libraries() -> None:
+    body = a_job().training(extra={"max_grad_norm": None}).body()
+    spec = {
+        **body["spec"],
+        "suspend": None,
+        "podMetadata": {"labels": {"a": None, "b": ""}, "annotations": None},
+        "scheduling": {"nodeSelector": {"zone": None, "pool": ""}, "tolerations": None, "gpuProducts": None},
+        "resources": None,
+        "env": None,
+    }
+    job = parse_job({**body, "spec": spec})
+    assert job.spec.training.extra == {"max_grad_norm": None}
+    assert job.spec.scheduling.node_selector == {"pool": ""}
+    assert job.spec.pod_metadata is not None
+    assert job.spec.pod_metadata.labels == {"b": ""}
+    assert (job.spec.suspend, job.spec.resources.gpus, job.spec.env) == (False, 1, None)
+
+
 def test_a_whole_number_quantity_becomes_text() -> None:
     assert a_job().resources(cpu=4).build().spec.resources.cpu == "4"
 

@@ -263,3 +263,18 @@ def test_an_endpoint_with_a_public_certificate_needs_no_ca() -> None:
     public = RenderSettings(trainer_image="trainer:1", progress_url="https://sftjob.example.com/", progress_ca=None)
     assert ENV_PROGRESS_CA not in variables(a_job(), settings=public)
     assert variables(a_job(), settings=public)[ENV_PROGRESS_URL].startswith("https://sftjob.example.com/v1/")
+
+
+@pytest.mark.parametrize(
+    ("variable", "rendered_as"),
+    [
+        ({"name": "A"}, {"name": "A", "value": ""}),
+        ({"name": "A", "value": None, "valueFrom": None}, {"name": "A", "value": ""}),
+        ({**FROM_SECRET, "value": ""}, FROM_SECRET),
+    ],
+    ids=["no value", "null", "a source beside an empty value"],
+)
+def test_a_variable_without_a_value_is_rendered_as_kubernetes_takes_it(
+    variable: dict[str, Any], rendered_as: dict[str, Any]
+) -> None:
+    assert container(a_job().set("env", [variable]))["env"][0] == rendered_as

@@ -56,6 +56,22 @@ def test_both_stages_are_placed_alike(field: str, value: Any, rendered_as: Any) 
         assert field not in rendered(a_job(), stage)["spec"]
 
 
+def as_helm_writes_it(empty: str | None) -> JobBuilder:
+    """A job on two nodes whose fields of a Pod come from empty values of a chart."""
+    places = ("topologyKey", "priorityClassName", "queueName", "schedulerName", "runtimeClassName")
+    job = a_job().resources(nodes=2).storage(access_modes=["ReadWriteMany"]).set("scheduling", {})
+    for name in (*places, "serviceAccountName"):
+        job = JobBuilder(job.metadata, {**job.spec, "scheduling": {**job.spec["scheduling"], name: empty}})
+    return JobBuilder(job.metadata, {**job.spec, "imagePullPolicy": empty})
+
+
+@pytest.mark.parametrize("empty", ["", None], ids=["empty text", "null"])
+def test_empty_fields_of_a_pod_are_rendered_as_absent_ones(empty: str | None) -> None:
+    usual = a_job().resources(nodes=2).storage(access_modes=["ReadWriteMany"])
+    for stage in Stage:
+        assert rendered(as_helm_writes_it(empty), stage) == rendered(usual, stage)
+
+
 @pytest.mark.parametrize(
     ("job", "rendered_as"),
     [
@@ -71,8 +87,14 @@ def test_both_stages_are_placed_alike(field: str, value: Any, rendered_as: Any) 
             a_job().scheduling(tolerations=[{"key": "", "operator": "Exists", "value": "", "effect": ""}]),
             [{"operator": "Exists"}, TAINT_OF_GPUS],
         ),
+        (
+            a_job().scheduling(
+                tolerations=[{"key": "a", "operator": "", "value": "b", "effect": None, "tolerationSeconds": None}]
+            ),
+            [{"key": "a", "value": "b"}, TAINT_OF_GPUS],
+        ),
     ],
-    ids=["no GPU", "NVIDIA", "AMD", "a MIG slice", "given as well", "written out in full"],
+    ids=["no GPU", "NVIDIA", "AMD", "a MIG slice", "given as well", "written out in full", "with nulls"],
 )
 def test_both_stages_tolerate_the_taint_of_nodes_with_gpus(job: JobBuilder, rendered_as: Any) -> None:
     for stage in Stage:

@@ -46,6 +46,12 @@ def test_the_claim_is_made_as_it_was_asked_for() -> None:
     }
 
 
+def test_an_empty_storage_class_is_one_and_not_the_default() -> None:
+    claim = volume_claim(a_job().storage(storage_class_name="").build())
+    assert claim is not None
+    assert claim["spec"]["storageClassName"] == ""
+
+
 def test_a_claim_is_deleted_with_the_job_unless_it_is_to_be_retained() -> None:
     deleted, retained = volume_claim(a_job().build()), volume_claim(a_job().storage(retain=True).build())
     assert deleted is not None

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from sftjob_contract.config import ExistingContent
-from sftjob_operator.api.types import Model, ObjectName, Quantity, rule, rules
+from sftjob_operator.api.types import Model, ObjectName, ObjectNameOrEmpty, Quantity, rule, rules
 
 
 class AccessMode(StrEnum):
@@ -35,8 +35,8 @@ class StorageSpec(Model):
 
     size: Quantity = "50Gi"
     """Size of the PersistentVolumeClaim. Not used with existingClaim."""
-    storage_class_name: ObjectName | None = None
-    """StorageClass. Absent: the cluster's default."""
+    storage_class_name: ObjectNameOrEmpty | None = None
+    """StorageClass. Absent: the cluster's default. Empty: a volume that has none."""
     access_modes: Annotated[
         tuple[AccessMode, ...],
         Field(

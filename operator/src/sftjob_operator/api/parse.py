@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from sftjob_operator.api.status import SFTJobStatus
-from sftjob_operator.api.stored import Unread, read_status, unknown_field
+from sftjob_operator.api.stored import Unread, read_status, unknown_field, without_nulls
 from sftjob_operator.api.types import Model
 from sftjob_operator.api.v1alpha1 import SFTJob, SFTJobSpec
 
@@ -41,11 +41,12 @@ def read_job(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
             status that decisions need. The API server refuses such a job, so this is about one that was stored under
             another version of the CRD. An unknown field of the spec is not dropped: it asks for something.
     """
+    spec = without_nulls(SFTJobSpec, body.get("spec"))
     try:
-        job = SFTJob.model_validate({**body, "status": {}})
+        job = SFTJob.model_validate({**body, "spec": spec, "status": {}})
     except ValidationError as error:
         raise InvalidJob(_sentence(error)) from error
-    if (field := unknown_field(SFTJobSpec, body.get("spec"), "spec")) is not None:
+    if (field := unknown_field(SFTJobSpec, spec, "spec")) is not None:
         raise InvalidJob(f"{field} is a field that this version of the operator does not have")
     if job.spec.recipe is None and job.spec.command is None:
         raise InvalidJob("spec must have model, dataset and method, or command")

@@ -7,7 +7,17 @@ from pydantic import ConfigDict, Field
 
 from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api.sources import SecretKeyRef
-from sftjob_operator.api.types import LEAKY_NAME, LabelValue, Model, ObjectName, rule, rules
+from sftjob_operator.api.types import (
+    EMPTY_IS_ABSENT,
+    LEAKY_NAME,
+    LabelValue,
+    Model,
+    ObjectName,
+    ObjectNameOrEmpty,
+    OptionalObjectName,
+    rule,
+    rules,
+)
 
 LABEL_KEY_PATTERN: Final = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 _LABEL_KEY: Final = rule(
@@ -34,6 +44,10 @@ _NO_SECRET: Final = rule(
     f"!self.matches(r'{LEAKY_VALUE}')",
     "looks like a secret, and everyone who may read the job can read it: remove it, and put it into a Secret",
 )
+OptionalLabelKey = Annotated[
+    Annotated[str, Field(max_length=317, json_schema_extra=rules(_LABEL_KEY))] | None, EMPTY_IS_ABSENT
+]
+"""Key of a label or taint, where an empty one means none."""
 RESERVED_PREFIX: Final = "SFTJOB_"
 """Variables that the operator itself gives to Pods begin with it."""
 OPERATOR_VARIABLES: Final = (
@@ -66,6 +80,8 @@ class TolerationOperator(StrEnum):
 
     EQUAL = "Equal"
     EXISTS = "Exists"
+    ABSENT = ""
+    """As an object that was written out in full has it: Equal."""
 
 
 class Toleration(Model):
@@ -88,13 +104,13 @@ class Toleration(Model):
         )
     )
 
-    key: Annotated[str, Field(max_length=317, json_schema_extra=rules(_LABEL_KEY))] | None = None
+    key: OptionalLabelKey = None
     """Key of the taint. Absent: every key."""
-    operator: TolerationOperator | None = None
+    operator: Annotated[TolerationOperator | None, EMPTY_IS_ABSENT] = None
     """Equal compares the value, Exists takes any. Absent: Equal."""
-    value: LabelValue | None = None
+    value: Annotated[LabelValue | None, EMPTY_IS_ABSENT] = None
     """Value of the taint."""
-    effect: TaintEffect | None = None
+    effect: Annotated[TaintEffect | None, EMPTY_IS_ABSENT] = None
     """Effect of the taint. Absent: every effect."""
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """How long a Pod stays after a NoExecute taint appears. Absent: for ever."""
@@ -124,17 +140,17 @@ class SchedulingSpec(Model):
     ] = ()
     """GPU products that the nodes must have one of, as the vendor's feature discovery labels them:
     NVIDIA-A100-SXM4-80GB, NVIDIA-H100-80GB-HBM3."""
-    topology_key: Annotated[str, Field(max_length=317, json_schema_extra=rules(_LABEL_KEY))] | None = None
+    topology_key: OptionalLabelKey = None
     """With several nodes, the label whose value they must share, such as topology.kubernetes.io/zone. Absent: any."""
-    priority_class_name: ObjectName | None = None
+    priority_class_name: OptionalObjectName = None
     """PriorityClass of the Pods. Absent: the cluster's default."""
-    queue_name: Annotated[ObjectName, Field(max_length=63)] | None = None
+    queue_name: Annotated[Annotated[ObjectNameOrEmpty, Field(max_length=63)] | None, EMPTY_IS_ABSENT] = None
     """Kueue LocalQueue of the namespace that the Train Pods wait in. Absent: they are scheduled at once."""
-    scheduler_name: ObjectName | None = None
+    scheduler_name: OptionalObjectName = None
     """Scheduler of the Pods. Absent: the cluster's default."""
-    runtime_class_name: ObjectName | None = None
+    runtime_class_name: OptionalObjectName = None
     """RuntimeClass of the Pods, such as nvidia. Absent: the cluster's default."""
-    service_account_name: ObjectName | None = None
+    service_account_name: OptionalObjectName = None
     """ServiceAccount of the Pods, for image pulls and cloud identities. They get no token for the Kubernetes API.
     Absent: default."""
 
@@ -166,8 +182,8 @@ class EnvVar(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "has(self.value) != has(self.valueFrom)",
-                "must have exactly one of value and valueFrom: write valueFrom.secretKeyRef for a secret",
+                "!has(self.valueFrom) || !has(self.value) || self.value == ''",
+                "must not have both value and valueFrom: remove value, or remove valueFrom",
             ),
             rule(
                 f"!has(self.value) || self.value == '' || !(self.name.matches(r'{LEAKY_NAME}') "
@@ -201,7 +217,7 @@ class EnvVar(Model):
     ]
     """Name of the variable."""
     value: Annotated[str, Field(max_length=4096)] | None = None
-    """Its value, for what is no secret."""
+    """Its value, for what is no secret. Absent, and without valueFrom: empty."""
     value_from: EnvVarSource | None = None
     """Where the value comes from instead."""
 
@@ -236,3 +252,5 @@ class ImagePullPolicy(StrEnum):
     ALWAYS = "Always"
     IF_NOT_PRESENT = "IfNotPresent"
     NEVER = "Never"
+    ABSENT = ""
+    """As a chart with an empty value writes it: the default."""

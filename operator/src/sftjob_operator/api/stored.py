@@ -42,10 +42,14 @@ _IDENTITY: Final = {
 
 
 class _Field(NamedTuple):
-    """A field: the model of its value or of its items, if it is one, and how many items it holds at most."""
+    """A field: the model of its value or of its items, if it is one, and how many items it holds at most.
+
+    `labels`: it is a map of texts with keys of the user's own.
+    """
 
     model: type[Model] | None
     most: int
+    labels: bool = False
 
 
 _SCALAR: Final = _Field(None, 0)
@@ -86,6 +90,29 @@ def unknown_field(model: type[Model], data: Any, at: str) -> str | None:
             if (found := unknown_field(inner, item, where)) is not None:
                 return found
     return None
+
+
+def without_nulls(model: type[Model], data: Any) -> Any:
+    """`data` of `model` without fields and labels that are null, as the API server reads it: absent.
+
+    Options under a library's own names keep theirs.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        field = _fields(model).get(key)
+        if value is None and field is not None:
+            continue
+        if field is not None and field.labels and isinstance(value, Mapping):
+            result[key] = {name: label for name, label in value.items() if label is not None}
+        elif field is None or field.model is None:
+            result[key] = value
+        elif isinstance(value, list):
+            result[key] = [without_nulls(field.model, item) for item in value]
+        else:
+            result[key] = without_nulls(field.model, value)
+    return result
 
 
 class _Leniently:
@@ -191,7 +218,7 @@ def _identity(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]
 def _fields(model: type[Model]) -> Mapping[str, _Field]:
     """The fields of a model by their names in JSON."""
     return {
-        field.alias or name: _Field(_model(field.annotation), _most(field))
+        field.alias or name: _Field(_model(field.annotation), _most(field), _is_labels(field.annotation))
         for name, field in model.model_fields.items()
     }
 
@@ -204,6 +231,14 @@ def _model(annotation: Any) -> type[Model] | None:
         return None
     arms = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
     return next((found for arm in arms if (found := _model(arm)) is not None), None)
+
+
+def _is_labels(annotation: Any) -> bool:
+    """Whether an annotation is `dict[str, str]`, with or without bounds of the values."""
+    if get_origin(annotation) is not dict:
+        return False
+    values = get_args(annotation)[1]
+    return (get_args(values)[0] if get_origin(values) is Annotated else values) is str
 
 
 def _most(field: FieldInfo) -> int:

@@ -122,6 +122,29 @@ ObjectName = Annotated[
     ),
 ]
 """Name of an object that the spec refers to."""
+
+
+def _absent(value: Any) -> Any:
+    return None if value == "" else value
+
+
+EMPTY_IS_ABSENT: Final = BeforeValidator(_absent)
+"""Metadata of an optional field that a Pod has as well: there, an empty text means the same as no field."""
+_OBJECT_NAME_OR_EMPTY: Final = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"
+ObjectNameOrEmpty = Annotated[
+    str,
+    Field(
+        max_length=253,
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('{_OBJECT_NAME_OR_EMPTY}')",
+                "must be the name of a Kubernetes object: lowercase letters, digits, '-' and '.'",
+            )
+        ),
+    ),
+]
+OptionalObjectName = Annotated[ObjectNameOrEmpty | None, EMPTY_IS_ABSENT]
+"""Name of an object that a Pod's spec refers to as well, where an empty one means none."""
 LabelValue = Annotated[
     str,
     Field(

@@ -26,7 +26,7 @@ from sftjob_operator.api.scheduling import (
 from sftjob_operator.api.sources import on_hub, remote
 from sftjob_operator.api.status import SFTJobStatus
 from sftjob_operator.api.training import TrainingSpec
-from sftjob_operator.api.types import Model, Name, Time, rule, rules
+from sftjob_operator.api.types import EMPTY_IS_ABSENT, Model, Name, Time, rule, rules
 
 M = TypeVar("M", bound=Model)
 
@@ -235,7 +235,7 @@ class SFTJobSpec(Model):
                 "[ReadWriteMany], or name such a claim in storage.existingClaim",
             ),
             rule(
-                "!has(self.scheduling.topologyKey) || self.resources.nodes > 1",
+                "!has(self.scheduling.topologyKey) || self.scheduling.topologyKey == '' || self.resources.nodes > 1",
                 "scheduling.topologyKey is for several nodes: remove it, or raise resources.nodes",
             ),
             _of_recipe(
@@ -321,7 +321,7 @@ class SFTJobSpec(Model):
     ) = None
     """Program of image, with its arguments, that trains in place of the operator's trainer, with data and a model of
     its own choice. $(NAME) stands for a variable's value. Absent: the operator's trainer."""
-    image_pull_policy: ImagePullPolicy | None = None
+    image_pull_policy: Annotated[ImagePullPolicy | None, EMPTY_IS_ABSENT] = None
     """When the image is pulled. Absent: Always for the tag latest, else IfNotPresent."""
     image_pull_secrets: (
         Annotated[

@@ -47,7 +47,7 @@ from sftjob_contract.names import (
     progress_path,
     trainer_status_path,
 )
-from sftjob_operator.api import AdjustmentStatus, SecretKeyRef, SecretRef, SFTJob, to_dict
+from sftjob_operator.api import AdjustmentStatus, EnvVar, SecretKeyRef, SecretRef, SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, pod_name, service_name, volume_root, volume_uri
 from sftjob_operator.render.config import config_hash, run_config
 from sftjob_operator.render.grace import grace_seconds
@@ -141,11 +141,18 @@ def environment(pod: PodContext) -> list[dict[str, Any]]:
         **(_reporting(pod) if pod.reports else {}),
     }
     taken = own_variables(pod.job)
-    users = [to_dict(variable) for variable in pod.job.spec.env or () if variable.name not in taken]
+    users = [_users(variable) for variable in pod.job.spec.env or () if variable.name not in taken]
     own = [{"name": name, "value": value} for name, value in plain.items()]
     threads = [] if any(entry["name"] == ENV_THREADS for entry in users) else _threads(pod)
     hidden = _names_of_secrets(users) if pod.job.spec.command is None else []
     return [*users, *own, *threads, *_secrets(pod), *hidden]
+
+
+def _users(variable: EnvVar) -> dict[str, Any]:
+    """A variable of the user's. Kubernetes takes one without a value as empty, and an empty value beside a source."""
+    if variable.value_from is not None:
+        return {"name": variable.name, "valueFrom": to_dict(variable.value_from)}
+    return {"name": variable.name, "value": variable.value or ""}
 
 
 def environment_from(pod: PodContext) -> list[dict[str, Any]]:

@@ -75,8 +75,7 @@ def _tolerations(pod: PodContext) -> list[dict[str, Any]]:
 
     Kubernetes adds the second by itself to Pods that ask for GPUs, where that plugin is on; Prepare asks for none.
     """
-    given = [to_dict(toleration) for toleration in pod.job.spec.scheduling.tolerations]
-    found = [{name: value for name, value in toleration.items() if value != ""} for toleration in given]
+    found = [to_dict(toleration) for toleration in pod.job.spec.scheduling.tolerations]
     own = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in _gpu_taints(pod.job)]
     return [*found, *(toleration for toleration in own if toleration not in found)]
 
