@@ -158,13 +158,18 @@ def test_prepare_refuses_a_name_that_is_no_layer_before_a_gpu_is_held(
     assert set(layers.split(", ")) <= {"", *refused.value.message.partition("; it has ")[2].split(", ")}
 
 
-def test_prepare_leaves_the_names_of_single_layers_to_train(qwen2: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_prepare_finds_the_names_of_single_layers_in_the_model_as_it_is_loaded(qwen2: Path, tmp_path: Path) -> None:
     """A checkpoint may name them without the prefix that the loaded model has."""
     bench = Workbench(tmp_path, qwen2)
     data = bench.write("train.jsonl", [{"text": "a line"}] * 2)
-    method = lora(target_modules=("transformer.h.0.attn.c_attn", "q_proj"))
+    config = bench.config(data)
 
-    assert bench.run(replace(bench.config(data), method=method)).sequences == 2
+    one, none = (lora(target_modules=(f"model.layers.{number}.mlp.up_proj", "q_proj")) for number in (1, 2))
+
+    assert bench.run(replace(config, method=one)).sequences == 2
+    with pytest.raises(Failure, match=r"targetModules: model\.layers\.2\.mlp\.up_proj is no layer of the model"):
+        bench.run(replace(config, method=none))
 
 
 @pytest.mark.parametrize(("method", "sentence"), NO_LAYERS)

@@ -93,7 +93,7 @@ def test_a_run_whose_weights_did_not_move_fails_with_a_sentence_and_has_no_last_
     from sftjob_trainer.arguments import sft_arguments
 
     monkeypatch.setattr(
-        "sftjob_trainer.fit.sft_arguments",
+        "sftjob_trainer.construction.sft_arguments",
         lambda *given, **more: {**sft_arguments(*given, **more), "learning_rate": 0.0},
     )
     config = job(llama, method=method, max_steps=2, save_every=1)

@@ -1,30 +1,25 @@
 """TRL's SFTTrainer on the prepared data. The one module that brings model, data and training loop together."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers
 from datasets import load_from_disk
 from transformers import PrinterCallback
-from trl import SFTConfig
 
 from sftjob_contract import layout
 from sftjob_contract.batches import packed_by_best_fit
-from sftjob_contract.config import PaddingSide, Precision, RunConfig
+from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.arguments import sft_arguments
 from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
-from sftjob_trainer.collation import LeftPadding
-from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
+from sftjob_trainer.construction import Material, construct, try_optimizer
 from sftjob_trainer.examination import Examination, samples
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
-from sftjob_trainer.lora import check_layers, layers_of, lora_config
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.packing_check import refused
 from sftjob_trainer.packing_isolation import packing_problem
@@ -34,7 +29,6 @@ from sftjob_trainer.run import Run
 from sftjob_trainer.sampling import filled_up
 from sftjob_trainer.start import Origin, load_adapter
 from sftjob_trainer.tokenization import load_prepared_tokenizer
-from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -76,36 +70,35 @@ def build(run: Run, origin: Origin) -> Trainer:
     lora = config.method.lora
     model = load_model(origin.model if lora else origin.checkpoint or origin.model, config, choices)
     logger.info("attention is computed by %s", attention_of(model))
-    if lora is not None:
-        check_layers(lora, layers_of(model))
     _check_isolation(config, model, choices)
     run.telemetry.loaded("model")
     tokenizer = load_prepared_tokenizer(origin.model, config.model, run.volume)
-    args = _arguments(run, choices)
-    arguments = {
-        "broken_off": run.agree_to_stop,
-        "fetching": run.fetching,
-        "world": run.world,
-        "rows": run.stats.sequences,
-        "model": model,
-        "args": args,
-        "train_dataset": _rows(run, layout.PREPARED_TRAIN),
-        "eval_dataset": _rows(run, layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None,
-        "processing_class": tokenizer,
-        "data_collator": _collator(config, tokenizer, args),
-        "peft_config": None if lora is None else lora_config(lora),
-    }
-    try:
-        trainer = _trainer(run, origin, choices, arguments)
-    except ValueError as error:
-        raise Failure(Reason.CONFIG_INVALID, f"this model can not be trained as asked: {error}") from error
-    if lora is not None:
-        train_in_fp32(trainer.model)
+    material = Material(
+        config=config,
+        stats=run.stats,
+        choices=choices,
+        model=model,
+        tokenizer=tokenizer,
+        train=_rows(run, layout.PREPARED_TRAIN),
+        evaluation=_rows(run, layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None,
+        evaluates=run.evaluates_at(run.telemetry.step) and run.telemetry.eval_loss_at(run.telemetry.step) is None,
+        output_dir=run.store.staging,
+        teacher=None if origin.teacher is None else load_teacher(origin.teacher, config, choices),
+        hooks={
+            "broken_off": run.agree_to_stop,
+            "fetching": run.fetching,
+            "world": run.world,
+            "rows": run.stats.sequences,
+        },
+    )
+    trainer = construct(material)
+    if trainer.args.world_size != run.world.size:
+        known = trainer.args.world_size
+        raise Failure(Reason.INTERNAL_ERROR, f"{run.world.size} processes train, but TRL knows of {known}")
     if lora is not None and origin.checkpoint is not None:
         load_adapter(trainer.model, origin.checkpoint, lora)
     trainer.remove_callback(PrinterCallback)
-    if config.training.extra:
-        _try_extra(trainer, run)
+    try_optimizer(trainer, material)
     _tell_size(run, trainer.model, choices)
     run.telemetry.loaded("data")
     return trainer
@@ -162,70 +155,10 @@ def examination(run: Run, trainer: Trainer) -> Examination:
     )
 
 
-def _trainer(run: Run, origin: Origin, choices: Choices, arguments: Mapping[str, Any]) -> Trainer:
-    distillation = run.config.method.distillation
-    if distillation is None or origin.teacher is None:
-        return Trainer(**arguments)
-    teacher = load_teacher(origin.teacher, run.config, choices)
-    weights = Weights(
-        alpha=distillation.alpha,
-        temperature=distillation.temperature,
-        vocabulary=shared_vocabulary(arguments["model"], teacher, len(arguments["processing_class"])),
-    )
-    return DistillationTrainer(teacher=teacher, weights=weights, **arguments)
-
-
-def _arguments(run: Run, choices: Choices) -> Any:
-    """TRL's arguments.
-
-    Raises:
-        Failure: TRL does not take a value of training.extra.
-    """
-    step = run.telemetry.step
-    evaluates = run.evaluates_at(step) and run.telemetry.eval_loss_at(step) is None
-    precision = autocast_precision(run.config, choices)
-    given = sft_arguments(run.config, run.stats, output_dir=run.store.staging, precision=precision, liger=choices.liger)
-    try:
-        args = SFTConfig(**given, eval_on_start=evaluates)
-    except (ValueError, TypeError, ImportError) as error:
-        if not run.config.training.extra:
-            raise
-        raise _refused_extra(run.config, error) from error
-    if args.world_size != run.world.size:
-        raise Failure(Reason.INTERNAL_ERROR, f"{run.world.size} processes train, but TRL knows of {args.world_size}")
-    return args
-
-
 def _rows(run: Run, part: str) -> Any:
     """Rows to train or to evaluate on, as many for each process."""
     rows = _prepared(run, part)
     return rows if run.world.size == 1 else filled_up(rows, run.batch_rows)
-
-
-def _try_extra(trainer: Trainer, run: Run) -> None:
-    """Make optimizer and scheduler once for trying: their own options are looked at nowhere else before training.
-
-    Raises:
-        Failure: they do not take a value of training.extra.
-    """
-    try:
-        trainer.create_optimizer_and_scheduler(run.stats.max_steps)
-    except (ValueError, TypeError, ImportError, KeyError) as error:
-        raise _refused_extra(run.config, error) from error
-    trainer.optimizer = trainer.lr_scheduler = None
-
-
-def _refused_extra(config: RunConfig, error: Exception) -> Failure:
-    names = ", ".join(config.training.extra)
-    return Failure(Reason.CONFIG_INVALID, f"training.extra: {names}: TRL refuses it: {error}")
-
-
-def _collator(config: RunConfig, tokenizer: Any, args: Any) -> LeftPadding | None:
-    """What makes batches of rows; None: TRL's own. Sequences packed by best fit are never filled up."""
-    if config.model.padding_side is PaddingSide.RIGHT or packed_by_best_fit(config):
-        return None
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return LeftPadding(pad_token_id=pad, pad_to_multiple_of=args.pad_to_multiple_of)
 
 
 def _prepared(run: Run, part: str) -> Any:

@@ -1,6 +1,6 @@
 """LoRA: PEFT's config from ours, and whether the model has the layers that it names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,6 +93,22 @@ def check_layers(lora: Lora, layers: Layers) -> None:
         if not any(_fits(name, wanted) for name in layers.every):
             raise _refused(
                 f"method.lora.modulesToSave: {wanted} is no layer of the model; it has {_listed(layers.weighted)}"
+            )
+
+
+def check_tokens(lora: Lora, rows: int) -> None:
+    """Refuse tokens to train that an embedding of so many `rows` does not have.
+
+    Raises:
+        Failure: a token of trainable_token_indices is out of range.
+    """
+    given = lora.extra.get("trainable_token_indices") or ()
+    tokens = [token for listed in given.values() for token in listed] if isinstance(given, Mapping) else given
+    for token in tokens:
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < rows:
+            raise _refused(
+                f"method.lora.extra.trainable_token_indices: {token!r} is no token of the model; its embedding has "
+                f"{rows} rows, so write numbers from 0 to {rows - 1}"
             )
 
 

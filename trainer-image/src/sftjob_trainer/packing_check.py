@@ -5,15 +5,15 @@ Prepare itself does without PyTorch. Run as a program, this prints what the prob
 
 import json
 import logging
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sftjob_contract.batches import VARLEN, packed_by_best_fit
 from sftjob_contract.config import Attention, RunConfig
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.child import NoAnswerError, answer_of, limit_memory, print_answer
 from sftjob_trainer.failure import Failure
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def check_packing(config: RunConfig, directory: Path) -> None:
     """
     if not packed_by_best_fit(config) or config.model.trust_remote_code:
         return
-    name = _model_type(directory)
+    name = model_type(directory)
     if name in PROVEN:
         return
     found = _tried(directory, config.model.attention)
@@ -83,7 +83,8 @@ def _may_have_kernel(config: RunConfig) -> bool:
     return config.gpus > 0 and config.model.attention is Attention.AUTO and find_spec("flash_attn") is not None
 
 
-def _model_type(directory: Path) -> str:
+def model_type(directory: Path) -> str:
+    """What config.json in `directory` calls the model."""
     try:
         return str(json.loads((directory / "config.json").read_bytes()).get("model_type"))
     except (OSError, ValueError):
@@ -92,12 +93,9 @@ def _model_type(directory: Path) -> str:
 
 def _tried(directory: Path, attention: Attention) -> str | None:
     """What the probe says of a small model of the same code; None: nothing, or it cannot say."""
-    command = [sys.executable, "-m", _MODULE, str(directory), attention.value]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": _LIMIT_SECONDS}
     try:
-        done = subprocess.run(command, **options)  # noqa: PLW1510, S603 -- ourselves, and checked
-        found = json.loads(done.stdout.splitlines()[-1])
-    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        found = answer_of(_MODULE, [str(directory), attention.value], seconds=_LIMIT_SECONDS)
+    except NoAnswerError as error:
         logger.info("      packing: no small model could be tried: %s", error)
         return None
     return None if found is None else str(found)
@@ -117,4 +115,5 @@ def _try(directory: str, attention: str) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_try(*sys.argv[1:])) + "\n")
+    limit_memory()
+    print_answer(_try(*sys.argv[1:]))

@@ -22,6 +22,7 @@ from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
 from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.configuration import data_sources, devices
+from sftjob_trainer.construction_check import check_construction
 from sftjob_trainer.data import Data, Files, find_files, load_data
 from sftjob_trainer.disk import free_bytes
 from sftjob_trainer.durable import sync_tree, write_atomically
@@ -94,11 +95,14 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     check_base(config, base_quantization(settings, model.directory))
     check_packed_layers(config, str(settings.get("model_type")), image_packages())
     shape = read_model_shape(model.directory)
-    if config.method.lora is not None and shape is not None:
-        check_layers(_without_numbers(config.method.lora), read_layers(model.directory))
+    lora = config.method.lora
+    if lora is not None and shape is not None:
+        check_layers(_without_numbers(lora), read_layers(model.directory))
     check_packing(config, model.directory)
     teacher = fetch_teacher(config, environment, model)
     fetch_checkpoint(config, environment)
+    found = shape is not None and lora is not None and _without_numbers(lora) == lora
+    check_construction(config, model.directory, layers_known=lora is None or found)
     try:
         data, report = _tokenized(config, environment, model)
         train_sequences = _save(data.train, config, volume, layout.PREPARED_TRAIN)

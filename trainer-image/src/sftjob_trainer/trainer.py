@@ -127,6 +127,8 @@ class Trainer(SFTTrainer):
         """The head whose loss is not left to TRL, if there is one, and why."""
         if self.args.device.type != "cpu":
             return None, "it has a kernel for GPUs"
+        if self.model.device.type == "meta":
+            return None, "the model has no weights"
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return None, "it is not the cross entropy alone"
         if self.args.torch_compile:

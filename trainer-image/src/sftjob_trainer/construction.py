@@ -1,0 +1,165 @@
+"""TRL's trainer for a run: its arguments, PEFT's config, optimizer and schedule, made of a model that is there.
+
+Train makes it of the loaded model, Prepare of one without weights: what the libraries refuse is the same.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from trl import SFTConfig
+
+from sftjob_contract.batches import packed_by_best_fit
+from sftjob_contract.config import PaddingSide, RunConfig
+from sftjob_contract.method import Lora
+from sftjob_contract.reasons import Reason
+from sftjob_contract.stats import PreparedStats
+from sftjob_trainer.arguments import sft_arguments
+from sftjob_trainer.collation import LeftPadding
+from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
+from sftjob_trainer.failure import Failure
+from sftjob_trainer.hardware import Choices, autocast_precision
+from sftjob_trainer.lora import check_layers, check_tokens, layers_of, lora_config
+from sftjob_trainer.trained_weights import train_in_fp32
+from sftjob_trainer.trainer import Trainer
+
+REFUSALS: Final = (ValueError, TypeError, ImportError, KeyError)
+"""What the libraries raise about an option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a trainer is made of. `teacher` None: no distillation.
+
+    `hooks` are the arguments of our Trainer that TRL's does not have. `output_dir` is TRL's, which writes there only
+    what the trainer asks it to. `evaluates`: before the first step.
+    """
+
+    config: RunConfig
+    stats: PreparedStats
+    choices: Choices
+    model: Any
+    tokenizer: Any
+    train: Any
+    output_dir: Path
+    hooks: Mapping[str, Any]
+    evaluation: Any | None = None
+    evaluates: bool = False
+    teacher: Any | None = None
+
+
+def construct(material: Material) -> Trainer:
+    """The trainer; `try_optimizer` is for what it makes only when it trains.
+
+    Raises:
+        Failure: a library refuses an option, or the options do not suit the model.
+    """
+    config, lora = material.config, material.config.method.lora
+    if lora is not None:
+        check_layers(lora, layers_of(material.model))
+        check_tokens(lora, len(material.model.get_input_embeddings().weight))
+    args = sft_config(material)
+    arguments = {
+        **material.hooks,
+        "model": material.model,
+        "args": args,
+        "train_dataset": material.train,
+        "eval_dataset": material.evaluation,
+        "processing_class": material.tokenizer,
+        "data_collator": _collator(config, material.tokenizer, args),
+        "peft_config": None if lora is None else lora_config(lora),
+    }
+    try:
+        trainer = _trainer(material, arguments)
+    except ValueError as error:
+        raise Failure(Reason.CONFIG_INVALID, f"this model can not be trained as asked: {error}") from error
+    if lora is not None:
+        _check_head(trainer.model, lora)
+        train_in_fp32(trainer.model)
+    return trainer
+
+
+def sft_config(material: Material) -> Any:
+    """TRL's arguments.
+
+    Raises:
+        Failure: TRL does not take a value of training.extra.
+    """
+    config = material.config
+    precision = autocast_precision(config, material.choices)
+    given = sft_arguments(
+        config,
+        material.stats,
+        output_dir=material.output_dir,
+        precision=precision,
+        liger=material.choices.liger,
+    )
+    try:
+        return SFTConfig(**given, eval_on_start=material.evaluates)
+    except REFUSALS as error:
+        if not config.training.extra:
+            raise
+        raise _refused(config, error) from error
+
+
+def _trainer(material: Material, arguments: Mapping[str, Any]) -> Trainer:
+    distillation = material.config.method.distillation
+    if distillation is None or material.teacher is None:
+        return Trainer(**arguments)
+    weights = Weights(
+        alpha=distillation.alpha,
+        temperature=distillation.temperature,
+        vocabulary=shared_vocabulary(material.model, material.teacher, len(material.tokenizer)),
+    )
+    return DistillationTrainer(teacher=material.teacher, weights=weights, **arguments)
+
+
+def _collator(config: RunConfig, tokenizer: Any, args: Any) -> LeftPadding | None:
+    """What makes batches of rows; None: TRL's own. Sequences packed by best fit are never filled up."""
+    if config.model.padding_side is PaddingSide.RIGHT or packed_by_best_fit(config):
+        return None
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return LeftPadding(pad_token_id=pad, pad_to_multiple_of=args.pad_to_multiple_of)
+
+
+def _check_head(model: Any, lora: Lora) -> None:
+    """See that the loss can be computed from the output head's weight and bias, which TRL reads without calling it.
+
+    Raises:
+        Failure: PEFT has put a layer in its place that does not have both, as for tokens that are trained one by one.
+    """
+    head = model.get_output_embeddings()
+    if head is None or all(hasattr(head, name) for name in ("weight", "bias")):
+        return
+    given = lora.extra.get("trainable_token_indices")
+    option = "method.lora" if given is None else f"method.lora.extra.trainable_token_indices: {json.dumps(given)}"
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    why = "the model's output head is its embedding, and " if tied else ""
+    raise Failure(
+        Reason.CONFIG_INVALID,
+        f"{option}: {why}PEFT's {type(head).__name__} in the place of the head has no bias that TRL can compute the "
+        "loss with; remove it, and name the embedding in method.lora.modulesToSave to train it as a whole",
+    )
+
+
+def try_optimizer(trainer: Trainer, material: Material) -> None:
+    """Make optimizer and schedule once for trying: their own options are looked at nowhere else before training.
+
+    Raises:
+        Failure: they do not take a value.
+    """
+    try:
+        trainer.create_optimizer_and_scheduler(material.stats.max_steps)
+    except REFUSALS as error:
+        raise _refused(material.config, error) from error
+    trainer.optimizer = trainer.lr_scheduler = None
+
+
+def _refused(config: RunConfig, error: Exception) -> Failure:
+    training = config.training
+    names = ", ".join(training.extra)
+    fields = f"training.optimizer: {training.optimizer}, training.scheduler: {training.scheduler}"
+    where = f"training.extra: {names}" if names else fields
+    return Failure(Reason.CONFIG_INVALID, f"{where}: TRL refuses it: {error}")
