@@ -64,6 +64,8 @@ class Progress:
     arithmetic used, where that peak is known; `peak_memory_bytes` is the most that one device held, or the process with
     no GPU.
 
+    While weights are loaded, `loaded_bytes` of `weights_bytes` have been read.
+
     `unverified_checkpoints` are steps of checkpoints of earlier attempts that this one has yet to verify: so far none
     of `checkpoints`, and none that was passed over.
     """
@@ -84,6 +86,8 @@ class Progress:
     tokens_per_second: float | None = None
     eta_seconds: int | None = None
     mfu: float | None = None
+    loaded_bytes: int | None = None
+    weights_bytes: int | None = None
     loading_seconds: float | None = None
     step_seconds: float | None = None
     data_wait_seconds: float | None = None

@@ -24,6 +24,8 @@ REPORT = Progress(
     step_seconds=1.25,
     data_wait_seconds=0.25,
     peak_memory_bytes=10**9,
+    loaded_bytes=3 * 10**9,
+    weights_bytes=4 * 10**9,
 )
 
 
@@ -54,6 +56,13 @@ def test_utilization_step_data_wait_and_memory_are_those_of_the_report() -> None
 
     assert (progress.mfu, progress.step_seconds, progress.data_wait_seconds) == (0.45, 1.25, 0.25)
     assert progress.peak_memory_bytes == 10**9
+
+
+def test_bytes_of_weights_are_shown_while_they_are_loaded() -> None:
+    progress = told(REPORT)
+
+    assert (progress.loaded_bytes, progress.weights_bytes) == (3 * 10**9, 4 * 10**9)
+    assert stopped(progress, a_job().build(), finished=False).loaded_bytes is None
 
 
 def test_what_is_not_known_is_not_told() -> None:

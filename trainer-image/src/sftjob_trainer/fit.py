@@ -20,6 +20,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
+from sftjob_trainer.loading import loading
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.packing_check import refused
 from sftjob_trainer.packing_isolation import packing_problem
@@ -68,7 +69,9 @@ def build(run: Run, origin: Origin) -> Trainer:
     for reason in choices.reasons:
         logger.info("%s", reason)
     lora = config.method.lora
-    model = load_model(origin.model if lora else origin.checkpoint or origin.model, config, choices)
+    source = origin.model if lora else origin.checkpoint or origin.model
+    with loading(run, source):
+        model = load_model(source, config, choices)
     logger.info("attention is computed by %s", attention_of(model))
     _check_isolation(config, model, choices)
     run.telemetry.loaded("model")
@@ -83,7 +86,7 @@ def build(run: Run, origin: Origin) -> Trainer:
         evaluation=_rows(run, layout.PREPARED_EVALUATION) if run.stats.evaluation_sequences else None,
         evaluates=run.evaluates_at(run.telemetry.step) and run.telemetry.eval_loss_at(run.telemetry.step) is None,
         output_dir=run.store.staging,
-        teacher=None if origin.teacher is None else load_teacher(origin.teacher, config, choices),
+        teacher=_teacher(run, origin, choices),
         hooks={
             "broken_off": run.agree_to_stop,
             "fetching": run.fetching,
@@ -153,6 +156,14 @@ def examination(run: Run, trainer: Trainer) -> Examination:
         questions=questions(_prepared(run, layout.PREPARED_SAMPLES)) if needs_answers(config.evaluation) else (),
         samples=samples(config, run.stats, tokenizer, run.volume),
     )
+
+
+def _teacher(run: Run, origin: Origin, choices: Choices) -> Any | None:
+    """The teacher of a distillation; None: there is none."""
+    if origin.teacher is None:
+        return None
+    with loading(run, origin.teacher):
+        return load_teacher(origin.teacher, run.config, choices)
 
 
 def _rows(run: Run, part: str) -> Any:

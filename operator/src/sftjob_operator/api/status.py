@@ -113,6 +113,10 @@ class ProgressStatus(Model):
     """The part of it that was spent waiting for data."""
     peak_memory_bytes: Count | None = None
     """The most that one device held in this attempt, or the process with no GPU."""
+    loaded_bytes: Count | None = None
+    """While weights are loaded: bytes of them that have been read."""
+    weights_bytes: Count | None = None
+    """Of how many bytes."""
     eta_seconds: Count | None = None
     """Seconds until the last step, at the present speed."""
     eta: Word | None = None

@@ -62,6 +62,8 @@ def stopped(progress: ProgressStatus, job: SFTJob, *, finished: bool) -> Progres
         mfu=None,
         step_seconds=None,
         data_wait_seconds=None,
+        loaded_bytes=None,
+        weights_bytes=None,
     )
 
 
@@ -108,6 +110,8 @@ def progress_part(progress: Progress, received: str | None, devices: int) -> Pro
         step_seconds=progress.step_seconds,
         data_wait_seconds=progress.data_wait_seconds,
         peak_memory_bytes=progress.peak_memory_bytes,
+        loaded_bytes=progress.loaded_bytes,
+        weights_bytes=progress.weights_bytes,
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
         last_report_time=received,
