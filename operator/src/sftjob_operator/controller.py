@@ -18,9 +18,10 @@ from sftjob_operator.effects.cluster import (
     UnavailableError,
     UnrecognizedError,
 )
-from sftjob_operator.execute import Execution, NotDoneError, job_field
+from sftjob_operator.execute import Execution
 from sftjob_operator.gather import Gathering
 from sftjob_operator.inquiries import Inquiries
+from sftjob_operator.logs import LogPace
 from sftjob_operator.metrics.operator import Failure, OperatorMetrics
 from sftjob_operator.progress.identity import PodIdentity
 from sftjob_operator.progress.pace import WritePace
@@ -37,6 +38,7 @@ from sftjob_operator.reconcile import (
     usable_progress,
 )
 from sftjob_operator.report_store import ReportStore
+from sftjob_operator.statuses import NotDoneError, StatusWriter, job_field
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
 
 RESYNC_SECONDS: Final = 600
@@ -77,8 +79,10 @@ class Controller:
         self._logged: dict[str, str] = {}
         """By uid: the refusal or fault that was logged last, so that it is not logged at each try."""
         self._pace = WritePace(interval_seconds, SETTLE_SECONDS, MOST_WRITES_PER_SECOND, clock.monotonic)
+        self._log_pace = LogPace(clock.monotonic)
         self.queue = WorkQueue(clock)
-        self._execution = Execution(cluster, self._known, self._reports, self._pace, self.queue, clock)
+        self._execution = Execution(cluster, self._known, self._reports, self.queue, clock)
+        self._statuses = StatusWriter(cluster, self._known, self._pace, self.queue, clock)
 
     def use(self, settings: Settings) -> None:
         """Decide by these settings from now on; jobs that train are looked at, for what they are to see of it."""
@@ -159,9 +163,11 @@ class Controller:
             try:
                 return await self.resync()
             except NotFoundError:
-                log.warning("SFTJobs are not served: kubectl apply -f crds/sftjobs.yaml; trying again")
+                if self._log_pace.is_news("listing", "not served"):
+                    log.warning("SFTJobs are not served: kubectl apply -f crds/sftjobs.yaml; trying again")
             except ClusterError as error:
-                log.warning("can not list SFTJobs and Pods: %s; trying again", error)
+                if self._log_pace.is_news("listing", str(error)):
+                    log.warning("can not list SFTJobs and Pods: %s; trying again", error)
             await asyncio.sleep(FIRST_LISTING_RETRY_SECONDS)
 
     async def resync(self) -> None:
@@ -175,7 +181,7 @@ class Controller:
         uids = self._known.uids()
         self._reports.keep_only(uids)
         self._logged = {uid: text for uid, text in self._logged.items() if uid in uids}
-        self._pace.keep_only(uids)
+        self._statuses.keep_only(uids)
         self._known.keep_only(uids)
 
     async def run(self, workers: int) -> None:
@@ -209,7 +215,7 @@ class Controller:
             self.queue.succeeded(key)
         except NotDoneError as refused:
             await self._explain(key, body, refused.reason, str(refused))
-            self._failed(key, body, refused.error)
+            self._failed(key, body, refused.error, refused.after_seconds)
         except Exception as error:  # noqa: BLE001 -- one job's fault must not stop the others; it is logged
             if isinstance(error, UnrecognizedError):
                 await self._explain(key, body, ConditionReason.NAME_CONFLICT, str(error))
@@ -221,23 +227,30 @@ class Controller:
             self.queue.done(key)
 
     async def _explain(self, key: Key, body: Object | None, reason: ConditionReason, message: str) -> None:
-        """Say in the job's conditions what keeps the operator from acting; a server that is back at once needs none."""
+        """Say in the job's conditions what keeps the operator from acting; a server that is back at once needs none.
+
+        Those of a job that has ended are final: an Event says it.
+        """
         passing = reason == ConditionReason.SERVER_UNAVAILABLE
-        if body is None or is_finished(body) or (passing and not self.queue.has_failed(key, body["metadata"]["uid"])):
+        if body is None or (passing and not self.queue.has_failed(key, body["metadata"]["uid"])):
+            return
+        if is_finished(body):
+            await self._statuses.tell(body, reason, message)
             return
         try:
-            await self._execution.hold(key, body, reason, message)
-        except ClusterError as error:
-            log.info("cannot write the reason into the status: %s", error, extra=job_field(key))
+            await self._statuses.hold(key, self._known.job(key) or body, reason, message)
+        except NotDoneError as refused:
+            log.info("cannot write the reason into the status: %s", refused.error, extra=job_field(key))
 
-    def _failed(self, key: Key, body: Object | None, error: Exception) -> None:
+    def _failed(self, key: Key, body: Object | None, error: Exception, after_seconds: float = 0.0) -> None:
         """Work on a job failed: try again later, and log that once for each wait, however often the job is woken."""
         refused = Failure.REFUSED if isinstance(error, ClusterError) else Failure.FAULT
         cause = Failure.UNAVAILABLE if isinstance(error, UnavailableError) else refused
         self._metrics.failed(cause)
-        longer = getattr(error, "retry_after_seconds", None) or 0
+        longer = max(after_seconds, getattr(error, "retry_after_seconds", None) or 0)
         uid = "" if body is None else body["metadata"]["uid"]
-        wait = self.queue.retry(key, uid, f"{type(error).__name__}: {error}", longer)
+        told = type(error).__name__ if cause is Failure.UNAVAILABLE else f"{type(error).__name__}: {error}"
+        wait = self.queue.retry(key, uid, told, longer)
         if wait is None:
             return
         if cause is Failure.FAULT:
@@ -258,7 +271,7 @@ class Controller:
             job, unread = read_job(body)
         except InvalidJob as error:
             if not is_finished(body) and "deletionTimestamp" not in body["metadata"]:
-                await self._execution.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(str(error)))
+                await self._statuses.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(str(error)))
             return
         pods = await self._known.gather_pods(key, job)
         obstacles = await self._inquiries.obstacles(key, pods, now)
@@ -279,7 +292,7 @@ class Controller:
             pods = await self._known.gather_pods(key, job)  # with those that were created before it
             decision = self._decide(key, replace(observed, pods=pods, refusal=refusal))
             await self._execution.execute(key, job, decision.actions)
-        await self._execution.settle(key, body, decision, unread)
+        await self._statuses.settle(key, body, decision, unread)
         now_there = self._known.pods.of(key)  # with those that were just created
         if (wait := self._inquiries.seconds_until_next(key, now_there, now)) is not None:
             self.queue.add_after(key, wait)
@@ -324,7 +337,7 @@ class Controller:
         """A job that has ended or is gone needs no memory but its own; one that has its name by now keeps its own."""
         self._reports.forget(uid)
         self._logged.pop(uid, None)
-        self._pace.forget(uid)
+        self._statuses.forget(uid)
         self._known.forget(uid)
         if self._uid(key) in (None, uid):
             self._known.pods.forget(key)

@@ -1,85 +1,47 @@
-"""Carrying out what was decided: create and delete children, write the status, post Events."""
+"""Carrying out what was decided: create and delete children."""
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
-from sftjob_contract.names import CA_KEY, KIND
-from sftjob_operator.api import ConditionReason, ConditionStatus, ConditionType, SFTJob, Unread, keep_unknown, to_dict
+from sftjob_contract.names import CA_KEY
+from sftjob_operator.api import ConditionReason, SFTJob
 from sftjob_operator.effects.children import ensure, find, publish, remove
-from sftjob_operator.effects.cluster import (
-    AlreadyExistsError,
-    Cluster,
-    ClusterError,
-    ConflictError,
-    ForbiddenError,
-    InvalidError,
-    NotFoundError,
-    Object,
-)
-from sftjob_operator.effects.events import event_body
-from sftjob_operator.gather import Gathering, job_key
+from sftjob_operator.effects.cluster import Cluster, ClusterError, ForbiddenError, InvalidError, NotFoundError
+from sftjob_operator.gather import Gathering
 from sftjob_operator.holders import release
-from sftjob_operator.progress.pace import WritePace
+from sftjob_operator.logs import LogPace
 from sftjob_operator.reconcile import (
     Action,
     Create,
-    Decision,
     Delete,
-    EventNote,
     PodView,
     Publish,
     Refusal,
     belongs_to,
-    held_status,
-    is_finished,
-    merge_patch,
     owner_uid,
     rendered_invalid,
-    rfc3339,
 )
 from sftjob_operator.report_store import ReportStore
+from sftjob_operator.statuses import NotDoneError, job_field
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
-
-_URGENT: Final = frozenset(
-    {
-        ConditionReason.STOPPING,
-        ConditionReason.INVALID_SPEC,
-        ConditionReason.NAME_CONFLICT,
-        ConditionReason.CREATION_REFUSED,
-        ConditionReason.QUOTA_EXCEEDED,
-        ConditionReason.DELETION_REFUSED,
-        ConditionReason.SERVER_UNAVAILABLE,
-        ConditionReason.OPERATOR_FAULT,
-    }
-)
-"""Reasons that Pods have to end for, or that keep the operator from acting."""
 
 log = logging.getLogger(__name__)
 Body = Mapping[str, Any]
-
-
-class NotDoneError(Exception):
-    """An action could not be carried out. `reason` and the text are for a condition, `error` is the server's answer."""
-
-    def __init__(self, reason: ConditionReason, what: str, error: ClusterError) -> None:
-        super().__init__(f"The operator could not {what}: {error}. It tries again.")
-        self.reason = reason
-        self.error = error
 
 
 class Execution:
     """Writes to the cluster for the job that a worker holds; `known` learns what the server answers."""
 
     def __init__(
-        self, cluster: Cluster, known: Gathering, reports: ReportStore, pace: WritePace, queue: WorkQueue, clock: Clock
+        self, cluster: Cluster, known: Gathering, reports: ReportStore, queue: WorkQueue, clock: Clock
     ) -> None:
         self._cluster = cluster
         self._reports = reports
         self._known = known
-        self._pace = pace
         self._queue = queue
         self._clock = clock
+        self._log_pace = LogPace(clock.monotonic)
 
     async def execute(self, key: Key, job: SFTJob, actions: tuple[Action, ...]) -> Refusal | None:
         """Carry out actions in order, up to the first child that the server refuses to create.
@@ -139,7 +101,8 @@ class Execution:
                 return
             written = await publish(self._cluster, found, action.data)
         except ClusterError as error:
-            log.warning("cannot publish %s of %s: %s", CA_KEY, action.name, error, extra=job_field(key))
+            if self._log_pace.is_news(uid, str(error)):
+                log.warning("cannot publish %s of %s: %s", CA_KEY, action.name, error, extra=job_field(key))
             return
         changed = written is not found
         self._reports.published(uid, ca, self._clock.now() if changed else None)
@@ -177,100 +140,6 @@ class Execution:
         """
         for deletion in deletions:
             await self._delete(key, job_uid, deletion)
-
-    async def settle(self, key: Key, body: Body, decision: Decision, unread: Unread) -> None:
-        """Make the decided status the stored one, now or when it is due, and schedule the next look at the job.
-
-        `unread` is what of the stored status could not be read; it stays.
-
-        Raises:
-            ClusterError: the server refuses the status, or does not answer.
-        """
-        decided = {name: part for name, part in to_dict(decision.status).items() if part not in ([], {})}
-        await self._store(key, body, keep_unknown(body.get("status") or {}, decided, unread), decision.events)
-        if decision.recheck_seconds is not None:
-            self._queue.add_after(key, decision.recheck_seconds)
-
-    async def hold(self, key: Key, body: Body, reason: str, message: str) -> None:
-        """Leave a job that cannot be decided about, or acted on, as it is, and say why in its conditions.
-
-        Raises:
-            ClusterError: the server refuses the status, or does not answer.
-        """
-        events = (EventNote(type="Warning", reason=reason, message=message),)
-        await self._store(key, body, held_status(body, reason, message, self._clock.now()), events)
-
-    async def _store(self, key: Key, body: Body, new: Object, events: tuple[EventNote, ...]) -> None:
-        old = body.get("status") or {}
-        if patch := merge_patch(old, new):
-            wait = 0.0 if _urgent(old, new) else self._pace.seconds_until_allowed(body["metadata"]["uid"])
-            if wait > 0:
-                self._queue.add_after(key, wait)
-            elif await self._write(key, body, patch, new):
-                await self._post(body, events)
-        else:
-            self._pace.unwanted(body["metadata"]["uid"])
-
-    async def _write(self, key: Key, body: Body, patch: Object, new: Object) -> bool:
-        """Patch the status, provided that the job is still the one that was decided about."""
-        namespace, name = key
-        guard = {"resourceVersion": body["metadata"]["resourceVersion"]}
-        try:
-            answer = await self._cluster.patch_status(namespace, name, {"metadata": guard, "status": patch})
-        except NotFoundError:
-            self._known.jobs.drop(body)
-            return False
-        except ConflictError:
-            self._known.jobs.put(await self._cluster.get(KIND, namespace, name))
-            self._queue.add(key)
-            return False
-        self._pace.written(body["metadata"]["uid"])
-        self._known.jobs.put(answer)
-        if is_finished(answer):
-            self._queue.add(key)  # to forget it, or to wait for its time to live
-        if lost := merge_patch(answer.get("status") or {}, new):
-            fields = ", ".join(sorted(lost))
-            log.warning(
-                "the API server did not keep status fields %s: apply crds/sftjobs.yaml", fields, extra=job_field(key)
-            )
-        if new.get("phase") != (body.get("status") or {}).get("phase"):
-            log.info("phase %s", new.get("phase"), extra=job_field(key))
-        return True
-
-    async def _post(self, body: Body, events: tuple[EventNote, ...]) -> None:
-        time = rfc3339(self._clock.now())
-        for note in events:
-            try:
-                event = event_body(body, note.type, note.reason, note.message, time, note.cause)
-                await self._cluster.create(event)
-            except AlreadyExistsError:
-                continue
-            except ClusterError as error:
-                log.info("can not post Event %s: %s", note.reason, error, extra=job_field(job_key(body)))
-
-
-def job_field(key: Key) -> dict[str, str]:
-    """The field that every log line about a job carries."""
-    return {"job": "/".join(key)}
-
-
-def _urgent(old: Body, new: Body) -> bool:
-    """A change that people wait for, or that must not get lost: another phase, first reports, what keeps a job back."""
-    return (
-        old.get("phase") != new.get("phase")
-        or old.get("cleanupTime") != new.get("cleanupTime")
-        or bool(_telling(new) - _telling(old))
-    )
-
-
-def _telling(status: Body) -> set[tuple[str, str]]:
-    """Conditions, by type and reason, whose first appearance is written without delay."""
-    return {(str(c.get("type")), str(c.get("reason"))) for c in status.get("conditions") or () if _is_urgent(c)}
-
-
-def _is_urgent(condition: Body) -> bool:
-    reporting = (ConditionType.PROGRESS_REPORTING, ConditionStatus.TRUE)
-    return (condition.get("type"), condition.get("status")) == reporting or str(condition.get("reason")) in _URGENT
 
 
 def _taken(body: Body, kind: str, name: str) -> str:

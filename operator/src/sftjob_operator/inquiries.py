@@ -8,6 +8,7 @@ from typing import Final
 
 from sftjob_operator.effects.children import find
 from sftjob_operator.effects.cluster import Cluster, ClusterError
+from sftjob_operator.logs import LogPace
 from sftjob_operator.reconcile import (
     PodView,
     Trouble,
@@ -41,6 +42,7 @@ class Inquiries:
         self._cluster = cluster
         self._clock = clock
         self._answers: dict[Key, dict[str, _Answer]] = {}
+        self._log_pace = LogPace(clock.monotonic)
 
     async def obstacles(self, key: Key, pods: Iterable[PodView], now: datetime) -> dict[str, Trouble]:
         """What keeps `pods` from starting, by uid; the server is asked where no recent answer is known."""
@@ -71,7 +73,8 @@ class Inquiries:
         try:
             return _Answer(asked=now, scheduled=scheduled, trouble=await self._ask(namespace, pod))
         except ClusterError as error:
-            log.info("cannot ask why Pod %s/%s does not start: %s", namespace, pod.name, error)
+            if self._log_pace.is_news(pod.uid, str(error)):
+                log.info("cannot ask why Pod %s/%s does not start: %s", namespace, pod.name, error)
             trouble = known.trouble if known is not None else None
             return _Answer(asked=now, scheduled=scheduled, trouble=trouble)
 

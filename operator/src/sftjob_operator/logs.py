@@ -2,9 +2,17 @@
 
 import json
 import logging
+import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
+REPEAT_SECONDS: Final = 300.0
+"""How long the same line is not written again."""
+MOST_REMEMBERED: Final = 10_000
+"""Lines after which all are forgotten."""
+_NUMBER: Final = re.compile(r"\d+")
 NewestPod = Callable[[str], tuple[int, str] | None]
 """Attempt and name of the newest Pod of the job NAMESPACE/NAME, or None if there is none."""
 
@@ -34,6 +42,28 @@ class JsonFormatter(logging.Formatter):
             "traceback": self.formatException(record.exc_info) if record.exc_info else None,
         }
         return json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
+
+
+class LogPace:
+    """What was logged lately: the same about one thing is no news for a while, however often it is tried again."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._logged: dict[tuple[str, str], float] = {}
+
+    def __len__(self) -> int:
+        """Lines that are remembered."""
+        return len(self._logged)
+
+    def is_news(self, about: str, text: str) -> bool:
+        """Whether a line is worth writing; numbers, such as of ports, make no difference."""
+        now, line = self._monotonic(), (about, _NUMBER.sub("N", text))
+        if now - self._logged.get(line, -math.inf) < REPEAT_SECONDS:
+            return False
+        if len(self._logged) >= MOST_REMEMBERED:
+            self._logged.clear()
+        self._logged[line] = now
+        return True
 
 
 def configure_logging() -> None:

@@ -64,6 +64,9 @@ class ConditionReason(StrEnum):
     """The same for lack of quota in the namespace."""
     DELETION_REFUSED = "DeletionRefused"
     """The API server does not let the operator delete a child now (a policy, missing rights); it asks again."""
+    STATUS_REFUSED = "StatusRefused"
+    """The API server does not take the status that the operator writes (an older CRD, its size, a policy); it asks
+    again."""
     SERVER_UNAVAILABLE = "ServerUnavailable"
     """The API server, or a webhook that it asks, does not answer; the operator asks again."""
     OPERATOR_FAULT = "OperatorFault"

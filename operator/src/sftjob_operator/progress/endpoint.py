@@ -20,6 +20,7 @@ from aiohttp import web
 from sftjob_contract.codec import from_untrusted_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
 from sftjob_contract.progress import PROGRESS_VERSION, Progress
+from sftjob_operator.logs import LogPace
 from sftjob_operator.progress.connections import (
     SILENT_SECONDS,
     Connection,
@@ -93,6 +94,7 @@ class ProgressEndpoint:
         self._complaints = RateLimit(
             burst=COMPLAINTS_AT_ONCE, per_second=COMPLAINTS_PER_SECOND, most=_REMEMBERED, monotonic=monotonic
         )
+        self._log_pace = LogPace(monotonic)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -182,7 +184,8 @@ class ProgressEndpoint:
             return await self._reviewer.pod_of(token)
         except Exception as error:
             self._reception.disturbed()
-            log.warning("TokenReview failed: %s", error, extra={"job": "/".join(key)})
+            if self._log_pace.is_news("TokenReview", str(error)):
+                log.warning("TokenReview failed: %s", error, extra={"job": "/".join(key)})
             raise web.HTTPServiceUnavailable(text="the token cannot be checked now", headers=_later()) from error
 
     def _trust(self, request: web.Request, pod: PodIdentity) -> None:

@@ -28,6 +28,7 @@ _TROUBLES: Final = frozenset(
         ConditionReason.CREATION_REFUSED,
         ConditionReason.QUOTA_EXCEEDED,
         ConditionReason.DELETION_REFUSED,
+        ConditionReason.STATUS_REFUSED,
         ConditionReason.SERVER_UNAVAILABLE,
         ConditionReason.OPERATOR_FAULT,
     }
