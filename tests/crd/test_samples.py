@@ -103,6 +103,7 @@ METHODS = [
     ("qlora-7b", "qlora", 16),
     ("full", "full", 64),
     ("gpt2", "full", 16),
+    ("last-layers", "full", 16),
     ("cpu", "full", 8),
     ("chatml", "lora", 16),
     ("chat-messages", "lora", 16),

@@ -20,17 +20,16 @@ from sftjob_contract.config import (
     Model,
     ModelDtype,
     OnInvalidRow,
-    Optimizer,
     PackingStrategy,
     PaddingSide,
     Precision,
     Render,
     RunConfig,
-    Scheduler,
     Training,
 )
 from sftjob_contract.destinations import Output, Retain, Tracking
 from sftjob_contract.method import Lora, LoraBias, Method, Quantization
+from sftjob_contract.optimization import Optimizer, Scheduler
 
 Architecture = Literal["qwen2", "llama"]
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sftjob_contract.destinations import Output, Tracking
 from sftjob_contract.method import Method
+from sftjob_contract.optimization import Optimizer, Scheduler
 
 RUN_CONFIG_VERSION: Final = 1
 
@@ -138,37 +139,6 @@ class Precision(StrEnum):
     BF16 = "bf16"
     FP16 = "fp16"
     FP32 = "fp32"
-
-
-class Scheduler(StrEnum):
-    """Learning rate schedule, under transformers' names (`lr_scheduler_type`)."""
-
-    LINEAR = "linear"
-    COSINE = "cosine"
-    COSINE_WITH_RESTARTS = "cosine_with_restarts"
-    POLYNOMIAL = "polynomial"
-    INVERSE_SQRT = "inverse_sqrt"
-    CONSTANT = "constant"
-    CONSTANT_WITH_WARMUP = "constant_with_warmup"
-
-
-class Optimizer(StrEnum):
-    """Optimizer, under transformers' names (`optim`)."""
-
-    ADAMW_TORCH = "adamw_torch"
-    ADAMW_TORCH_FUSED = "adamw_torch_fused"
-    ADAMW_8BIT = "adamw_8bit"
-    PAGED_ADAMW_32BIT = "paged_adamw_32bit"
-    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
-    LION_8BIT = "lion_8bit"
-    PAGED_LION_8BIT = "paged_lion_8bit"
-    ADAFACTOR = "adafactor"
-    SGD = "sgd"
-
-    @property
-    def is_of_bitsandbytes(self) -> bool:
-        """Whether bitsandbytes has it; the others are PyTorch's and transformers'."""
-        return self.value.endswith("bit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ class ComputeDtype(StrEnum):
 class Lora:
     """LoRA, under PEFT's names (`r`, `lora_alpha`, ..., `use_rslora`, `use_dora`, `modules_to_save`).
 
-    `extra` are more fields of `peft.LoraConfig`, in its own names.
+    `extra` are more fields of `peft.LoraConfig`, in its own names. `loraplus_lr_ratio` is how much larger the learning
+    rate of B is than that of A (LoRA+, Hayou et al. 2024); None: not at all.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class Lora:
     dora: bool
     modules_to_save: tuple[str, ...]
     extra: Mapping[str, Any] = field(hash=False)
+    loraplus_lr_ratio: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,13 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How weights are adapted. No `lora`: every weight is trained. `quantization` is for LoRA only (QLoRA)."""
+    """How weights are adapted. No `lora`: every weight is trained, or those that `unfrozen_parameters` match.
+
+    `unfrozen_parameters` are regular expressions (Python's) that the names of weights must begin with, at least one of
+    them; None: all are trained. `quantization` is for LoRA only (QLoRA).
+    """
 
     lora: Lora | None
     quantization: Quantization | None
     distillation: Distillation | None
+    unfrozen_parameters: tuple[str, ...] | None = None

@@ -9,10 +9,12 @@ import pytest
 from sftjob_contract.codec import encode, to_json
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
+from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.configuration import DELIVERY_SECONDS, read_config, read_delivered_config
+from sftjob_trainer.configuration import DELIVERY_SECONDS, problems, read_config, read_delivered_config
 from sftjob_trainer.failure import Failure
 from support.entry import ending
+from support.optimizers import ABSENT
 from support.tiny import lora, run_config
 from support.version_skew import PREVIOUS, Previous
 
@@ -237,3 +239,19 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"\xff{")
     with pytest.raises(Failure, match=r"run config: not valid JSON: "):
         read_config(path)
+
+
+@pytest.mark.parametrize("optimizer", ABSENT)
+def test_an_optimizer_whose_package_the_image_lacks_is_refused_by_name(optimizer: Optimizer) -> None:
+    found = list(problems(run_config(model="/m", dataset="/d", optimizer=optimizer)))
+
+    what = f"training.optimizer: {optimizer}"
+    needed = f"needs the package {optimizer.package} in the trainer's image"
+    assert found == [f"{what} {needed}: install it there, or remove {what}"]
+
+
+def test_every_optimizer_of_transformers_is_known() -> None:
+    from transformers.training_args import OptimizerNames
+
+    assert {one.value for one in Optimizer} == {one.value for one in OptimizerNames}
+    assert len(ABSENT) < len(Optimizer) / 2

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Optimizer, Precision, RunConfig
+from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import construction_check, weightless
 from sftjob_trainer.child import NoAnswerError, answer_of

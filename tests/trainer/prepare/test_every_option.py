@@ -82,6 +82,8 @@ READ = {
     "method.lora.dora": "lora",
     "method.lora.modules_to_save": "lora",
     "method.lora.extra": "lora",
+    "method.lora.loraplus_lr_ratio": "construction",
+    "method.unfrozen_parameters": "construction",
     "method.quantization.bits": "model",
     "method.quantization.type": "model",
     "method.quantization.double_quantization": "model",

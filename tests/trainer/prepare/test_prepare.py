@@ -17,12 +17,14 @@ from sftjob_contract.codec import encode, from_json
 from sftjob_contract.config import DataFormat, HeldOut
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
+from sftjob_contract.optimization import Scheduler
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.prepare import prepare
+from sftjob_trainer.schedule import check_schedule
 from support.preparing import Workbench, environment
-from support.tiny import held_out_fraction, held_out_source
+from support.tiny import held_out_fraction, held_out_source, run_config
 
 TEXTS = [{"text": f"open file {number}"} for number in range(20)]
 MOST_CUT = (
@@ -119,6 +121,39 @@ def test_a_warmup_as_long_as_the_run_is_refused_with_both_numbers(bench: Workben
         "training.warmupSteps 4 is not below the 4 steps of the run, so the learning rate would never reach its value; "
         "lower it, or write training.warmupRatio"
     )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "problem"),
+    [
+        ({"num_decay_steps": 4}, "1 steps of warmup and 4 of decay are not the 4 steps of the run; lower num_decay_st"),
+        (
+            {"num_decay_steps": 2, "num_stable_steps": 2},
+            "1 steps of warmup, 2 stable and 2 of decay are not the 4 steps of the run; lower num_decay_steps, or rem",
+        ),
+        ({"num_decay_steps": 0.2}, None),
+        ({"num_decay_steps": 3}, ""),
+        ({"num_decay_steps": 1, "num_stable_steps": 2}, ""),
+    ],
+)
+def test_the_parts_of_a_schedule_are_those_of_the_run(kwargs: dict[str, Any], problem: str | None) -> None:
+    training = run_config(
+        model="m",
+        dataset="d",
+        scheduler=Scheduler.WARMUP_STABLE_DECAY,
+        warmup_ratio=None,
+        warmup_steps=1,
+        extra={"lr_scheduler_kwargs": kwargs},
+    ).training
+    where = "training.extra.lr_scheduler_kwargs"
+    sentence = f"{where}.num_decay_steps must be a whole number" if problem is None else f"{where}: {problem}"
+
+    if problem == "":
+        check_schedule(4, training)
+        return
+    with pytest.raises(Failure) as raised:
+        check_schedule(4, training)
+    assert raised.value.message.startswith(sentence)
 
 
 def test_only_the_first_rows_are_used_and_checked(bench: Workbench) -> None:

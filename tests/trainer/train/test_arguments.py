@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract.batches import micro_batches
-from sftjob_contract.config import Precision, Scheduler, Training
+from sftjob_contract.config import Precision, Training
+from sftjob_contract.optimization import Scheduler
 from sftjob_trainer import plan
 from sftjob_trainer.arguments import is_due, sft_arguments, warmup_steps, with_checkpointing
 from support.tiny import run_config

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import EarlyStopping, Metric, RunConfig, Scheduler
+from sftjob_contract.config import EarlyStopping, Metric, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.optimization import Scheduler
 from sftjob_contract.progress import Activity
 from sftjob_trainer.configuration import problems
 from sftjob_trainer.telemetry import SavedTelemetry, Telemetry

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import DataFormat, Metric, Optimizer, RunConfig
+from sftjob_contract.config import DataFormat, Metric, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.optimization import Optimizer
 from sftjob_contract.outcome import Outcome
 from sftjob_trainer.configuration import problems
 from sftjob_trainer.failure import Failure

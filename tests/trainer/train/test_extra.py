@@ -12,6 +12,7 @@ import pytest
 from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import Distillation, Method, Teacher
+from sftjob_contract.optimization import Scheduler
 from sftjob_trainer.extra import (
     LORA_CONFIG,
     REFUSED_LORA,
@@ -59,6 +60,10 @@ def with_extra(**extra: Any) -> RunConfig:
     return run_config(model="m", dataset="d", extra=extra)
 
 
+def with_training(kwargs: dict[str, Any], scheduler: Scheduler) -> RunConfig:
+    return run_config(model="m", dataset="d", scheduler=scheduler, extra={"lr_scheduler_kwargs": kwargs})
+
+
 def with_lora_extra(**extra: Any) -> RunConfig:
     return run_config(model="m", dataset="d", method=lora(extra=extra))
 
@@ -99,6 +104,19 @@ def with_lora_extra(**extra: Any) -> RunConfig:
             with_extra(dataloader_num_workers=-1),
             ["training.extra.dataloader_num_workers must be at least 0, not -1"],
         ),
+        (
+            with_training({"min_lr": 1e-5}, Scheduler.CONSTANT_WITH_WARMUP),
+            ["training.extra.lr_scheduler_kwargs: training.scheduler: constant_with_warmup has no options; remove it"],
+        ),
+        (
+            with_training({"num_cycles": 1}, Scheduler.COSINE_WITH_MIN_LR),
+            ["training.scheduler: cosine_with_min_lr needs min_lr or min_lr_rate in training.extra.lr_scheduler_k"],
+        ),
+        (
+            with_training({}, Scheduler.WARMUP_STABLE_DECAY),
+            ["training.scheduler: warmup_stable_decay needs num_decay_steps in training.extra.lr_scheduler_kwargs"],
+        ),
+        (with_training({"min_lr_rate": 0.1}, Scheduler.COSINE_WARMUP_WITH_MIN_LR), []),
         (with_lora_extra(layers_to_transform=[0], init_lora_weights="gaussian"), []),
         (with_lora_extra(r=3), ["method.lora.extra.r can not be set here: set method.lora.rank"]),
         (with_lora_extra(ranks=3), ["method.lora.extra.ranks is not a field of the installed peft.LoraConfig"]),

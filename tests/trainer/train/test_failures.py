@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Scheduler
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.optimization import Scheduler
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.checkpoints import CheckpointStore
 from sftjob_trainer.disk import quantity, volume_is_full

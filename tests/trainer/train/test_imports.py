@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Optimizer, RunConfig
+from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import ComputeDtype, Distillation, Quantization, QuantizationType, Teacher
+from sftjob_contract.optimization import Optimizer
 from sftjob_trainer.libraries import hide_bitsandbytes, importing
 from sftjob_trainer.train import model_directories
 from support.processes import train_in_one

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from safetensors.torch import load_file
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import LoraBias, Method
+from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from support.preparing import Workbench
 from support.tiny import lora
 from support.training import (
     PEFT_IS_BEHIND,
+    Finished,
+    as_died_after,
     build_trainer,
     finish,
     job,
@@ -194,3 +198,42 @@ def test_a_layer_may_be_named_by_more_than_its_last_part(qwen2: Path, tmp_path: 
     adapted = {name.partition(".lora_A")[0] for name, _ in model.named_modules() if name.endswith("lora_A")}
     prefix = "base_model.model.model.layers"
     assert adapted == {f"{prefix}.0.self_attn.q_proj", f"{prefix}.0.mlp.up_proj", f"{prefix}.1.mlp.up_proj"}
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer.ADAMW_TORCH, Optimizer.ADAMW_8BIT, Optimizer.SGD])
+def test_lora_plus_gives_b_a_larger_learning_rate_than_a(llama: Path, tmp_path: Path, optimizer: Optimizer) -> None:
+    method = lora(loraplus_lr_ratio=16.0, modules_to_save=("lm_head",))
+    config = job(llama, method=method, max_steps=2, learning_rate=1e-3, weight_decay=0.1, optimizer=optimizer)
+
+    trainer = build_trainer(tmp_path, config)
+    trainer.create_optimizer()
+
+    names = {id(weights): name for name, weights in trainer.model.named_parameters()}
+    groups = {
+        names[id(weights)]: (round(group["lr"], 9), group["weight_decay"])
+        for group in trainer.optimizer.param_groups
+        for weights in group["params"]
+    }
+    assert set(groups) == {name for name, weights in trainer.model.named_parameters() if weights.requires_grad}
+    assert {given for name, given in groups.items() if "lora_B" in name} == {(16e-3, 0.1)}
+    assert {given for name, given in groups.items() if "lora_B" not in name} == {(1e-3, 0.1)}
+
+
+def test_a_run_with_lora_plus_moves_b_further_and_resumes_as_if_undisturbed(llama: Path, tmp_path: Path) -> None:
+    def moved(run: Finished) -> float:
+        weights = load_file(run.volume / layout.OUTPUT_ADAPTER / "adapter_model.safetensors")
+        return max(float(value.abs().max()) for name, value in weights.items() if "lora_B" in name)
+
+    options: dict[str, Any] = {"max_steps": 4, "save_every": 2, "learning_rate": 1e-3}
+    plus = finish(tmp_path / "plus", job(llama, method=lora(loraplus_lr_ratio=8.0), **options))
+    plain = finish(tmp_path / "plain", job(llama, method=lora(), **options))
+    again = as_died_after(2, plus, tmp_path / "again")
+
+    outcome = run_train(again, plus.config, attempt=2)
+
+    assert moved(plus) > 4 * moved(plain)
+    assert outcome.exit_code is ExitCode.DONE
+    one, other = (
+        load_file(path / layout.OUTPUT_ADAPTER / "adapter_model.safetensors") for path in (plus.volume, again)
+    )
+    assert all(weights.equal(other[name]) for name, weights in one.items())

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Optimizer, Precision, RunConfig
+from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.card import base_model_name
 from support.tiny import lora, run_config

@@ -12,9 +12,9 @@ import yaml
 
 from sftjob_contract import layout
 from sftjob_contract.codec import encode
-from sftjob_contract.config import Scheduler
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES
+from sftjob_contract.optimization import Scheduler
 from sftjob_contract.outcome import termination_message
 from sftjob_contract.progress import Activity, Progress
 from support.training import Finished, finish, job, read_metrics, run_train, write_prepared

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Optimizer, PackingStrategy, Precision, Scheduler
+from sftjob_contract.config import PackingStrategy, Precision
+from sftjob_contract.optimization import Optimizer, Scheduler
 from sftjob_trainer.arguments import sft_arguments
+from support.optimizers import INSTALLED
 from support.tiny import run_config
 from support.training import build_trainer, documents, finish, job, read_metrics, stats_of
 
@@ -17,12 +19,12 @@ PAGED_ON_A_CPU = pytest.mark.filterwarnings("ignore:Paged optimizers are not sup
 
 
 @PAGED_ON_A_CPU
-@pytest.mark.parametrize("optimizer", list(Optimizer))
+@pytest.mark.parametrize("optimizer", INSTALLED)
 def test_every_optimizer_learns_on_the_cpu_and_is_the_one_asked_for(
     qwen2: Path, tmp_path: Path, optimizer: Optimizer
 ) -> None:
     """A sign-based update needs a smaller step than Adam's, plain gradient descent a larger one."""
-    rate = {Optimizer.SGD: 0.5, Optimizer.LION_8BIT: 1e-3, Optimizer.PAGED_LION_8BIT: 1e-3}.get(optimizer, 1e-2)
+    rate = 0.5 if optimizer is Optimizer.SGD else 1e-3 if "lion" in optimizer else 1e-2
     run = finish(tmp_path, job(qwen2, optimizer=optimizer, max_steps=4, learning_rate=rate, warmup_ratio=None))
 
     assert run.outcome.output is not None
@@ -42,6 +44,18 @@ def test_every_optimizer_learns_on_the_cpu_and_is_the_one_asked_for(
         (Optimizer.PAGED_LION_8BIT, "Lion"),
         (Optimizer.ADAFACTOR, "Adafactor"),
         (Optimizer.SGD, "SGD"),
+        (Optimizer.ADAMW_BNB_8BIT, "AdamW"),
+        (Optimizer.LION_32BIT, "Lion"),
+        (Optimizer.PAGED_LION_32BIT, "Lion"),
+        (Optimizer.ADEMAMIX, "AdEMAMix"),
+        (Optimizer.ADEMAMIX_8BIT, "AdEMAMix"),
+        (Optimizer.PAGED_ADEMAMIX_32BIT, "AdEMAMix"),
+        (Optimizer.PAGED_ADEMAMIX_8BIT, "AdEMAMix"),
+        (Optimizer.ADAGRAD, "Adagrad"),
+        (Optimizer.RMSPROP, "RMSprop"),
+        (Optimizer.RMSPROP_BNB, "RMSprop"),
+        (Optimizer.RMSPROP_BNB_8BIT, "RMSprop"),
+        (Optimizer.RMSPROP_BNB_32BIT, "RMSprop"),
     ],
 )
 def test_optimizers_are_those_of_the_name(qwen2: Path, tmp_path: Path, optimizer: Optimizer, kind: str) -> None:
@@ -77,6 +91,11 @@ def falling(shape: Callable[[float], float]) -> Callable[[int], float]:
             {"power": 2.0, "lr_end": 1e-3},
             falling(lambda way: (1 - 0.1) * (1 - way) ** 2 + 0.1),
         ),
+        (
+            Scheduler.COSINE_WITH_MIN_LR,
+            {"min_lr": 1e-3},
+            falling(lambda way: 0.1 + (1 - 0.1) * 0.5 * (1 + math.cos(math.pi * way))),
+        ),
         (Scheduler.INVERSE_SQRT, {}, lambda done: 1 / math.sqrt(done / WARMUP)),
         (Scheduler.CONSTANT_WITH_WARMUP, {}, lambda _done: 1.0),
     ],
@@ -100,6 +119,35 @@ def test_the_learning_rate_follows_its_formula(
         step: PEAK * (done / WARMUP if (done := step - 1) < WARMUP else factor(done)) for step in range(1, STEPS + 1)
     }
     assert rates == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "factors"),
+    [
+        (Scheduler.COSINE_WARMUP_WITH_MIN_LR, {"min_lr_rate": 0.1}, (0.5, 1.0, 0.55, 0.1)),
+        (
+            Scheduler.WARMUP_STABLE_DECAY,
+            {"num_decay_steps": 4, "decay_type": "linear", "min_lr_ratio": 0.2},
+            (0.2, 0.6, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4),
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_begin_at_0_has_its_own_rates(
+    qwen2: Path, tmp_path: Path, scheduler: Scheduler, options: dict[str, Any], factors: tuple[float, ...]
+) -> None:
+    config = job(
+        qwen2,
+        scheduler=scheduler,
+        max_steps=len(factors),
+        learning_rate=PEAK,
+        warmup_ratio=None,
+        warmup_steps=2,
+        extra={"lr_scheduler_kwargs": options},
+    )
+
+    rates = read_metrics(finish(tmp_path, config).volume).values("learningRate")
+
+    assert rates == pytest.approx({step: PEAK * factor for step, factor in enumerate(factors, start=1)})
 
 
 def test_the_learning_rate_of_a_constant_schedule_is_constant(qwen2: Path, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ModelDtype, Optimizer, Precision, RunConfig
+from sftjob_contract.config import ModelDtype, Precision, RunConfig
 from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.model_shape import ModelShape
+from sftjob_contract.optimization import Optimizer
 from sftjob_operator.plan import checkpoint_bytes, gpu_memory, trainable_parameters
 from sftjob_operator.plan.memory import HEAD_TOKENS, HEAD_WORDS, base_weight_bytes
 from sftjob_trainer.model_shape import read_model_shape
+from support.optimizers import INSTALLED
 from support.tiny import lora, run_config
 from support.training import PEFT_IS_BEHIND
 
@@ -105,7 +107,7 @@ def test_weights_adapter_and_gradients_take_the_bytes_that_pytorch_gives_them(
     assert memory.gradients == size(parameter.grad for parameter in parameters)
 
 
-@pytest.mark.parametrize("optimizer", list(Optimizer))
+@pytest.mark.parametrize("optimizer", INSTALLED)
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_optimizers_keep_what_they_keep(
     name: str, optimizer: Optimizer, directory: Path, shape: ModelShape, tmp_path: Path

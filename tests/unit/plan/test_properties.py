@@ -6,9 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_contract.config import ModelDtype, Optimizer, Precision, RunConfig
+from sftjob_contract.config import ModelDtype, Precision, RunConfig
 from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
 from sftjob_contract.model_shape import ModelShape
+from sftjob_contract.optimization import Optimizer
 from sftjob_operator.plan import (
     alternative,
     checkpoint_bytes,

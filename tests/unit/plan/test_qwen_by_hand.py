@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Attention, Optimizer, Precision, RunConfig
+from sftjob_contract.config import Attention, Precision, RunConfig
 from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
+from sftjob_contract.optimization import Optimizer
 from sftjob_operator.plan import gpu_memory, trainable_parameters
 from sftjob_operator.plan.tensors import linear_parameters
 from support.model_shapes import QWEN_05B

@@ -15,14 +15,15 @@ from sftjob_contract.codec import ContractError, from_json
 from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, DataSource, Metric, RunConfig, Training
 from sftjob_contract.layout import may_have_splits
 from sftjob_contract.method import Method
+from sftjob_contract.optimization import BITSANDBYTES
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.extra import extra_problems
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.preprocessing import has_function, preprocessing_problems
+from sftjob_trainer.unfreezing import pattern_problems
 
 _TOLD: Final = 8
 """Problems of one run config that are told; each is a sentence, and a status is no place for a list of hundreds."""
-_BNB: Final = "bitsandbytes"
 DELIVERY_SECONDS: Final = 120
 """How long a ConfigMap's change may take to reach a mounted file: the kubelet's sync period (1 min) and its cache."""
 
@@ -208,10 +209,10 @@ def _package_problems(config: RunConfig) -> Iterator[str]:
         (config.tracking.tensorboard, "tracking.tensorboard: true", "tensorboard"),
         (config.tracking.wandb is not None, "tracking.wandb", "wandb"),
         (config.tracking.mlflow is not None, "tracking.mlflow", "mlflow"),
-        (config.method.quantization is not None, "method.quantization", _BNB),
-        (config.training.optimizer.is_of_bitsandbytes, f"training.optimizer: {config.training.optimizer}", _BNB),
+        (config.method.quantization is not None, "method.quantization", BITSANDBYTES),
+        (True, f"training.optimizer: {config.training.optimizer}", config.training.optimizer.package),
     ):
-        if asked and find_spec(package) is None:
+        if asked and package is not None and find_spec(package) is None:
             yield f"{name} needs the package {package} in the trainer's image: install it there, or remove {name}"
 
 
@@ -250,6 +251,9 @@ def _training_problems(training: Training) -> Iterator[str]:
 
 
 def _method_problems(method: Method) -> Iterator[str]:
+    yield from pattern_problems(method.unfrozen_parameters or ())
+    if method.unfrozen_parameters is not None and method.lora is not None:
+        yield "method must have at most one of lora and unfrozenParameters, which is for full fine-tuning"
     if method.quantization is None:
         return
     if method.lora is None:

@@ -24,6 +24,7 @@ from sftjob_trainer.hardware import Choices, autocast_precision
 from sftjob_trainer.lora import check_layers, check_tokens, layers_of, lora_config
 from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer
+from sftjob_trainer.unfreezing import unfreeze
 
 REFUSALS: Final = (ValueError, TypeError, ImportError, KeyError)
 """What the libraries raise about an option."""
@@ -60,6 +61,8 @@ def construct(material: Material) -> Trainer:
     if lora is not None:
         check_layers(lora, layers_of(material.model))
         check_tokens(lora, len(material.model.get_input_embeddings().weight))
+    if config.method.unfrozen_parameters is not None:
+        unfreeze(material.model, config.method.unfrozen_parameters)
     args = sft_config(material)
     arguments = {
         **material.hooks,
@@ -70,6 +73,7 @@ def construct(material: Material) -> Trainer:
         "processing_class": material.tokenizer,
         "data_collator": _collator(config, material.tokenizer, args),
         "peft_config": None if lora is None else lora_config(lora),
+        "loraplus_lr_ratio": None if lora is None else lora.loraplus_lr_ratio,
     }
     try:
         trainer = _trainer(material, arguments)

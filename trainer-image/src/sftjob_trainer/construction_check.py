@@ -46,8 +46,13 @@ def check_construction(config: RunConfig, directory: Path, *, layers_known: bool
 
 def has_options(config: RunConfig) -> bool:
     """Whether `config` has options that a library may refuse; tests make a trainer with each value of the others."""
-    return bool(config.training.extra) or (config.method.lora is not None and _has_options(config.method.lora))
+    method = config.method
+    return (
+        bool(config.training.extra)
+        or method.unfrozen_parameters is not None
+        or (method.lora is not None and _has_options(method.lora))
+    )
 
 
 def _has_options(lora: Lora) -> bool:
-    return bool(lora.extra or lora.modules_to_save) or lora.bias is not LoraBias.NONE
+    return bool(lora.extra or lora.modules_to_save or lora.loraplus_lr_ratio) or lora.bias is not LoraBias.NONE

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from sftjob_contract.config import RunConfig
+from sftjob_contract.config import RunConfig, Training
+from sftjob_contract.optimization import Scheduler
 from sftjob_trainer.wording import type_name
 
 SFT_CONFIG: Final = (
@@ -127,6 +128,12 @@ REFUSED_LORA: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """Fields of LoraConfig that may not be given, by what to do instead."""
+_NEEDED_OPTIONS: Final[Mapping[Scheduler, tuple[str, ...]]] = {
+    Scheduler.COSINE_WITH_MIN_LR: ("min_lr", "min_lr_rate"),
+    Scheduler.COSINE_WARMUP_WITH_MIN_LR: ("min_lr", "min_lr_rate"),
+    Scheduler.WARMUP_STABLE_DECAY: ("num_decay_steps",),
+}
+"""One of these must be given."""
 _INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
 """Values of init_lora_weights that leave the base model's weights alone, so that an adapter fits the published base."""
 
@@ -135,6 +142,7 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
     """What can not be passed on, one sentence each."""
     yield from _problems("training.extra", config.training.extra, "trl.SFTConfig", SFT_CONFIG, REFUSED_TRAINING)
     yield from _prefetch_problems(config.training.extra)
+    yield from _schedule_problems(config.training)
     if config.method.distillation is not None and "loss_type" in config.training.extra:
         yield "training.extra.loss_type does not go with method.distillation, which is a loss of its own: remove it"
     lora = config.method.lora
@@ -159,6 +167,17 @@ def _prefetch_problems(extra: Mapping[str, Any]) -> Iterator[str]:
         yield f"training.extra.dataloader_prefetch_factor must be at least 1, not {factor}"
     elif not workers:
         yield "training.extra.dataloader_prefetch_factor needs dataloader_num_workers of at least 1"
+
+
+def _schedule_problems(training: Training) -> Iterator[str]:
+    """Schedules that cannot do without options, and those for which transformers would pass over them in silence."""
+    scheduler, where = training.scheduler, "training.extra.lr_scheduler_kwargs"
+    given = training.extra.get("lr_scheduler_kwargs") or {}
+    if given and scheduler in (Scheduler.CONSTANT, Scheduler.CONSTANT_WITH_WARMUP):
+        yield f"{where}: training.scheduler: {scheduler} has no options; remove it, or write another scheduler"
+    needed = _NEEDED_OPTIONS.get(scheduler, ())
+    if needed and isinstance(given, Mapping) and not any(name in given for name in needed):
+        yield f"training.scheduler: {scheduler} needs {' or '.join(needed)} in {where}"
 
 
 def field_types(classes: tuple[tuple[str, str, str], ...]) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from sftjob_contract.batches import micro_batches
 from sftjob_contract.codec import ContractError, encode, from_json, sha256_of, to_json
 from sftjob_contract.config import DataFormat, RunConfig
 from sftjob_contract.method import Lora
+from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
@@ -50,6 +51,7 @@ from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
 from sftjob_trainer.quantized_base import base_quantization, check_base
 from sftjob_trainer.questions import prompt_tokens, save_prompts, save_questions
+from sftjob_trainer.schedule import check_schedule
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
 from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
@@ -120,9 +122,9 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_snapshot=_snapshot(model, environment.cache),
         teacher_snapshot=None if teacher is None else _snapshot(teacher, environment.cache),
         model_revision=model.revision,
-        model_shape=shape,
+        model_shape=_planned(shape, config),
     )
-    _check_warmup(stats.max_steps, config)
+    check_schedule(stats.max_steps, config.training)
     if config.evaluation.sample_prompts:
         prompts = prompt_tokens(config, stats, _tokenizer(config, model, volume))
         check_prompts(read_limits(model.directory), [len(ids) for ids in prompts])
@@ -136,6 +138,14 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         stats.max_steps,
     )
     return stats
+
+
+def _planned(shape: ModelShape | None, config: RunConfig) -> ModelShape | None:
+    """The shape to plan memory with, which knows of all weights or an adapter and not of single weights that train."""
+    if shape is None or config.method.unfrozen_parameters is None:
+        return shape
+    logger.info("      memory is not planned for, since method.full.unfrozenParameters trains a part of the weights")
+    return None
 
 
 def _without_numbers(lora: Lora) -> Lora:
@@ -192,21 +202,6 @@ def _check_batch(sequences: int, config: RunConfig) -> None:
         raise Failure(
             Reason.DATA_INVALID,
             f"dataset: {sequences} sequences to train on are fewer than one batch of {batch}; add rows{instead}",
-        )
-
-
-def _check_warmup(steps: int, config: RunConfig) -> None:
-    """See that the learning rate reaches its value within the `steps` of the run.
-
-    Raises:
-        Failure: the warmup is as long as the run, or longer.
-    """
-    warmup = config.training.warmup_steps
-    if warmup and warmup >= steps:
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"training.warmupSteps {warmup} is not below the {steps} steps of the run, so the learning rate would "
-            "never reach its value; lower it, or write training.warmupRatio",
         )
 
 

@@ -29,6 +29,8 @@ class Trainer(SFTTrainer):
     On a CPU the same loss is computed in another way (docs/adr/0021).
     """
 
+    optimizer: Any
+
     def __init__(
         self,
         *,
@@ -36,17 +38,19 @@ class Trainer(SFTTrainer):
         fetching: Callable[[], AbstractContextManager[None]],
         world: World,
         rows: int,
+        loraplus_lr_ratio: float | None = None,
         **arguments: Any,
     ) -> None:
         """`rows` of the training data are real, those after them only fill batches up.
 
-        `fetching` is entered while the batches of a step are fetched.
+        `fetching` is entered while the batches of a step are fetched. `loraplus_lr_ratio` as in the run config.
         """
         super().__init__(**arguments)
         self._fetching = fetching
         self._broken_off = broken_off
         self._world = world
         self._rows = rows
+        self._loraplus_lr_ratio = loraplus_lr_ratio
         self._loss_sum = 0.0
         self._tokens = 0
         self._passed_over = 0
@@ -66,6 +70,29 @@ class Trainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         hidden = self.hidden_states(model, {name: value for name, value in inputs.items() if name != "labels"})
         return self.mean_loss(cross_entropy(hidden, self._own_head, inputs["labels"]), inputs, num_items_in_batch)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer; with LoRA+, the rates of B are larger than those of A.
+
+        PEFT makes that of the class and the options that transformers would take. Its weight decay is 0 by default.
+        """
+        if self._loraplus_lr_ratio is None or self.optimizer is not None:
+            made: torch.optim.Optimizer = super().create_optimizer(model)
+            return made
+        from peft.optimizers import create_loraplus_optimizer
+
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if not isinstance(kind, type) or not options.keys().isdisjoint(("params", "model", "optimizer_dict")):
+            raise ValueError(f"LoRA+ makes groups of weights of its own, which {self.args.optim.value} does too")
+        self.optimizer = create_loraplus_optimizer(
+            self.model,
+            kind,
+            loraplus_lr_ratio=self._loraplus_lr_ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+            loraplus_lr_embedding=self.args.learning_rate,
+            **options,
+        )
+        return self.optimizer
 
     def hidden_states(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """What the layers of `model`, wrapped or not, make of `inputs`: (batch, length, hidden size)."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.codec import from_json
-from sftjob_contract.config import Kernels, Optimizer, Precision, RunConfig, Scheduler
+from sftjob_contract.config import Kernels, Precision, RunConfig
 from sftjob_contract.method import Lora, LoraBias
+from sftjob_contract.optimization import Optimizer, Scheduler
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.child import limit_memory, print_answer
 from sftjob_trainer.failure import Failure
@@ -112,6 +113,8 @@ def _lora_options(config: RunConfig, lora: Lora) -> Iterator[Option]:
         yield _of_lora(config, f"extra.{name}", value, extra=_but(lora.extra, name))
     if lora.modules_to_save:
         yield _of_lora(config, "modulesToSave", lora.modules_to_save, modules_to_save=())
+    if lora.loraplus_lr_ratio is not None:
+        yield _of_lora(config, "loraplusLrRatio", lora.loraplus_lr_ratio, loraplus_lr_ratio=None)
     if lora.dora:
         yield _of_lora(config, "dora", True, dora=False)
     if lora.bias is not LoraBias.NONE:

@@ -12,7 +12,17 @@ ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class FullSpec(Model):
-    """Full fine-tuning has no options of its own."""
+    """Full fine-tuning: every weight, or those of the names that unfrozenParameters has."""
+
+    unfrozen_parameters: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+            Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Regular expressions of Python that the names of weights to train begin with, such as
+    model.layers.(2[0-9]|3[0-9]).mlp or lm_head; the others stay as they are. Absent: every weight is trained."""
 
 
 class LoraSpec(Model):
@@ -53,6 +63,9 @@ class LoraSpec(Model):
     ] = ()
     """Layers to train as a whole and save with the adapter, such as embed_tokens and lm_head. PEFT:
     modules_to_save."""
+    loraplus_lr_ratio: Annotated[float, Field(ge=1, le=1000)] | None = None
+    """Learning rate of matrix B over that of A, which is training.learningRate (LoRA+, Hayou et al. 2024); 16 is usual.
+    Absent: both have the same."""
     extra: Extra = Field(default_factory=dict)
     """More fields of peft.LoraConfig, under its own names."""
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from sftjob_contract.config import Kernels, LossOn, Optimizer, PackingStrategy, Precision, Scheduler
+from sftjob_contract.config import Kernels, LossOn, PackingStrategy, Precision
+from sftjob_contract.optimization import Optimizer, Scheduler
 from sftjob_operator.api.types import Extra, Model, rule, rules
 
 

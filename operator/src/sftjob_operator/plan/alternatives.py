@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sftjob_contract.config import Optimizer, RunConfig
+from sftjob_contract.config import RunConfig
 from sftjob_contract.method import Lora, Quantization
 from sftjob_contract.model_shape import ModelShape
+from sftjob_contract.optimization import Optimizer
 from sftjob_operator.api import LoraSpec, QuantizationSpec
 from sftjob_operator.plan.memory import gpu_memory
 

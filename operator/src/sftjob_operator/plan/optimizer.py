@@ -5,26 +5,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sftjob_contract.config import Optimizer
+from sftjob_contract.optimization import Optimizer
 from sftjob_operator.plan.tensors import TrainedTensors
 
 _FP32: Final = 4
 _STATES: Final = {
-    Optimizer.ADAMW_TORCH: 2,
-    Optimizer.ADAMW_TORCH_FUSED: 2,
-    Optimizer.ADAMW_8BIT: 2,
-    Optimizer.PAGED_ADAMW_32BIT: 2,
-    Optimizer.PAGED_ADAMW_8BIT: 2,
-    Optimizer.LION_8BIT: 1,
-    Optimizer.PAGED_LION_8BIT: 1,
+    **{optimizer: 2 for optimizer in Optimizer if "adamw" in optimizer.value},
+    **{optimizer: 3 for optimizer in Optimizer if "ademamix" in optimizer.value},
+    **{optimizer: 1 for optimizer in Optimizer if any(kind in optimizer.value for kind in ("lion", "rmsprop"))},
+    Optimizer.ADAGRAD: 1,
+    Optimizer.SCHEDULE_FREE_RADAM: 2,
+    Optimizer.SCHEDULE_FREE_SGD: 1,
 }
-"""States of the size of the weights: Adam keeps two moments, Lion one (Chen et al. 2023); SGD as transformers sets it
-up has no momentum."""
-_TORCH: Final = frozenset({Optimizer.ADAMW_TORCH, Optimizer.ADAMW_TORCH_FUSED})
-_EIGHT_BIT: Final = frozenset(
-    {Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT, Optimizer.LION_8BIT, Optimizer.PAGED_LION_8BIT}
+"""States of the size of the weights: Adam keeps two moments, AdEMAMix three (Pagliardini et al. 2024), Lion one (Chen
+et al. 2023), RMSprop and Adagrad one; SGD as transformers sets it up has no momentum. GaLore, APOLLO and others that
+keep less than Adam count as Adam."""
+_TORCH: Final = frozenset(
+    {Optimizer.ADAMW_TORCH, Optimizer.ADAMW_TORCH_FUSED, Optimizer.ADAGRAD, Optimizer.RMSPROP, Optimizer.STABLE_ADAMW}
 )
-_PAGED: Final = frozenset({Optimizer.PAGED_ADAMW_32BIT, Optimizer.PAGED_ADAMW_8BIT, Optimizer.PAGED_LION_8BIT})
+_EIGHT_BIT: Final = frozenset(
+    optimizer for optimizer in Optimizer if optimizer.is_of_bitsandbytes and optimizer.value.endswith("8bit")
+)
+_PAGED: Final = frozenset(optimizer for optimizer in Optimizer if optimizer.value.startswith("paged"))
 _BLOCK: Final = 256
 """Elements that share a scale in 8-bit states (Dettmers et al. 2021, section 2.1; bitsandbytes `Optimizer2State`)."""
 _SMALLEST_8BIT: Final = 4096
@@ -65,7 +67,7 @@ def _state_bytes(optimizer: Optimizer, tensors: TrainedTensors, trained_bytes: i
         return _FP32 * (tensors.rows + tensors.columns if tensors.columns > 1 else elements)  # Shazeer & Stern 2018
     states = _STATES.get(optimizer, 0)
     if optimizer in _TORCH:
-        return states * elements * trained_bytes  # torch.optim.AdamW: zeros_like the parameter
+        return states * elements * trained_bytes  # torch.optim: zeros_like the parameter
     if optimizer in _EIGHT_BIT and elements >= _SMALLEST_8BIT and not tensors.is_embedding:
         return states * (elements + _FP32 * math.ceil(elements / _BLOCK))
     return states * elements * _FP32  # embeddings too: transformers registers them for 32 bits

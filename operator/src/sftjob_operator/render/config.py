@@ -9,6 +9,7 @@ from sftjob_contract.codec import sha256_of
 from sftjob_contract.destinations import HubRepository, Mlflow, Output, Tracking, Wandb
 from sftjob_contract.layout import CHECKPOINTS, HUB_SCHEME, ClaimPath, checkpoint_name
 from sftjob_contract.method import Distillation, Lora, Method, Quantization, Teacher
+from sftjob_contract.optimization import Scheduler
 from sftjob_operator.api import (
     ChatTemplateSpec,
     Columns,
@@ -230,6 +231,7 @@ def _method(spec: MethodSpec) -> Method:
             compute_dtype=quantization.compute_dtype,
         ),
         distillation=None if spec.distillation is None else _distillation(spec.distillation),
+        unfrozen_parameters=None if spec.full is None else spec.full.unfrozen_parameters,
     )
 
 
@@ -244,6 +246,7 @@ def _lora(spec: LoraSpec) -> Lora:
         dora=spec.dora,
         modules_to_save=spec.modules_to_save,
         extra=spec.extra,
+        loraplus_lr_ratio=spec.loraplus_lr_ratio,
     )
 
 
@@ -294,7 +297,7 @@ def _learning_rate(given: TrainingSpec, method: MethodSpec) -> float:
 def _warmup_ratio(given: TrainingSpec) -> float | None:
     if given.warmup_ratio is not None or given.warmup_steps is not None:
         return given.warmup_ratio
-    return None if given.scheduler is run.Scheduler.CONSTANT else DEFAULT_WARMUP_RATIO
+    return None if given.scheduler is Scheduler.CONSTANT else DEFAULT_WARMUP_RATIO
 
 
 def _evaluation(spec: SFTJobSpec) -> run.Evaluation:
