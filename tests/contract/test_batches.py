@@ -9,7 +9,7 @@ from sftjob_contract.batches import micro_batches
 from sftjob_contract.config import Attention, PackingStrategy, RunConfig
 from support.tiny import run_config
 
-BFD, WRAPPED = PackingStrategy.BFD, PackingStrategy.WRAPPED
+BFD, BFD_SPLIT, WRAPPED = PackingStrategy.BFD, PackingStrategy.BFD_SPLIT, PackingStrategy.WRAPPED
 
 
 def config(attention: Attention, strategy: PackingStrategy | None, batch: int, accumulation: int) -> RunConfig:
@@ -35,6 +35,7 @@ def config(attention: Attention, strategy: PackingStrategy | None, batch: int, a
         (Attention.FLEX_ATTENTION, BFD, 4, 2, (1, 8)),
         (Attention.FLASH_ATTENTION_2, BFD, 4, 2, (4, 2)),
         (Attention.FLASH_ATTENTION_3, BFD, 4, 2, (4, 2)),
+        (Attention.AUTO, BFD_SPLIT, 4, 2, (1, 8)),
         (Attention.AUTO, WRAPPED, 4, 2, (4, 2)),
     ],
 )

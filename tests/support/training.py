@@ -102,8 +102,8 @@ def write_prepared(volume: Path, config: RunConfig, *, rows: int = 24, held_out:
 def _sequences(rows: Sequence[list[int]], training: Training) -> list[dict[str, list[int]]]:
     if not training.packing:
         return [example(ids) for ids in rows]
-    strategy = {PackingStrategy.BFD: pack, PackingStrategy.WRAPPED: wrap}[training.packing_strategy]
-    return strategy(rows, training.max_length)
+    pack_by = wrap if training.packing_strategy is PackingStrategy.WRAPPED else pack
+    return pack_by(rows, training.max_length)
 
 
 def stats_of(**numbers: int) -> PreparedStats:

@@ -9,8 +9,9 @@ VARLEN: Final = frozenset({Attention.FLASH_ATTENTION_2, Attention.FLASH_ATTENTIO
 
 
 def packed_by_best_fit(config: RunConfig) -> bool:
-    """Whether rows are whole documents packed together, and a batch of them is flattened into a single row by TRL."""
-    return config.training.packing and config.training.packing_strategy is PackingStrategy.BFD
+    """Whether documents, or parts of long ones, are packed together, and TRL flattens a batch of them into one row."""
+    strategies = (PackingStrategy.BFD, PackingStrategy.BFD_SPLIT)
+    return config.training.packing and config.training.packing_strategy in strategies
 
 
 def micro_batches(config: RunConfig) -> tuple[int, int]:

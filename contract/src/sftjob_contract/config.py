@@ -109,6 +109,8 @@ class PackingStrategy(StrEnum):
 
     BFD = "bfd"
     """Best fit decreasing: a row is never cut to fill a sequence."""
+    BFD_SPLIT = "bfd_split"
+    """The same, but rows longer than a sequence are split into several instead of losing their end."""
     WRAPPED = "wrapped"
     """Rows one after the other, cut wherever a sequence is full."""
 

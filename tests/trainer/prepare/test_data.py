@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -286,6 +287,34 @@ def test_wrapped_packing_fills_every_sequence_and_cuts_no_row_before(bench: Work
     assert [token for row in token_rows(bench) for token in row] == tokens
     assert {len(row) for row in token_rows(bench)[:-1]} == {16}
     assert (stats.truncated_rows, stats.tokens) == (0, len(tokens))
+
+
+def test_packing_that_splits_keeps_every_token_of_rows_longer_than_a_sequence(bench: Workbench) -> None:
+    rows = [{"text": "open a file " * length} for length in (1, 9, 30, 2, 14)]
+    long = source(bench, "a.jsonl", rows)
+    bench.run(mixed(bench, long, max_length=500))
+    whole = [list(row) for row in token_rows(bench)]
+    config = mixed(bench, long)
+    packed = {
+        strategy: replace(
+            config, training=replace(config.training, packing=True, packing_strategy=strategy, max_length=16)
+        )
+        for strategy in (PackingStrategy.BFD, PackingStrategy.BFD_SPLIT)
+    }
+
+    cut = bench.run(packed[PackingStrategy.BFD])
+    split = bench.run(packed[PackingStrategy.BFD_SPLIT])
+
+    assert (cut.truncated_rows, split.truncated_rows) == (sum(len(row) > 16 for row in whole), 0)
+    assert cut.tokens < split.tokens == sum(map(len, whole))
+    parts = [part for row in bench.sequences() for part in documents_in(row)]
+    assert sorted(parts) == sorted(row[start : start + 16] for row in whole for start in range(0, len(row), 16))
+
+
+def documents_in(row: dict[str, list[int]]) -> list[list[int]]:
+    """Tokens of each document, or part of one, in a packed sequence."""
+    ends = list(accumulate(row["seq_lengths"]))
+    return [row["input_ids"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 CARD = b"""---

@@ -91,6 +91,15 @@ def with_lora_extra(**extra: Any) -> RunConfig:
             ["training.extra.activation_offloading must be true or false, not t"],
         ),
         (with_extra(pad_to_multiple_of=None, tf32=None), []),
+        (with_extra(label_smoothing_factor=0.1), []),
+        (
+            with_extra(label_smoothing_factor=1),
+            ["training.extra.label_smoothing_factor must be from 0 to below 1, not 1"],
+        ),
+        (
+            with_extra(label_smoothing_factor=0.1, loss_type="dft"),
+            ["training.extra.label_smoothing_factor is for loss_type: nll only: remove one of them"],
+        ),
         (with_extra(dataloader_prefetch_factor=2, dataloader_num_workers=1), []),
         (
             with_extra(dataloader_prefetch_factor=0, dataloader_num_workers=1),
@@ -138,9 +147,10 @@ def test_another_loss_does_not_go_with_distillation() -> None:
         lora=None, quantization=None, distillation=Distillation(teacher=teacher, temperature=2.0, alpha=0.5)
     )
 
-    assert list(extra_problems(replace(with_extra(loss_type="dft"), method=method))) == [
-        "training.extra.loss_type does not go with method.distillation, which is a loss of its own: remove it"
-    ]
+    for name, value in (("loss_type", "dft"), ("label_smoothing_factor", 0.1)):
+        assert list(extra_problems(replace(with_extra(**{name: value}), method=method))) == [
+            f"training.extra.{name} does not go with method.distillation, which is a loss of its own: remove it"
+        ]
 
 
 @pytest.mark.slow

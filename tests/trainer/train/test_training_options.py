@@ -208,6 +208,32 @@ def test_a_run_with_noise_still_evaluates_without(qwen2: Path, tmp_path: Path) -
     assert losses[0].values("loss") != losses[1].values("loss")
 
 
+@pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated:FutureWarning")
+@pytest.mark.parametrize("packing", [False, True])
+def test_labels_are_smoothed_in_training_and_not_in_evaluations(qwen2: Path, tmp_path: Path, packing: bool) -> None:
+    """(1 - e) times the cross entropy, plus e times the mean over the vocabulary (Szegedy et al. 2016)."""
+    from torch.nn import functional
+
+    config = job(qwen2, packing=packing, max_steps=2, extra={"label_smoothing_factor": 0.2})
+    trainer = build_trainer(tmp_path, config)
+    batch = next(iter(trainer.get_train_dataloader()))
+    model = trainer.model.eval()
+    given = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**given, use_cache=False).logits.detach()
+    labels = batch["labels"][:, 1:]
+    surprise = -functional.log_softmax(logits[:, :-1][labels != -100], -1)
+    plain = surprise.gather(-1, labels[labels != -100][:, None]).mean()
+    smoothed = 0.8 * plain + 0.2 * surprise.mean()
+
+    found = {}
+    for mode in (True, False):
+        model.train(mode)
+        found[mode] = float(trainer.compute_loss(model, dict(batch)).detach())
+
+    assert found == pytest.approx({True: float(smoothed), False: float(plain)}, abs=1e-5)
+    assert abs(smoothed - plain) > 1e-3
+
+
 def test_a_run_on_wrapped_sequences_trains_on_every_token(qwen2: Path, tmp_path: Path) -> None:
     config = job(
         qwen2, packing=True, packing_strategy=PackingStrategy.WRAPPED, max_length=16, max_steps=4, learning_rate=1e-2

@@ -108,7 +108,6 @@ REFUSED_TRAINING: Final[Mapping[str, tuple[str, ...]]] = {
         *("disable_tqdm", "log_level", "log_level_replica", "include_num_input_tokens_seen", "skip_memory_metrics"),
         *("debug", "do_train"),
     ),
-    "remove it, since it is on its way out of TRL": ("label_smoothing_factor",),
 }
 """Fields of SFTConfig that may not be given, by what to do instead."""
 
@@ -143,8 +142,7 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
     yield from _problems("training.extra", config.training.extra, "trl.SFTConfig", SFT_CONFIG, REFUSED_TRAINING)
     yield from _prefetch_problems(config.training.extra)
     yield from _schedule_problems(config.training)
-    if config.method.distillation is not None and "loss_type" in config.training.extra:
-        yield "training.extra.loss_type does not go with method.distillation, which is a loss of its own: remove it"
+    yield from _loss_problems(config)
     lora = config.method.lora
     if lora is None:
         return
@@ -167,6 +165,21 @@ def _prefetch_problems(extra: Mapping[str, Any]) -> Iterator[str]:
         yield f"training.extra.dataloader_prefetch_factor must be at least 1, not {factor}"
     elif not workers:
         yield "training.extra.dataloader_prefetch_factor needs dataloader_num_workers of at least 1"
+
+
+def _loss_problems(config: RunConfig) -> Iterator[str]:
+    """Losses that would be passed over in silence, since another one is computed."""
+    extra, smoothing = config.training.extra, "label_smoothing_factor"
+    for name in ("loss_type", smoothing):
+        if config.method.distillation is not None and name in extra:
+            yield f"training.extra.{name} does not go with method.distillation, which is a loss of its own: remove it"
+    factor = extra.get(smoothing)
+    if not isinstance(factor, int | float) or isinstance(factor, bool):
+        return
+    if not 0 <= factor < 1:
+        yield f"training.extra.{smoothing} must be from 0 to below 1, not {factor:g}"
+    elif factor and extra.get("loss_type", "nll") != "nll":
+        yield f"training.extra.{smoothing} is for loss_type: nll only: remove one of them"
 
 
 def _schedule_problems(training: Training) -> Iterator[str]:

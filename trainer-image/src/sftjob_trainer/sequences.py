@@ -45,9 +45,10 @@ def to_dataset(table: Any, config: RunConfig, scratch: Path) -> Any:
 
 
 def length_limit(config: RunConfig) -> int | None:
-    """Tokens that a row may have before it is cut; None where packing cuts sequences and not rows."""
-    wrapped = config.training.packing and config.training.packing_strategy is PackingStrategy.WRAPPED
-    return None if wrapped else config.training.max_length
+    """Tokens that a row may have before it is cut; None where packing goes on with the rest in another sequence."""
+    training = config.training
+    goes_on = training.packing_strategy in (PackingStrategy.BFD_SPLIT, PackingStrategy.WRAPPED)
+    return None if training.packing and goes_on else training.max_length
 
 
 def count_tokens(table: Any) -> int:

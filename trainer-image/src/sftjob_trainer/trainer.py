@@ -30,6 +30,7 @@ class Trainer(SFTTrainer):
     """
 
     optimizer: Any
+    label_smoother: Any
 
     def __init__(
         self,
@@ -65,9 +66,17 @@ class Trainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The mean cross entropy over the trained tokens, of the whole optimizer step where their number is given."""
+        """The mean cross entropy over the trained tokens, of the whole optimizer step where their number is given.
+
+        Labels are smoothed in training only, so that evaluations measure what those of any other run do.
+        """
         if self._own_head is None or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            smoother = self.label_smoother
+            try:
+                self.label_smoother = smoother if self.model.training else None
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            finally:
+                self.label_smoother = smoother
         hidden = self.hidden_states(model, {name: value for name, value in inputs.items() if name != "labels"})
         return self.mean_loss(cross_entropy(hidden, self._own_head, inputs["labels"]), inputs, num_items_in_batch)
 
@@ -156,7 +165,7 @@ class Trainer(SFTTrainer):
             return None, "it has a kernel for GPUs"
         if self.model.device.type == "meta":
             return None, "the model has no weights"
-        if self.args.loss_type != "nll" or self.aux_loss_enabled:
+        if self.args.loss_type != "nll" or self.args.label_smoothing_factor or self.aux_loss_enabled:
             return None, "it is not the cross entropy alone"
         if self.args.torch_compile:
             return None, "the model is compiled"

@@ -92,7 +92,8 @@ class TrainingSpec(Model):
     packing: bool = False
     """Put several short rows into one sequence, without letting them see each other. TRL: packing."""
     packing_strategy: PackingStrategy = PackingStrategy.BFD
-    """How rows are packed: bfd never cuts a row to fill a sequence, wrapped does. TRL: packing_strategy."""
+    """How rows are packed: bfd never cuts a row to fill a sequence, wrapped does. bfd_split is bfd, but splits rows
+    longer than maxLength into several instead of cutting them. TRL: packing_strategy."""
     loss_on: LossOn | None = None
     """Tokens to train on: all, the completion, or the assistant's turns. Absent: all of a text, the completion of
     prompt-completion and alpaca rows, the assistant's turns of messages and sharegpt. TRL: completion_only_loss,
