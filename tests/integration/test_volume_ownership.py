@@ -77,6 +77,10 @@ def test_a_job_created_again_with_another_learning_rate_does_not_resume(lab: Lab
     assert third["progress"]["step"] == STEPS
     assert learning_rates(claim / "again") == {5e-4}
     assert files(claim / f"again.moved-aside-{now}") == left
+    place = f"pvc://{CLAIM}/again.moved-aside-{now}"
+    assert f"Files of SFTJob default/again (uid {uid})" in third["movedAside"]
+    assert place in condition(third, "Prepared")["message"]
+    assert place in lab.kubectl("get", "events", "--field-selector=reason=MovedAside", "-o", "wide")
     assert learning_rates(claim / f"again.moved-aside-{now}") == {1e-3}
 
 

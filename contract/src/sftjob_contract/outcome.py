@@ -38,6 +38,8 @@ class Outcome:
     has a last word or an exit code of its own, it tells more.
     `fault`: type and place of an error that nobody expected, such as `ValueError at model.py:7 in load`: the same in
     two attempts of one image where the cause is the same.
+    `moved_aside`: what any attempt of Prepare renamed for storage.existingContent: MoveAside, and its new name, in a
+    sentence.
     """
 
     version: int
@@ -51,6 +53,7 @@ class Outcome:
     libraries: Mapping[str, str] | None = None
     blames_peer: bool = False
     fault: str | None = None
+    moved_aside: str | None = None
 
 
 def termination_message(outcome: Outcome) -> str:

@@ -167,13 +167,13 @@ def test_a_directory_that_is_not_the_job_s_is_refused_and_not_touched(
 def test_what_is_moved_aside_is_kept_whole_and_the_job_starts_in_an_empty_directory(
     tmp_path: Path, make: Callable[[Path], Path], problem: str
 ) -> None:
-    del problem
     directory = claimed(make(tmp_path / "demo"))
     if not (tmp_path / "demo").is_dir() or (tmp_path / "demo").is_symlink():
         before = {".": (tmp_path / "demo").readlink() if (tmp_path / "demo").is_symlink() else b""}
     else:
         before = dict(snapshot(tmp_path / "demo"))
 
+    assert directory.moved_aside() is None
     directory.claim(MOVE_ASIDE)
     directory.claim(MOVE_ASIDE)  # a second attempt of the same job moves nothing
 
@@ -183,6 +183,16 @@ def test_what_is_moved_aside_is_kept_whole_and_the_job_starts_in_an_empty_direct
     if aside.is_dir() and not aside.is_symlink():
         assert snapshot(aside) == before
     directory.check()
+    told = directory.moved_aside() or ""
+    assert told.startswith(
+        "Files of SFTJob default/demo (uid 1111-old), since 20"
+        if problem.startswith("it belongs")
+        else "Files that this job did not write at pvc://team/demo were renamed"
+    )
+    assert told.endswith(
+        "at pvc://team/demo were renamed and are now at pvc://team/demo.moved-aside-2222-new "
+        "(storage.existingContent: MoveAside)."
+    )
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -233,6 +243,8 @@ def test_the_content_of_a_whole_volume_is_moved_into_a_directory_of_it(tmp_path:
 
     assert snapshot(volume / "moved-aside-2222-new") == before
     assert names(volume) == ["lost+found", "moved-aside-2222-new", layout.OWNER]
+    told = claimed(volume, whole=True).moved_aside() or ""
+    assert "at pvc://team were renamed and are now at pvc://team/moved-aside-2222-new " in told
     third = replace(OURS, uid="3333")
     claimed(volume, third, whole=True).claim(MOVE_ASIDE)
     assert snapshot(volume / "moved-aside-2222-new") == before
@@ -368,8 +380,12 @@ def test_a_job_that_moves_aside_what_it_finds_is_prepared_from_nothing(bench: Wo
     again = replace(config, job=replace(config.job, uid="again"), existing_content=MOVE_ASIDE)
     environ = {ENV_VOLUME_URI: "pvc://team/volume", ENV_VOLUME: str(bench.volume)}
 
-    assert ending(Stage.PREPARE, bench.root, to_json(again), environ).exit_code is ExitCode.DONE
+    missing = replace(bench.config(bench.root / "nothing.jsonl"), job=again.job, existing_content=MOVE_ASIDE)
+    outcomes = [ending(Stage.PREPARE, bench.root, to_json(each), environ) for each in (missing, again, again)]
 
+    assert [outcome.exit_code is ExitCode.DONE for outcome in outcomes] == [False, True, True]
+    for outcome in outcomes:
+        assert "are now at pvc://team/volume.moved-aside-again " in (outcome.moved_aside or "")
     assert snapshot(bench.root / "volume.moved-aside-again") == prepared
     assert (
         from_json(ownership.Owner, (bench.volume / layout.OWNER).read_bytes(), ignore_unknown=False).job.uid == "again"

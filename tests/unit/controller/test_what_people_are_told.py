@@ -52,6 +52,29 @@ async def test_a_job_with_trouble_has_one_event_for_each_attempt_that_failed() -
     assert told == [("Warning", "Killed")] * 3 + [("Normal", "Completed")]
 
 
+MOVED = (
+    "Files of SFTJob team/demo (uid 1) at pvc://kept/demo were renamed and are now at pvc://kept/demo.moved-aside-2."
+)
+
+
+@pytest.mark.parametrize("exit_code", [0, 65], ids=["prepared", "failed"])
+async def test_what_was_moved_aside_is_in_the_status_and_an_event_however_preparing_ended(exit_code: int) -> None:
+    world = World()
+    key = await world.apply(a_job().storage(existing_claim="kept", existing_content="MoveAside"))
+    await world.pod("demo-prepare-1", running())
+    await world.pod("demo-prepare-1", ended(exit_code, an_outcome(Stage.PREPARE, exit_code, moved_aside=MOVED)))
+    await world.pass_time(INTERVAL_SECONDS)
+    assert world.status(key)["movedAside"] == MOVED
+    assert [message for _, reason, message in events(world) if reason == "MovedAside"] == [MOVED]
+    if exit_code == 0:
+        await world.pod("demo-train-1", running())
+        world.cluster.remove("Pod", "team", "demo-prepare-1")
+        await world.settle()
+        await world.restart_operator()
+        told = {condition["type"]: condition["message"] for condition in world.status(key)["conditions"]}
+        assert told["Prepared"].endswith(MOVED)
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "words"),
     [

@@ -52,15 +52,8 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
         environ.update(library_variables(stage, config, environment.cache))
         hide_wandb(config, leads=stage is Stage.TRAIN and environment.rank == 0)
         return _run(stage, config, environment)
-    except Failure as failure:
-        return outcome.failed(stage, failure)
-    except MemoryError:
-        logger.exception("out of memory")
-        message = f"{stage} ran out of memory; raise resources.memory"
-        return outcome.failed(stage, Failure(Reason.HOST_OUT_OF_MEMORY, message))
-    except Exception as error:
-        logger.exception("unexpected")
-        return outcome.failed(stage, _unexpected(stage, error))
+    except Exception as error:  # noqa: BLE001 -- the verdict names it
+        return _failed(stage, error)
 
 
 def main() -> NoReturn:
@@ -78,7 +71,18 @@ def main() -> NoReturn:
 
 
 def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
+    """Do the work of a stage. Of Prepare, also a failure has what was moved aside."""
     directory = JobDirectory.of(config, environment)
+    if stage is Stage.TRAIN:
+        return _work(stage, config, environment, directory)
+    try:
+        ended = _work(stage, config, environment, directory)
+    except Exception as error:  # noqa: BLE001 -- the verdict names it
+        ended = _failed(stage, error)
+    return replace(ended, moved_aside=directory.moved_aside())
+
+
+def _work(stage: Stage, config: RunConfig, environment: Environment, directory: JobDirectory) -> Outcome:
     full = full_volume_is_told(stage, environment.volume, environment.volume_uri)
     with full, denied_access_is_told(environment.volume):
         if stage is Stage.TRAIN:
@@ -93,6 +97,17 @@ def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
         from sftjob_trainer.prepare import prepare
 
         return prepare(config, environment)
+
+
+def _failed(stage: Stage, error: Exception) -> Outcome:
+    if isinstance(error, Failure):
+        return outcome.failed(stage, error)
+    if isinstance(error, MemoryError):
+        logger.error("out of memory", exc_info=error)
+        message = f"{stage} ran out of memory; raise resources.memory"
+        return outcome.failed(stage, Failure(Reason.HOST_OUT_OF_MEMORY, message))
+    logger.error("unexpected", exc_info=error)
+    return outcome.failed(stage, _unexpected(stage, error))
 
 
 def _unexpected(stage: Stage, error: Exception) -> Failure:

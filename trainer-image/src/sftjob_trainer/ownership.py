@@ -102,6 +102,30 @@ class JobDirectory:
         if _owner(self.path) is None and _owner_by_config(self.path) is not None:
             self._write_owner()
 
+    def moved_aside(self) -> str | None:
+        """What was renamed for this job, by whichever attempt, and its new name, in a sentence; None: nothing."""
+        where = self.path if self.is_whole_volume else self.path.parent
+        prefix = self.aside if self.is_whole_volume else f"{self.path.name}.{self.aside}"
+        form = re.compile(rf"{re.escape(prefix)}(-\d+)?")
+        with suppress(OSError):
+            found = sorted(name for name in _names(where) if form.fullmatch(name))
+            if found:
+                places = " and ".join(f"{self.shown}{self.shown_aside(name)}" for name in found[:_SHOWN])
+                return (
+                    f"{_whose(where / found[0])} at {self.shown} were renamed and are now at {places} "
+                    f"(storage.existingContent: {ExistingContent.MOVE_ASIDE})."
+                )
+        return None
+
+    @property
+    def aside(self) -> str:
+        """With what a name ends of what was moved aside for this job."""
+        return f"{layout.MOVED_ASIDE}{self.job.uid}"
+
+    def shown_aside(self, name: str) -> str:
+        """What follows the name of the directory in that of what was moved aside."""
+        return f"/{name}" if self.is_whole_volume else name.removeprefix(self.path.name)
+
     def check_not_lost(self) -> None:
         """See that the directory was not taken over by another job while this one ran.
 
@@ -228,14 +252,13 @@ def _move_aside(directory: JobDirectory) -> str:
     A directory is renamed in one step. At the root of a volume its entries are, the owner file last, so that what is
     left after an interruption is still another's.
     """
-    suffix = f"{layout.MOVED_ASIDE}{directory.job.uid}"
     try:
         if not directory.is_whole_volume:
-            target = _free(directory.path.with_name(f"{directory.path.name}.{suffix}"))
+            target = _free(directory.path.with_name(f"{directory.path.name}.{directory.aside}"))
             directory.path.rename(target)
             sync(target.parent)
-            return f"{directory.shown}.{target.name.removeprefix(f'{directory.path.name}.')}"
-        aside = directory.path / suffix
+            return f"{directory.shown}{directory.shown_aside(target.name)}"
+        aside = directory.path / directory.aside
         aside.mkdir(exist_ok=True)
         names = filter(_is_content, _names(directory.path))
         for name in sorted(names, key=lambda name: (name == layout.OWNER, name)):
@@ -250,7 +273,16 @@ def _move_aside(directory: JobDirectory) -> str:
             f"storage.existingContent: {directory.shown} cannot be moved aside ({error.strerror}): it is a mount of "
             "its own; move its content yourself, or write another metadata.name",
         ) from error
-    return f"{directory.shown}/{suffix}"
+    return f"{directory.shown}{directory.shown_aside(aside.name)}"
+
+
+def _whose(aside: Path) -> str:
+    """Whose files were moved aside, as far as they say so."""
+    owner = None
+    if not aside.is_symlink():
+        with suppress(_UnreadableOwnerError, OSError):
+            owner = _owner(aside) or _owner_by_config(aside)
+    return "Files that this job did not write" if owner is None else f"Files of {_named(owner)},"
 
 
 def _free(path: Path) -> Path:

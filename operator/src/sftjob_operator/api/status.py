@@ -369,6 +369,8 @@ class SFTJobStatus(Model):
     stop_seconds: Measure | None = None
     """How long a stop may take, as measured: one step and the longest checkpoint so far. The next Pod gets at least
     twice as long between SIGTERM and SIGKILL."""
+    moved_aside: Sentence | None = None
+    """What storage.existingContent: MoveAside renamed, and its new name. Absent: nothing."""
     plan: PlanStatus | None = None
     """What the run consists of."""
     output: OutputStatus | None = None

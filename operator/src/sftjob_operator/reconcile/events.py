@@ -41,12 +41,13 @@ _BACK_OFF: Final = "ImagePullBackOff"
 
 
 def events_between(before: SFTJobStatus, after: SFTJobStatus) -> tuple[EventNote, ...]:
-    """Start and end of attempts and of the job, its troubles and warnings, adjustments, and skipped checkpoints."""
+    """Start and end of attempts and of the job, troubles, warnings, adjustments, skipped checkpoints, renamed files."""
     return (
         *_ended(before, after),
         *_troubles(before, after),
         *_prepared(before, after),
         *_warned(before, after),
+        *_moved(before, after),
         *_attempts(before, after),
         *_adjusted(before, after),
     )
@@ -100,6 +101,11 @@ def _warned(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
     for message in (after.plan.warnings if after.plan else None) or ():
         if message not in (known or ()):
             yield EventNote(type=_WARNING, reason="DataWarning", message=message)
+
+
+def _moved(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:
+    if after.moved_aside is not None and after.moved_aside != before.moved_aside:
+        yield EventNote(type=_NORMAL, reason="MovedAside", message=after.moved_aside)
 
 
 def _attempts(before: SFTJobStatus, after: SFTJobStatus) -> Iterator[EventNote]:

@@ -88,6 +88,7 @@ def usable_outcome(outcome: Outcome) -> Outcome:
     usable = replace(
         outcome,
         message=None if outcome.message is None else shown(outcome.message),
+        moved_aside=None if outcome.moved_aside is None else shown(outcome.moved_aside),
         progress=None if outcome.progress is None else usable_progress(outcome.progress),
         output=None if outcome.output is None else _output(outcome.output),
         libraries=None if outcome.libraries is None else _named(outcome.libraries),

@@ -131,9 +131,15 @@ def prepared_sentence(at: Situation) -> str:
     """What Prepare made of the data."""
     if at.job.spec.command is not None:
         return "Nothing is to be prepared: spec.command sees to model and data itself."
-    if (plan := at.plan) is not None:
-        return _counts(plan)
-    return "Model and data are prepared."
+    said = _counts(at.plan) if at.plan is not None else "Model and data are prepared."
+    return said if (moved := moved_aside(at)) is None else f"{said} {moved}"
+
+
+def moved_aside(at: Situation) -> str | None:
+    """What Prepare renamed on the volume; once its Pod is gone, what the status says of it."""
+    told = [pod.outcome.moved_aside for pod in at.pods if pod.outcome is not None and pod.stage == Stage.PREPARE]
+    known = next((sentence for sentence in reversed(told) if sentence is not None), at.job.status.moved_aside)
+    return None if at.job.spec.recipe is None else known
 
 
 def completed(at: Situation, last: AttemptStatus) -> str:

@@ -20,6 +20,7 @@ from sftjob_operator.reconcile.endings import seconds_to_ending, signs
 from sftjob_operator.reconcile.lifetime import seconds_to_deadline
 from sftjob_operator.reconcile.progress import with_columns
 from sftjob_operator.reconcile.reporting import reporting
+from sftjob_operator.reconcile.sentences import moved_aside
 from sftjob_operator.reconcile.situation import NOT_ENDED, Finding, Said, Situation
 from sftjob_operator.reconcile.times import known_time, parse_time, rfc3339
 from sftjob_operator.reconcile.training import with_training
@@ -47,6 +48,7 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
         attempts=bounded(attempts),
         adjustments=at.adjustments,
         interruptions=at.interruptions or None,
+        moved_aside=moved_aside(at),
         plan=at.plan,
         output=_output(at) if finding.phase == Phase.SUCCEEDED else status.output,
         provenance=_provenance(at),
