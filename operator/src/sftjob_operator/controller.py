@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from sftjob_contract.progress import Progress
-from sftjob_operator.api import ConditionReason, InvalidJob, read_job
+from sftjob_operator.api import ConditionReason, InvalidJob, read_job, read_partly
 from sftjob_operator.effects.cluster import (
     Cluster,
     ClusterError,
@@ -32,8 +32,12 @@ from sftjob_operator.reconcile import (
     Settings,
     awaits_cleanup,
     decide,
+    decide_stop,
     dismissals_after,
     is_finished,
+    partly_readable,
+    seconds_to_deadline,
+    stop_reason,
     unreadable,
     usable_progress,
 )
@@ -271,7 +275,7 @@ class Controller:
             job, unread = read_job(body)
         except InvalidJob as error:
             if not is_finished(body) and "deletionTimestamp" not in body["metadata"]:
-                await self._statuses.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(str(error)))
+                await self._keep(key, body, str(error))
             return
         pods = await self._known.gather_pods(key, job)
         obstacles = await self._inquiries.obstacles(key, pods, now)
@@ -296,6 +300,27 @@ class Controller:
         now_there = self._known.pods.of(key)  # with those that were just created
         if (wait := self._inquiries.seconds_until_next(key, now_there, now)) is not None:
             self.queue.add_after(key, wait)
+
+    async def _keep(self, key: Key, body: Object, why: str) -> None:
+        """Keep a job whose object cannot be read as it is, and stop its Pods where what can be read asks for that."""
+        now = self._clock.now()
+        try:
+            job, unread = read_partly(body)
+        except InvalidJob:
+            await self._statuses.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(why, stops=False))
+            return
+        if (left := seconds_to_deadline(job, now)) is not None and left > 0:
+            self.queue.add_after(key, left)
+        decision = None
+        if stop_reason(job, now) is not None:
+            pods = await self._known.gather_pods(key, job)
+            observed = Observed(job=job, pods=pods, report=self._reports.report(job.metadata.uid))
+            decision = decide_stop(observed, self._settings, now, partly_readable(why))
+        if decision is None:
+            await self._statuses.hold(key, body, ConditionReason.INVALID_SPEC, unreadable(why, stops=True))
+            return
+        await self._execution.execute(key, job, decision.actions)
+        await self._statuses.settle(key, body, decision, unread)
 
     async def _finish(self, key: Key, body: Object, now: datetime) -> None:
         """Delete what still runs of a job that has ended, then forget it."""

@@ -253,6 +253,88 @@ async def test_a_running_job_whose_spec_cannot_be_read_keeps_its_state_until_it_
     assert [a["number"] for a in world.status(KEY)["attempts"]] == [1, 1]
 
 
+def newer(path: str, value: Any, **readable: Any) -> dict[str, Any]:
+    return {**a_job().set(path, value).spec, **readable}
+
+
+@pytest.mark.parametrize(("path", "value", "sentence", "_"), UNREADABLE_SPEC.values(), ids=UNREADABLE_SPEC)
+async def test_suspend_holds_while_the_rest_of_the_spec_cannot_be_read(
+    path: str, value: Any, sentence: str, _: str
+) -> None:
+    world = World()
+    await training(world)
+    before = world.status(KEY)
+    await rewrite(world, spec=newer(path, value, suspend=True))
+    assert [request.name for request in world.requests("delete", "Pod")] == ["demo-train-1"]
+    assert condition(world, "Running")["reason"] == "Stopping"
+    assert sentence in condition(world, "Running")["message"]
+    saved = an_outcome(Stage.TRAIN, 75, progress=a_progress(35, history=POINTS, checkpoints=CHECKPOINTS))
+    await world.pod("demo-train-1", ended(75, saved, seconds=60))
+    await world.pass_time(60)
+    after = world.status(KEY)
+    assert (after["phase"], after["progress"]["step"], len(after["checkpoints"])) == ("Suspended", 35, 2)
+    assert (after["attempts"][-1]["reason"], after["attempts"][-1]["exitCode"]) == ("Suspended", 75)
+    assert {name: after.get(name) for name in ("plan", "method", "gpus")} == {
+        name: before.get(name) for name in ("plan", "method", "gpus")
+    }
+    assert "upgrade the operator" in condition(world, "Succeeded")["message"]
+    await rewrite(world, spec=newer(path, value))
+    await world.pass_time(60)
+    assert condition(world, "Succeeded")["reason"] == "InvalidSpec"
+    assert world.live_train_pods() == []
+    await rewrite(world, spec=a_job().spec)
+    await world.pass_time(60)
+    assert world.live_train_pods() == ["demo-train-2"]
+
+
+@pytest.mark.parametrize(("path", "value"), [(p, v) for p, v, _, _ in UNREADABLE_SPEC.values()], ids=UNREADABLE_SPEC)
+async def test_the_deadline_holds_while_the_rest_of_the_spec_cannot_be_read(path: str, value: Any) -> None:
+    world = World()
+    await training(world)
+    await rewrite(world, spec=newer(path, value, deadlineSeconds=600))
+    assert condition(world, "Running")["reason"] == "InvalidSpec"
+    await world.pass_time(590)
+    assert world.requests("delete") == []
+    await world.pass_time(20)
+    assert [request.name for request in world.requests("delete", "Pod")] == ["demo-train-1"]
+    await world.pod("demo-train-1", ended(75, an_outcome(Stage.TRAIN, 75), seconds=620))
+    await world.pass_time(60)
+    assert world.status(KEY)["phase"] == "Failed"
+    assert condition(world, "Succeeded")["reason"] == "DeadlineExceeded"
+    assert len(world.status(KEY)["checkpoints"]) == 2
+
+
+STOPS_THAT_ARE_NOT_READ: dict[str, dict[str, Any]] = {
+    "another type": newer("training.seed", -5, suspend={"until": "noon"}, deadlineSeconds="soon"),
+    "the number of Pods": newer("resources", {"nodes": "all"}, suspend=True),
+    "where files are": newer("storage", {"existingClaim": {"name": "a"}}, suspend=True),
+    "no object": newer("storage", "fast", suspend=True),
+}
+
+
+@pytest.mark.parametrize("spec", STOPS_THAT_ARE_NOT_READ.values(), ids=STOPS_THAT_ARE_NOT_READ)
+async def test_a_job_keeps_its_state_where_a_stop_or_what_it_needs_cannot_be_read(spec: dict[str, Any]) -> None:
+    world = World()
+    await training(world)
+    await rewrite(world, spec=spec)
+    await world.pass_time(600)
+    assert world.requests("delete") == []
+    assert condition(world, "Running")["reason"] == "InvalidSpec"
+    assert ("are acted on" in condition(world, "Running")["message"]) is (spec["suspend"] is not True)
+
+
+async def test_a_run_that_ends_well_while_its_spec_cannot_be_read_is_told_once_it_can() -> None:
+    world = World()
+    await training(world)
+    await rewrite(world, spec=newer("training.seed", -5, suspend=True))
+    await world.pod("demo-train-1", ended(0, an_outcome(Stage.TRAIN), seconds=60))
+    await world.pass_time(60)
+    assert condition(world, "Succeeded")["status"] == "Unknown"
+    await rewrite(world, spec=a_job().spec)
+    await world.pass_time(60)
+    assert world.status(KEY)["phase"] == "Succeeded"
+
+
 async def test_a_new_job_whose_spec_cannot_be_read_waits_for_an_operator_that_can() -> None:
     world = World()
     await world.apply(a_job().set("method", "dance"))

@@ -6,7 +6,16 @@ from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, He
 from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
 from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
 from sftjob_operator.api.outlines import page_outline
-from sftjob_operator.api.parse import InvalidJob, fitting, parse_job, parse_status, read_job, replace, to_dict
+from sftjob_operator.api.parse import (
+    InvalidJob,
+    fitting,
+    parse_job,
+    parse_status,
+    read_job,
+    read_partly,
+    replace,
+    to_dict,
+)
 from sftjob_operator.api.preprocessing import PreprocessingSpec, RowFunctionSpec, RowTemplateSpec, ValidationSpec
 from sftjob_operator.api.results import (
     CheckpointsSpec,
@@ -119,6 +128,7 @@ __all__ = [
     "parse_job",
     "parse_status",
     "read_job",
+    "read_partly",
     "replace",
     "set_condition",
     "to_dict",

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from sftjob_operator.api.status import SFTJobStatus
-from sftjob_operator.api.stored import Unread, read_status, unknown_field, without_nulls
+from sftjob_operator.api.stored import Unread, read_leniently, read_status, unknown_field, without_nulls
 from sftjob_operator.api.types import Model
 from sftjob_operator.api.v1alpha1 import SFTJob, SFTJobSpec
 
@@ -50,6 +50,29 @@ def read_job(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
         raise InvalidJob(f"{field} is a field that this version of the operator does not have")
     if job.spec.recipe is None and job.spec.command is None:
         raise InvalidJob("spec must have model, dataset and method, or command")
+    status, unread = _read_status(body.get("status") or {}, ("status",))
+    return job.model_copy(update={"status": status}), unread
+
+
+def read_partly(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
+    """`body` with what of its spec can be read, and what of its status could not be. See `read_job`.
+
+    Raises:
+        InvalidJob: metadata or status cannot be read, or what cannot be read of the spec decides which Pods and files
+            are the job's.
+    """
+    spec = without_nulls(SFTJobSpec, body.get("spec"))
+    try:
+        job = SFTJob.model_validate({**body, "spec": read_leniently(SFTJobSpec, spec), "status": {}})
+    except ValidationError as error:
+        raise InvalidJob(_sentence(error)) from error
+    for section, field, value in (
+        ("resources", "nodes", job.spec.resources.nodes),
+        ("storage", "existingClaim", job.spec.storage.existing_claim),
+    ):
+        given = spec.get(section) if isinstance(spec, Mapping) else None
+        if given is not None and (not isinstance(given, Mapping) or given.get(field, value) != value):
+            raise InvalidJob(f"spec.{section}.{field} cannot be read")
     status, unread = _read_status(body.get("status") or {}, ("status",))
     return job.model_copy(update={"status": status}), unread
 

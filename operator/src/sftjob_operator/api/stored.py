@@ -7,7 +7,7 @@ left out when a status is read and put back when the next one is written.
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Final, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -16,6 +16,7 @@ from sftjob_contract.names import Stage
 from sftjob_operator.api.status import SFTJobStatus
 from sftjob_operator.api.types import READ_FROM_STORAGE, Model
 
+M = TypeVar("M", bound=Model)
 Path = tuple[str | int, ...]
 Unread = frozenset[Path]
 """Paths in a stored status whose values could not be read."""
@@ -90,6 +91,40 @@ def unknown_field(model: type[Model], data: Any, at: str) -> str | None:
             if (found := unknown_field(inner, item, where)) is not None:
                 return found
     return None
+
+
+def read_leniently(model: type[M], data: Any) -> M:
+    """What of `data` can be read, with defaults in place of everything else; its required fields must be readable.
+
+    Raises:
+        ValidationError: they are not.
+    """
+    rest = copy.deepcopy(data) if isinstance(data, Mapping) else {}
+    while True:
+        try:
+            return model.model_validate(rest)
+        except ValidationError as error:
+            paths = {_present(rest, entry["loc"]) for entry in error.errors(include_url=False)}
+            if () in paths:
+                raise
+            for path in sorted(paths, key=_in_order, reverse=True):
+                _drop(rest, path)
+
+
+def _drop(data: Any, path: Path) -> None:
+    """Remove what is at `path`, unless it went with something else."""
+    for part in path[:-1]:
+        data = data[part] if _has(data, part) else None
+    if _has(data, path[-1]):
+        del data[path[-1]]
+
+
+def _has(data: Any, part: str | int) -> bool:
+    return (
+        part < len(data)
+        if isinstance(data, list) and isinstance(part, int)
+        else isinstance(data, dict) and part in data
+    )
 
 
 def without_nulls(model: type[Model], data: Any) -> Any:

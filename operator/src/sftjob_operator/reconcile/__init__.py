@@ -9,8 +9,8 @@ from sftjob_operator.reconcile.cleanup import clean_up
 from sftjob_operator.reconcile.events import events_between
 from sftjob_operator.reconcile.goodput import TimeUse, goodput
 from sftjob_operator.reconcile.groups import pod_names
-from sftjob_operator.reconcile.holding import held_status, unreadable
-from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished
+from sftjob_operator.reconcile.holding import held_status, partly_readable, unreadable
+from sftjob_operator.reconcile.lifetime import awaits_cleanup, has_ended, is_finished, seconds_to_deadline, stop_reason
 from sftjob_operator.reconcile.lingering import dismissals, dismissals_after
 from sftjob_operator.reconcile.observed import (
     Action,
@@ -34,6 +34,7 @@ from sftjob_operator.reconcile.obstacles import (
     told_by_claim,
     told_by_events,
 )
+from sftjob_operator.reconcile.partly import decide_stop
 from sftjob_operator.reconcile.patches import merge_patch
 from sftjob_operator.reconcile.pods import belongs_to, mounts, owner_uid, pod_job, pod_view
 from sftjob_operator.reconcile.publishing import published
@@ -61,6 +62,7 @@ __all__ = [
     "awaits_cleanup",
     "belongs_to",
     "decide",
+    "decide_stop",
     "dismissals_after",
     "goodput",
     "held_status",
@@ -70,12 +72,15 @@ __all__ = [
     "mounts",
     "owner_uid",
     "parse_time",
+    "partly_readable",
     "pod_job",
     "pod_names",
     "pod_view",
     "rendered_invalid",
     "rfc3339",
+    "seconds_to_deadline",
     "seconds_until_unexplained",
+    "stop_reason",
     "told_by_claim",
     "told_by_events",
     "unreadable",

@@ -13,6 +13,8 @@ from sftjob_operator.reconcile.status import condition
 from sftjob_operator.reconcile.times import rfc3339
 
 Body = Mapping[str, Any]
+UPGRADE: Final = "upgrade the operator to the version of the installed CRD."
+_LONGEST_NOTE: Final = 300
 _LONGEST_REASON: Final = 600
 """Characters; the whole message has to fit into a condition."""
 
@@ -40,10 +42,23 @@ def held_status(body: Body, reason: str, message: str, now: datetime) -> dict[st
     return {"phase": Phase.PENDING.value, "startTime": time, **status, "conditions": conditions}
 
 
-def unreadable(why: str) -> str:
-    """The message about an object that cannot be read; `why` is a sentence without its full stop."""
-    return (
-        f"{why[:_LONGEST_REASON]}. This version of the operator cannot read the stored object: upgrade the operator to "
-        "the version of the installed CRD. Until then the job keeps its state: its Pods keep running, and no Pod is "
-        "created or deleted, also not for spec.suspend or spec.deadlineSeconds."
+def unreadable(why: str, *, stops: bool) -> str:
+    """The message about an object that cannot be read; `why` is a sentence without its full stop.
+
+    `stops`: spec.suspend and spec.deadlineSeconds are acted on all the same.
+    """
+    rest = (
+        "its Pods keep running, and no Pod is created. spec.suspend and spec.deadlineSeconds are acted on."
+        if stops
+        else "its Pods keep running, and no Pod is created or deleted, also not for spec.suspend or "
+        "spec.deadlineSeconds."
     )
+    return (
+        f"{why[:_LONGEST_REASON]}. This version of the operator cannot read the stored object: {UPGRADE} Until then "
+        f"the job keeps its state: {rest}"
+    )
+
+
+def partly_readable(why: str) -> str:
+    """The same, beside what else there is to say."""
+    return f"{why[:_LONGEST_NOTE]}: {UPGRADE}"

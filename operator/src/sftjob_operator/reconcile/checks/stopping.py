@@ -1,6 +1,7 @@
 """Checks on whether the job may run at this time."""
 
 import json
+from typing import Final
 
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
@@ -19,15 +20,18 @@ from sftjob_operator.reconcile.policy import POLICIES
 from sftjob_operator.reconcile.sentences import standing
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 
+DEADLINE: Final = "The job has not ended within {:,} s of its creation (spec.deadlineSeconds)."
+SUSPENSION: Final = "The job is being suspended (spec.suspend)."
+
 
 def overdue(at: Situation) -> Finding | None:
     """spec.deadlineSeconds are over: nothing may run, and once nothing does the job has failed."""
     if not is_overdue(at.job, at.now):
         return None
-    why = f"The job has not ended within {at.job.spec.deadline_seconds:,} s of its creation (spec.deadlineSeconds)."
+    why = DEADLINE.format(at.job.spec.deadline_seconds)
     if at.live_pods:
         return stopping(at, why)
-    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or failed(at, *_exceeded(at, why))
+    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or failed(at, *exceeded(at, why))
 
 
 def suspended(at: Situation) -> Finding | None:
@@ -35,8 +39,8 @@ def suspended(at: Situation) -> Finding | None:
     if not at.job.spec.suspend:
         return None
     if at.live_pods:
-        return stopping(at, "The job is being suspended (spec.suspend).")
-    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or _rests(at)
+        return stopping(at, SUSPENSION)
+    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or rests(at)
 
 
 def given_an_end(at: Situation) -> Finding | None:
@@ -48,13 +52,15 @@ def given_an_end(at: Situation) -> Finding | None:
     return None
 
 
-def _exceeded(at: Situation, why: str) -> tuple[str, str]:
+def exceeded(at: Situation, why: str) -> tuple[str, str]:
+    """Reason and message of a job that has failed at its deadline."""
     hint = "" if at.job.spec.recipe is None else f" {POLICIES[Reason.DEADLINE_EXCEEDED].hint}"
     return Reason.DEADLINE_EXCEEDED, f"{why} Time in which a job is suspended or queued counts. {standing(at)}{hint}"
 
 
-def _rests(at: Situation) -> Finding:
-    message = f"The job is suspended. {standing(at)} {_how_to_resume(at.job)}"
+def rests(at: Situation, note: str = "") -> Finding:
+    """The job is suspended, and none of its Pods is live; `note` is said as well."""
+    message = f"The job is suspended. {standing(at)} {_how_to_resume(at.job)} {note}".rstrip()
     said = Said(status=ConditionStatus.FALSE, reason=ConditionReason.SUSPENDED, message=message)
     return Finding(
         phase=Phase.SUSPENDED,
