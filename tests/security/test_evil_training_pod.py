@@ -18,12 +18,13 @@ import pytest
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage, progress_path
 from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import HISTORY_LIMIT, Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
+from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api.status import CHECKPOINTS_LIMIT
 from sftjob_operator.logs import configure_logging
 from sftjob_operator.progress import connections, endpoint, limits
 from sftjob_operator.progress.connections import Places, connection_rate
+from sftjob_operator.reconcile.progress import HISTORY_SHOWN
 from support.builders import a_job
 from support.fake_cluster import World, an_outcome, ended, running
 from support.reporting import (
@@ -369,7 +370,7 @@ async def test_whatever_a_report_holds_its_status_is_bounded() -> None:
     await world.settle()
     status = world.status(key)
     assert len(status["checkpoints"]) == CHECKPOINTS_LIMIT
-    assert len(status["history"]) == HISTORY_LIMIT
+    assert len(status["history"]) == HISTORY_SHOWN
     assert len(json.dumps(status)) < 64_000
 
 

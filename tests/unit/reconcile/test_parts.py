@@ -1,5 +1,6 @@
 """Small parts: Pods as the API server has them, durations, patches, curves, reports that can not be stored."""
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_operator.api import HistoryPointStatus, SFTJobStatus
 from sftjob_operator.reconcile import PodPhase, belongs_to, merge_patch, owner_uid, pod_job, pod_view, usable_progress
-from sftjob_operator.reconcile.progress import with_progress
+from sftjob_operator.reconcile.progress import HISTORY_SHOWN, thinned, with_progress
 from sftjob_operator.reconcile.sentences import closed
 from sftjob_operator.reconcile.times import duration, parse_time, rfc3339
 from sftjob_operator.render import pod, volume_claim
@@ -201,21 +202,39 @@ def test_every_report_that_is_accepted_fits_into_a_status(
     usable_progress(progress)
     status = with_progress(SFTJobStatus(), a_job().build(), progress, START)
     assert status.progress.step == step
-    assert len(status.history) <= 48
+    assert len(status.history) <= HISTORY_SHOWN
+
+
+def points(*steps: int, evaluated: tuple[int, ...] = ()) -> tuple[HistoryPointStatus, ...]:
+    return tuple(HistoryPointStatus(step=step, eval_loss=1.0 if step in evaluated else None) for step in steps)
 
 
 def test_a_shortened_curve_adds_to_the_recorded_one() -> None:
-    recorded = tuple(HistoryPointStatus(step=step, loss=1.0) for step in range(0, 90, 2))
-    told = replace(PROGRESS, step=100, history=(HistoryPoint(step=40), HistoryPoint(step=100, eval_loss=0.5)))
-    status = with_progress(SFTJobStatus(history=recorded), a_job().build(), told, None)
-    assert [point.step for point in status.history] == [*range(0, 90, 2), 100]
+    told = replace(PROGRESS, step=100, history=(HistoryPoint(step=4), HistoryPoint(step=100, eval_loss=0.5)))
+    status = with_progress(SFTJobStatus(history=points(*range(0, 12, 2))), a_job().build(), told, None)
+    assert [point.step for point in status.history] == [0, 2, 4, 6, 8, 10, 100]
 
 
 def test_a_recorded_curve_that_is_full_makes_room_for_the_end() -> None:
-    recorded = tuple(HistoryPointStatus(step=step) for step in range(48))
     told = replace(PROGRESS, step=100, history=(HistoryPoint(step=100),))
-    status = with_progress(SFTJobStatus(history=recorded), a_job().build(), told, None)
-    assert [point.step for point in status.history] == [0, *range(2, 48), 100]
+    status = with_progress(SFTJobStatus(history=points(*range(HISTORY_SHOWN))), a_job().build(), told, None)
+    assert len(status.history) == HISTORY_SHOWN
+    assert (status.history[0].step, status.history[-1].step) == (0, 100)
+
+
+@given(steps=st.integers(0, 60), evaluated=st.sets(st.integers(0, 59)))
+def test_a_curve_is_thinned_evenly_and_keeps_both_ends_and_those_of_its_evaluations(
+    steps: int, evaluated: set[int]
+) -> None:
+    curve = points(*range(steps), evaluated=tuple(evaluated))
+    shown = thinned(curve)
+    assert len(shown) == min(steps, HISTORY_SHOWN)
+    assert list(shown) == [point for point in curve if point in shown]
+    assert {*curve[:1], *curve[-1:]} <= set(shown)
+    losses = [point for point in curve if point.eval_loss is not None]
+    assert {*losses[:1], *losses[-1:]} <= set(shown)
+    gaps = [after.step - before.step for before, after in itertools.pairwise(shown)]
+    assert max(gaps, default=1) <= max(1, 3 * steps // HISTORY_SHOWN)
 
 
 @pytest.mark.parametrize(

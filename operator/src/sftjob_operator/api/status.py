@@ -349,7 +349,7 @@ class SFTJobStatus(Model):
     progress: ProgressStatus | None = None
     """Where training stands."""
     history: Annotated[tuple[HistoryPointStatus, ...], *newest(HISTORY_LIMIT), Field(json_schema_extra=_ATOMIC)] = ()
-    """Loss curve, down-sampled."""
+    """Loss curve, down-sampled to a dozen points; logs/metrics.jsonl on the volume has all."""
     checkpoints: Annotated[
         tuple[CheckpointStatus, ...], *newest(CHECKPOINTS_LIMIT), Field(json_schema_extra=_ATOMIC)
     ] = ()

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from sftjob_contract.layout import CHECKPOINTS, checkpoint_name
-from sftjob_contract.progress import HISTORY_LIMIT, HistoryPoint, Progress
+from sftjob_contract.progress import HistoryPoint, Progress
 from sftjob_operator.api import (
     CheckpointStatus,
     HistoryPointStatus,
@@ -18,6 +18,8 @@ from sftjob_operator.api import (
 from sftjob_operator.reconcile.times import duration, rfc3339
 from sftjob_operator.render import volume_uri
 
+HISTORY_SHOWN: Final = 12
+"""Points of the curve in a status, which people read: each takes two lines of `kubectl describe`. Reports have more."""
 _MOST_BEFORE_SUCCESS: Final = 99
 """Percent of a run that has done its last step: saving and exporting can still fail."""
 
@@ -142,8 +144,16 @@ def _history(
 ) -> tuple[HistoryPointStatus, ...]:
     """The reported curve; where a termination message had to shorten it, the recorded one with its later points."""
     points = history_part(told)
-    if len(points) >= len(recorded):
-        return points[-HISTORY_LIMIT:]
-    later = tuple(point for point in points if not recorded or point.step > recorded[-1].step)
-    room = HISTORY_LIMIT - 1 - len(later)
-    return (recorded[0], *recorded[1:][-room:], *later) if room > 0 else points
+    if len(points) < len(recorded):
+        points = (*recorded, *(point for point in points if point.step > recorded[-1].step))
+    return thinned(points)
+
+
+def thinned(points: tuple[HistoryPointStatus, ...]) -> tuple[HistoryPointStatus, ...]:
+    """At most HISTORY_SHOWN of `points`, evenly spread: the ends of the curve and of its evaluations stay."""
+    evaluated = [index for index, point in enumerate(points) if point.eval_loss is not None]
+    kept = {0, len(points) - 1, *evaluated[:1], *evaluated[-1:]}
+    others = [index for index in range(len(points)) if index not in kept]
+    room = min(HISTORY_SHOWN - len(kept), len(others))
+    kept |= {others[(2 * number + 1) * len(others) // (2 * room)] for number in range(room)}
+    return tuple(points[index] for index in sorted(kept) if 0 <= index < len(points))
