@@ -131,7 +131,12 @@ def with_lora_extra(**extra: Any) -> RunConfig:
         (with_lora_extra(ranks=3), ["method.lora.extra.ranks is not a field of the installed peft.LoraConfig"]),
         (with_lora_extra(peft_type="IA3"), ["method.lora.extra.peft_type is not a field of the installed peft.LoraC"]),
         (with_lora_extra(loftq_config={}), ["method.lora.extra.loftq_config can not be set here: remove it, since"]),
-        (with_lora_extra(init_lora_weights="pissa"), ["method.lora.extra.init_lora_weights: pissa changes the base "]),
+        (with_lora_extra(init_lora_weights="pissa"), []),
+        (with_lora_extra(init_lora_weights="eva"), ["method.lora.extra.init_lora_weights: eva needs a preparation th"]),
+        (
+            with_lora_extra(init_lora_weights="olora", rank_pattern={"q_proj": 2}),
+            ["method.lora.extra.init_lora_weights: olora does not go with method.lora.extra.rank_pattern: the adapter"],
+        ),
     ],
 )
 def test_what_can_not_be_passed_on_is_told_by_name(config: RunConfig, expected: list[str]) -> None:

@@ -16,6 +16,7 @@ from sftjob_trainer.checkpoints import collect_rng_states
 from sftjob_trainer.examination import Examination
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import peak_memory_bytes
+from sftjob_trainer.initial_adapter import save_initial_adapter
 from sftjob_trainer.loss_scale import LossScale
 from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
@@ -32,8 +33,12 @@ class RunCallback(TrainerCallback):
     count, and logging windows after a resume are those of an uninterrupted run.
     """
 
-    def __init__(self, run: Run, recorder: Recorder, examination: Examination) -> None:
+    def __init__(
+        self, run: Run, recorder: Recorder, examination: Examination, initial: dict[str, Any] | None = None
+    ) -> None:
+        """`initial` is the adapter before its first step, where its base was changed for it."""
         self._run = run
+        self._initial = initial
         self._recorder = recorder
         self._examination = examination
         self._loss_scale = LossScale(trained=run.telemetry.step > 0)
@@ -154,6 +159,8 @@ class RunCallback(TrainerCallback):
         staged = run.store.staging / layout.checkpoint_name(step)
         collect_rng_states(staged, run.world)
         if run.world.leads:
+            if self._initial is not None:
+                save_initial_adapter(self._initial, staged)
             (staged / SAVED_TELEMETRY).write_text(to_json(run.telemetry.saved()), encoding="utf-8")
             run.store.seal(step, time=run.telemetry.timestamp(), eval_loss=run.telemetry.eval_loss_at(step))
         run.store.complete = run.world.share(run.store.complete)

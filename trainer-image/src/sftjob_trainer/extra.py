@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sftjob_contract.config import RunConfig, Training
 from sftjob_contract.optimization import Scheduler
+from sftjob_trainer.initial_adapter import initialization_problems, takes_from_base
 from sftjob_trainer.wording import type_name
 
 SFT_CONFIG: Final = (
@@ -134,7 +135,7 @@ _NEEDED_OPTIONS: Final[Mapping[Scheduler, tuple[str, ...]]] = {
 }
 """One of these must be given."""
 _INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
-"""Values of init_lora_weights that leave the base model's weights alone, so that an adapter fits the published base."""
+"""Values of init_lora_weights that leave the base model's weights alone."""
 
 
 def extra_problems(config: RunConfig) -> Iterator[str]:
@@ -147,10 +148,11 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
     if lora is None:
         return
     yield from _problems("method.lora.extra", lora.extra, "peft.LoraConfig", LORA_CONFIG, REFUSED_LORA)
-    if (value := lora.extra.get("init_lora_weights", True)) not in _INITIALIZATIONS:
+    yield from initialization_problems(config.method, config.checkpoints.resume_from)
+    if (value := lora.extra.get("init_lora_weights", True)) not in _INITIALIZATIONS and not takes_from_base(lora):
         yield (
-            f"method.lora.extra.init_lora_weights: {value} changes the base model's weights, or needs a preparation "
-            "that this trainer does not have: write true, false, gaussian or orthogonal"
+            f"method.lora.extra.init_lora_weights: {value} needs a preparation that this trainer does not have: write "
+            "true, false, gaussian, orthogonal, pissa, pissa_niter_16 (or another number) or olora"
         )
 
 

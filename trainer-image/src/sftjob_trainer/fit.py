@@ -20,6 +20,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
+from sftjob_trainer.initial_adapter import initial_adapter
 from sftjob_trainer.loading import loading
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.packing_check import refused
@@ -46,8 +47,9 @@ def fit(run: Run, origin: Origin, point: ResumePoint) -> None:
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.disable_progress_bar()
     trainer = build(run, origin)
+    initial = initial_adapter(trainer.model, run.config.method.lora)
     with Recorder(run) as recorder, run.stop:
-        trainer.add_callback(RunCallback(run, recorder, examination(run, trainer)))
+        trainer.add_callback(RunCallback(run, recorder, examination(run, trainer), initial))
         trainer.train(resume_from_checkpoint=str(point.directory) if point.directory else None)
     if run.must_stop():
         raise run.stopped()

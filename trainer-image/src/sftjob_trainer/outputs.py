@@ -18,6 +18,7 @@ from sftjob_trainer.card import CARD, Made, loadable_base, model_card
 from sftjob_trainer.checkpoints import BrokenCheckpointError, best_step, verify
 from sftjob_trainer.durable import replace_directory, sync_tree, write_atomically
 from sftjob_trainer.full_output import as_its_base
+from sftjob_trainer.initial_adapter import INITIAL_ADAPTER, for_the_published_base
 from sftjob_trainer.telemetry import SAVED_TELEMETRY
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _FOR_RESUMING_ONLY: Final = (
     "README.md",
     layout.MANIFEST,
     SAVED_TELEMETRY,
+    INITIAL_ADAPTER,
 )
 """Files of a checkpoint that are no part of a model, and PEFT's README with nothing filled in."""
 
@@ -73,6 +75,8 @@ def publish(checkpoint: Path, made: Made, volume: Path, base: Path | None = None
         checkpoint, staging, ignore=shutil.ignore_patterns(*_FOR_RESUMING_ONLY), copy_function=shutil.copyfile
     )
     if config.method.lora is not None:
+        if (checkpoint / INITIAL_ADAPTER).is_file():
+            for_the_published_base(checkpoint / INITIAL_ADAPTER, staging, _ADAPTER_CONFIG)
         _name_base_model(staging / _ADAPTER_CONFIG, config.model)
     elif base is not None:
         as_its_base(staging, base, config.model.dtype)

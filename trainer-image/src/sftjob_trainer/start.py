@@ -16,6 +16,7 @@ from sftjob_trainer import remote
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.initial_adapter import INITIAL_ADAPTER
 from sftjob_trainer.limits import model_settings
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.quantized_base import base_quantization, check_teacher
@@ -153,6 +154,8 @@ def load_adapter(model: Any, directory: Path, lora: Lora) -> None:
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     settings = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if (directory / INITIAL_ADAPTER).is_file():
+        raise _unlike(directory, "it was trained on a base that its initialization had changed")
     asked = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": lora.rslora, "use_dora": lora.dora}
     names = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
     for name, value in asked.items():

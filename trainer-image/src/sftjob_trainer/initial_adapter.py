@@ -1,0 +1,83 @@
+"""Adapters that begin with a part of the base's weights (PiSSA, OLoRA), and as what they are published.
+
+Such an initialization takes B0 A0 out of the base and puts it into the adapter, so what is trained fits that base only.
+On the base itself the same model is the adapter [B | -B0] [A / A0] of twice the rank (PEFT,
+`LoraModel.subtract_mutated_init`; Meng et al. 2024, appendix C).
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sftjob_contract.method import Lora, Method
+
+INITIAL_ADAPTER: Final = "initial_adapter.safetensors"
+"""File of a checkpoint: the adapter before its first step."""
+WEIGHTS: Final = "adapter_model.safetensors"
+_OF_THE_BASE: Final = re.compile(r"pissa(_niter_\d+)?|olora")
+_FIELD: Final = "method.lora.extra.init_lora_weights"
+
+
+def takes_from_base(lora: Lora | None) -> bool:
+    """Whether the initialization changes the base's weights."""
+    value = None if lora is None else lora.extra.get("init_lora_weights")
+    return isinstance(value, str) and _OF_THE_BASE.fullmatch(value) is not None
+
+
+def initialization_problems(method: Method, resume_from: str | None) -> Iterator[str]:
+    """What does not go with an initialization that changes the base, one sentence each."""
+    lora = method.lora
+    if lora is None or not takes_from_base(lora):
+        return
+    what = f"{_FIELD}: {lora.extra['init_lora_weights']}"
+    for name, given in (
+        ("method.quantization", method.quantization is not None),
+        ("method.lora.dora", lora.dora),
+        ("method.lora.rslora", lora.rslora),
+        ("method.lora.extra.rank_pattern", bool(lora.extra.get("rank_pattern"))),
+        ("method.lora.extra.alpha_pattern", bool(lora.extra.get("alpha_pattern"))),
+        ("method.lora.extra.lora_bias", bool(lora.extra.get("lora_bias"))),
+        ("method.lora.extra.trainable_token_indices", bool(lora.extra.get("trainable_token_indices"))),
+        ("checkpoints.resumeFrom", resume_from is not None),
+    ):
+        if given:
+            yield f"{what} does not go with {name}: the adapter could not be published for the base; remove one of them"
+
+
+def initial_adapter(model: Any, lora: Lora | None) -> dict[str, Any] | None:
+    """The weights of A and B in `model` before its first step, under the names of adapter files; None: not needed."""
+    if not takes_from_base(lora):
+        return None
+    from peft import get_peft_model_state_dict
+
+    return {
+        name: weights.detach().float().cpu().clone().contiguous()
+        for name, weights in get_peft_model_state_dict(model).items()
+        if ".lora_" in name
+    }
+
+
+def save_initial_adapter(initial: dict[str, Any], checkpoint: Path) -> None:
+    """Keep `initial` in a checkpoint, which is published without knowing the model."""
+    from safetensors.torch import save_file
+
+    save_file(initial, checkpoint / INITIAL_ADAPTER)
+
+
+def for_the_published_base(initial: Path, adapter: Path, config_file: str) -> None:
+    """Turn the adapter in the directory `adapter`, which began as the file `initial`, into one for the base itself."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    trained, before = load_file(adapter / WEIGHTS), load_file(initial)
+    for name, weights in before.items():
+        now = trained[name].float()
+        grown = torch.cat((now, weights), 0) if ".lora_A." in name else torch.cat((now, -weights), 1)
+        trained[name] = grown.contiguous()
+    save_file(trained, adapter / WEIGHTS, metadata={"format": "pt"})
+    path = adapter / config_file
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    doubled = {"r": 2 * settings["r"], "lora_alpha": 2 * settings["lora_alpha"], "init_lora_weights": True}
+    path.write_text(json.dumps({**settings, **doubled}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
