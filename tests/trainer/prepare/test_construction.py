@@ -56,6 +56,16 @@ def config_of(*, method: Method | None = None, gpus: int = 0, **training: Any) -
         ),
         (
             "llama",
+            config_of(extra={"dataloader_persistent_workers": True}),
+            "training.extra.dataloader_persistent_workers: true: PyTorch refuses it: persistent_workers option needs ",
+        ),
+        (
+            "llama",
+            config_of(gradient_checkpointing=True, extra={"activation_checkpointing_kwargs": {"use_wheels": True}}),
+            'training.extra.activation_checkpointing_kwargs: {"use_wheels": true}: PyTorch refuses it: layer() go',
+        ),
+        (
+            "llama",
             config_of(method=lora(extra={"layers_pattern": "h"})),
             'method.lora.extra.layers_pattern: "h": PEFT refuses it: ',
         ),
@@ -129,6 +139,13 @@ def test_what_a_library_refuses_is_named_with_value_and_its_own_words(
         pytest.param(config_of(method=lora(quantization=quantization()), gpus=1), id="qlora"),
         pytest.param(config_of(method=lora(quantization=quantization(8), rslora=True), gpus=1), id="8 bits"),
         pytest.param(config_of(method=lora(quantization=quantization(), dora=True), gpus=1), id="dora of 4 bits"),
+        pytest.param(
+            config_of(gradient_checkpointing=True, extra={"activation_checkpointing_kwargs": {"every_n_layers": 2}}),
+            id="checkpointing",
+        ),
+        pytest.param(
+            config_of(extra={"dataloader_num_workers": 1, "dataloader_persistent_workers": True}), id="workers"
+        ),
         pytest.param(config_of(packing=True, neftune_noise_alpha=5.0, gradient_checkpointing=True), id="options"),
         pytest.param(
             config_of(optimizer=Optimizer.PAGED_ADAMW_8BIT, method=lora(rank=1024)), id="a rank above all sizes"

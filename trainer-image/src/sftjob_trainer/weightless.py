@@ -31,7 +31,7 @@ _OF_THE_MACHINE: Final = ("tf32",)
 _STEPS: Final = 1000
 """Of a run whose length is not known before its data is tokenized."""
 _WORDS: Final = 400
-_COMPUTING: Final = re.compile(r"/(bitsandbytes|torch)/(?!optim/)")
+_COMPUTING: Final = re.compile(r"/(bitsandbytes|torch)/(?!optim/|utils/(data/|checkpoint))")
 """Files whose errors are about tensors without values, not about options."""
 _NO_VALUES: Final = re.compile(r"\bmeta\b")
 
@@ -221,7 +221,27 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
         with torch.device("meta"):  # PEFT's new weights too
             trainer = construct(material)
         try_optimizer(trainer, material)
+    _begin(trainer)
     return trainer
+
+
+def _begin(trainer: Any) -> None:
+    """Make what the Trainer makes when training begins, and checkpoint a function with the options for layers."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    trainer.get_train_dataloader()
+    if not trainer.args.activation_checkpointing:
+        return
+    given = dict(trainer.args.activation_checkpointing_kwargs or {})
+    places = {name: given.pop(name) for name in ("every_n_layers", "offload") if name in given}
+    trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=given or None, **places)
+    checkpoint(layer, torch.ones(1, requires_grad=True), **{"use_reentrant": False, **given})
+
+
+def layer(hidden: Any) -> Any:
+    """What stands for a layer of a model; PyTorch names it where it does not know an option."""
+    return hidden * 2
 
 
 def _choices(config: RunConfig) -> Choices:
