@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sftjob_contract.codec import encode, from_untrusted_json
 from sftjob_contract.names import KIND, PROGRESS_BODY_LIMIT_BYTES, Stage
 from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
-from sftjob_operator.api import InvalidJob, parse_status
+from sftjob_operator.api import InvalidJob, parse_status, read_partly
 from support.builders import a_job
 from support.fake_cluster import INTERVAL_SECONDS, FakeCluster, World, an_outcome, ended, moment, running
+from support.manifests import ROOT, load_manifest
 from support.progress import a_progress
 
 KEY = ("team", "demo")
@@ -321,6 +322,30 @@ async def test_a_job_keeps_its_state_where_a_stop_or_what_it_needs_cannot_be_rea
     assert world.requests("delete") == []
     assert condition(world, "Running")["reason"] == "InvalidSpec"
     assert ("are acted on" in condition(world, "Running")["message"]) is (spec["suspend"] is not True)
+
+
+JUNK: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "x" * 300, "", [], {}, [None], {"a": None}, "muon", [[[]]])
+FULL_SPEC = load_manifest(ROOT / "crds" / "samples" / "full.yaml")["spec"] | {"suspend": True}
+
+
+def suspends(spec: dict[str, Any]) -> bool | str:
+    """What is read of spec.suspend, or why it is not."""
+    try:
+        return read_partly({**a_job().body(), "spec": spec})[0].spec.suspend
+    except InvalidJob as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("path", [path for path in places(FULL_SPEC) if path and path != ("suspend",)], ids=str)
+def test_whatever_else_of_a_spec_is_unreadable_suspend_is_read(path: tuple[Any, ...]) -> None:
+    for junk in JUNK:
+        spec = copy.deepcopy(FULL_SPEC)
+        value_at(spec, path[:-1])[path[-1]] = junk
+        assert suspends(spec) in (
+            True,
+            "spec.resources.nodes cannot be read",
+            "spec.storage.existingClaim cannot be read",
+        )
 
 
 async def test_a_run_that_ends_well_while_its_spec_cannot_be_read_is_told_once_it_can() -> None:
