@@ -11,8 +11,8 @@ from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import construction_check, weightless
-from sftjob_trainer.child import NoAnswerError, answer_of
+from sftjob_trainer import child, construction_check, weightless
+from sftjob_trainer.child import NoAnswerError, answer_of, room_bytes
 from sftjob_trainer.construction_check import check_construction
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.weightless import UnknownError, construct_without_weights, refusal
@@ -284,3 +284,30 @@ def test_a_process_that_gives_no_answer_is_bounded_and_says_why(
 
     with pytest.raises(NoAnswerError, match=why):
         answer_of("asked", [], seconds=2.0 if "sleep" in program else 60.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "stat", "expected"),
+    [
+        ("2147483648\n", "anon 1610612736\nfile 536870912\n", 536870912),
+        ("max\n", "anon 1\n", None),
+        ("1073741824\n", "file 1\n", None),
+        (None, "", None),
+    ],
+)
+def test_memory_that_is_left_is_the_limit_without_what_cannot_be_given_back(
+    tmp_path: Path, limit: str | None, stat: str, expected: int | None
+) -> None:
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.stat").write_text(stat)
+
+    assert room_bytes(tmp_path) == expected
+
+
+def test_no_process_is_started_where_it_might_end_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "room_bytes", lambda: 600 * 2**20)
+    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+
+    with pytest.raises(NoAnswerError, match=r"only 600 MiB are left; raise resources\.memory"):
+        answer_of("asked", [], seconds=1)
