@@ -1,5 +1,6 @@
 """Tiny models, made once per test process, and nothing left behind in it."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_without_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `prepare` reads of a model. Read only."""
     return write_model_without_weights(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trl_has_seen_all_packages() -> None:
+    """Import TRL before a test hides a package: its modules keep for ever what they found when they were imported."""
+    importlib.import_module("trl.trainer.sft_trainer")
 
 
 @pytest.fixture(autouse=True)
