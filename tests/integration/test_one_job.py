@@ -23,11 +23,11 @@ from support.lab import Lab
 
 pytestmark = pytest.mark.slow
 NAME = "story"
-STEPS = 2000
+STEPS = 600
 
 
 def first_job() -> JobBuilder:
-    return a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=500, keep=2).env(**faulty(slow(0.003)))
+    return a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=150, keep=2).env(**faulty(slow(0.02)))
 
 
 @dataclass(frozen=True)
