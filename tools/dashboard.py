@@ -64,7 +64,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             description="SFTJobs that do not train yet, or not now.",
             queries=(
                 (
-                    'sum by (phase, reason) (sftjob_jobs{phase=~"Pending|Preparing|Queued|Restarting|Suspended"})',
+                    'sum by (phase, reason) (sftjob_jobs{phase!~"Running|Succeeded|Failed"})',
                     "{{phase}}: {{reason}}",
                 ),
             ),

@@ -70,24 +70,29 @@ def pushing(lab: Lab, name: str, hub: Hub, token: str) -> JobBuilder:
 def assert_nowhere(lab: Lab, name: str, *secrets: str) -> None:
     """What people can read of a job has no secret in it."""
     texts = [lab.kubectl(*words) for words in (("get", "sft", name, "-o", "yaml"), ("get", "events", "-o", "yaml"))]
-    texts += [(lab.stack.volume(name) / TRAIN_LOG).read_text(), lab.kubectl("logs", f"{name}-train-1")]
+    pods = [f"{name}-train-1", f"{name}-publish-1"]
+    texts += [(lab.stack.volume(name) / TRAIN_LOG).read_text(), *(lab.kubectl("logs", pod) for pod in pods)]
     assert [text for text in texts if any(hidden in text for hidden in secrets)] == []
 
 
-def test_a_run_whose_hub_is_down_trains_once_and_pushes_with_the_next_attempt(
+def test_a_run_whose_hub_is_down_trains_once_and_pushes_with_the_next_publish_attempt(
     lab: Lab, hub: Hub, store: ObjectStore
 ) -> None:
     hub.broken = True
     lab.apply(pushing(lab, "pushed", hub, WRITES).output(upload={"uri": URI, "secretRef": keys(lab, store)}))
-    reach(lab.cluster, "pushed", lambda _: hub.asked.is_set())
-    trainer("pushed-train-1").kill()
+    reach(lab.cluster, "pushed", phase("Publishing", "Failed"))
+    assert hub.asked.wait(timeout=120)
+    trainer("pushed-publish-1").kill()
     hub.broken = False
 
     status = reach(lab.cluster, "pushed", phase("Succeeded", "Failed"))
 
     assert status["phase"] == "Succeeded", status["conditions"]
-    _, first, second = status["attempts"]
-    assert (first["reason"], second["fromStep"], second["reachedStep"]) == ("Killed", STEPS, STEPS)
+    assert [(a["stage"], a["number"], a["reason"]) for a in status["attempts"]] == [
+        *(("prepare", 1, "Completed"), ("train", 1, "Completed")),
+        *(("publish", 1, "Killed"), ("publish", 2, "Completed")),
+    ]
+    assert status["plan"]["publishStage"] is True
     assert {line["attempt"] for line in metrics(lab.stack, "pushed")} == {1}
     assert status["output"]["uploaded"] == [f"hf://{REPOSITORY}", URI]
     assert f"and hf://{REPOSITORY} and {URI}." in condition(status, "Succeeded")["message"]
@@ -105,7 +110,8 @@ def test_a_run_whose_token_may_not_write_fails_at_once_and_keeps_its_output(lab:
 
     assert [(attempt["stage"], attempt["exitCode"]) for attempt in status["attempts"]] == [
         ("prepare", 0),
-        ("train", 66),
+        ("train", 0),
+        ("publish", 66),
     ]
     ended = condition(status, "Succeeded")
     assert ended["reason"] == "AccessDenied"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from cluster import Cluster
+from sftjob_contract.layout import OUTPUT_ADAPTER, OUTPUT_MERGED
 from sftjob_contract.names import LABEL_JOB, Stage
 from stack import DEFINITION, IMAGE
 from support.faults import faulty, slow
@@ -38,8 +39,7 @@ def test_a_run_that_is_upgraded_and_rolled_back_goes_on_from_its_checkpoints(
         for attempt, release in ((1, Release.THIS), (2, Release.PREVIOUS)):
             before = reach(cluster, JOB, reports(attempt, beyond=0))
             stack.hand_to(release)
-            step = max(SAVE_STEPS, before["progress"]["step"])
-            reach(cluster, JOB, reports(attempt, beyond=step))
+            reach(cluster, JOB, reports(attempt, beyond=before["progress"]["step"] + SAVE_STEPS))
             trainer(f"{JOB}-train-{attempt}").kill()
         status = reach(cluster, JOB, phase("Succeeded", "Failed"))
 
@@ -55,6 +55,33 @@ def test_a_run_that_is_upgraded_and_rolled_back_goes_on_from_its_checkpoints(
             f"{JOB}-train-2": IMAGE,
             f"{JOB}-train-3": PREVIOUS_IMAGE,
         }
+
+
+def test_trainers_of_the_previous_release_publish_in_their_train_pods_beside_this_operator(
+    tmp_path: Path, previous: Previous
+) -> None:
+    """One that is at work when the operator is upgraded, and one whose image the job names."""
+    job = a_small_job("running").lora(rank=4).output(mergeAdapter=True).training(max_steps=40)
+    pinned = a_small_job("pinned").lora(rank=4).output(mergeAdapter=True).training(max_steps=4)
+    pinned = pinned.set("image", PREVIOUS_IMAGE)
+    with TrainingSkewedStack(tmp_path, previous, DEFINITION, progress_interval_seconds=1) as stack:
+        kubectl, cluster = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache"), Cluster(stack.kubeconfig)
+        provide_input(stack, kubectl, rows=200)
+        kubectl("apply", "-f", "-", text=yaml.safe_dump(job.env(**faulty(slow(0.25, attempt=1))).manifest()))
+        reach(cluster, "running", reports(1, beyond=0))
+        stack.hand_to(Release.THIS)
+        kubectl("apply", "-f", "-", text=yaml.safe_dump(pinned.manifest()))
+        for name in ("running", "pinned"):
+            status = reach(cluster, name, phase("Succeeded", "Failed"))
+
+            assert status["phase"] == "Succeeded", status["conditions"]
+            assert [(a["stage"], a["reason"]) for a in status["attempts"]] == [
+                ("prepare", "Completed"),
+                ("train", "Completed"),
+            ]
+            assert "publishStage" not in status["plan"]
+            assert status["output"]["uri"].endswith(OUTPUT_ADAPTER)
+            assert (stack.volume(name) / OUTPUT_MERGED / "model.safetensors").is_file()
 
 
 def reports(attempt: int, *, beyond: int) -> Callable[[Status], bool]:

@@ -86,7 +86,7 @@ class JobMachine(RuleBasedStateMachine):
 
     def end(self, name: str, code: int, speaks: bool) -> Object:
         """How a Pod ends, with a last word or without."""
-        stage = Stage.PREPARE if "-prepare-" in name else Stage.TRAIN
+        stage = next(stage for stage in Stage if f"-{stage}-" in name)
         said = an_outcome(stage, code, message="As told.") if speaks and code < 128 else None
         return ended(code, said, seconds=self.world.clock.elapsed)
 

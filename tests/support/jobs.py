@@ -107,6 +107,10 @@ def losses(stack: Stack, job: str) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in metrics(stack, job) if "loss" in line}
 
 
+COMMANDS = tuple(["-m", "sftjob_trainer", str(stage)] for stage in (Stage.TRAIN, Stage.PUBLISH))
+"""What runs in Pods whose process tests look for."""
+
+
 def trainer(pod: str) -> psutil.Process:
     """The process of the trainer that runs as `pod`."""
     found = trainers(pod)
@@ -120,6 +124,6 @@ def trainers(pod: str) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "environ"]):
         words = process.info["cmdline"] or []
         volume = (process.info["environ"] or {}).get("SFTJOB_VOLUME", "")
-        if words[1:] == ["-m", "sftjob_trainer", Stage.TRAIN] and f"_{pod}_" in volume:
+        if words[1:] in COMMANDS and f"_{pod}_" in volume:
             found.append(process)
     return found

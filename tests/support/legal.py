@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-ANYTIME: Final = frozenset({"Queued", "Running", "Restarting", "Suspended", "Succeeded", "Failed"})
+ANYTIME: Final = frozenset({"Queued", "Running", "Publishing", "Restarting", "Suspended", "Succeeded", "Failed"})
 """Phases that may follow any other but an end: a status write that was lost may have told what lay in between."""
 FOLLOWS: Final[Mapping[str | None, frozenset[str]]] = {
     None: ANYTIME | {"Pending", "Preparing"},
@@ -12,6 +12,7 @@ FOLLOWS: Final[Mapping[str | None, frozenset[str]]] = {
     "Preparing": ANYTIME,
     "Queued": ANYTIME | {"Preparing"},
     "Running": ANYTIME,
+    "Publishing": ANYTIME,
     "Restarting": ANYTIME | {"Preparing"},
     "Suspended": ANYTIME | {"Pending", "Preparing"},
     "Succeeded": frozenset(),

@@ -1,12 +1,14 @@
 """Lives of a job that cover every way it can go: what its Pods end with, and what its user and the cluster do."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from sftjob_contract.names import Stage
 from sftjob_contract.progress import Activity, Checkpoint
 from sftjob_operator.effects.cluster import Object
 from support.builders import JobBuilder, a_job
 from support.crash_points import Life, MortalWorld
+from support.decisions import STATS
 from support.fake_cluster import an_outcome, ended
 from support.progress import a_progress
 
@@ -78,3 +80,31 @@ LIVES = {
     ),
     "an impossible spec": Life(a_job().training(extra={"output_dir": "/elsewhere"})),
 }
+
+
+def publishing() -> JobBuilder:
+    return retried().lora().output(mergeAdapter=True)
+
+
+KNOWS: Final = {
+    "demo-prepare-1": ended(0, an_outcome(Stage.PREPARE, prepared=replace(STATS, publish_stage=True))),
+    "demo-train-1": ended(0, an_outcome(Stage.TRAIN, unpublished=True)),
+}
+"""How the Pods of a trainer end that has the stage publish."""
+PUBLISHED_LIVES: Final = {
+    "published by a stage": Life(publishing(), KNOWS),
+    "published at the second try": Life(publishing(), {**KNOWS, "demo-publish-1": ended(70)}),
+    "published by no retry": Life(publishing(), {**KNOWS, **{f"demo-publish-{n}": ended(137) for n in (1, 2, 3)}}),
+    "suspended while it is published": Life(
+        publishing(),
+        {**KNOWS, "demo-publish-1": ended(143)},
+        {6: setting(suspend=True), 9: setting(suspend=False)},
+        frozenset({"demo-publish-1"}),
+    ),
+    "over its deadline while it is published": Life(
+        publishing().set("deadlineSeconds", 300),
+        {**KNOWS, "demo-publish-1": ended(143)},
+        stuck=frozenset({"demo-publish-1"}),
+    ),
+}
+"""Lives with the stage publish, which the previous release does not know."""

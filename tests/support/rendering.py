@@ -7,7 +7,7 @@ import kubernetes_validate
 
 from sftjob_contract.names import Stage
 from sftjob_operator.api import SFTJob
-from sftjob_operator.render import RenderSettings, config_map, pods, service, volume_claim
+from sftjob_operator.render import RenderSettings, config_map, pods, publishes, service, volume_claim
 
 Object = dict[str, Any]
 
@@ -29,6 +29,7 @@ def render_all(job: SFTJob, settings: RenderSettings, *, attempt: int = 1) -> li
         *(child for child in children if child is not None),
         *prepare,
         *pods(job, Stage.TRAIN, attempt, settings),
+        *(pods(job, Stage.PUBLISH, 1, settings) if publishes(job) else ()),
     ]
 
 

@@ -38,6 +38,13 @@ class Stage(StrEnum):
 
     PREPARE = "prepare"
     TRAIN = "train"
+    PUBLISH = "publish"
+    """Only where the output is to be merged, pushed or uploaded: without GPUs, from the final checkpoint."""
+
+    @property
+    def place(self) -> int:
+        """Its position in the life of a job, from 0."""
+        return list(type(self)).index(self)
 
 
 CONTAINER: Final = "trainer"
@@ -75,6 +82,8 @@ grows by the same factor, so that the global batch and the order of the data sta
 ENV_GRADIENT_CHECKPOINTING: Final = "SFTJOB_GRADIENT_CHECKPOINTING"
 """true or false: what this attempt does where the run config leaves it open, by the plan or after an out-of-memory
 error. Absent: true."""
+ENV_PUBLISH_STAGE: Final = "SFTJOB_PUBLISH_STAGE"
+"""true in Train Pods whose output is left to stage publish. Absent: Train merges, pushes and uploads by itself."""
 ENV_GRACE_SECONDS: Final = "SFTJOB_GRACE_SECONDS"
 """The Pod's terminationGracePeriodSeconds: how long a checkpoint may take after SIGTERM."""
 ENV_TERMINATION_LOG: Final = "SFTJOB_TERMINATION_LOG"
@@ -93,7 +102,7 @@ ENV_KUBEFLOW_CA: Final = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_KUBEFLOW_TOKEN: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 -- the variable's name, not a token
 """File with the projected ServiceAccount token."""
 ENV_HUB_TOKEN: Final = "HF_TOKEN"  # noqa: S105 -- the variable's name, not a token
-"""Hub token: in Prepare Pods from spec.model.tokenSecretRef or spec.dataset.tokenSecretRef, in Train Pods from
+"""Hub token: in Prepare Pods from spec.model.tokenSecretRef or spec.dataset.tokenSecretRef, in Publish Pods from
 spec.output.hub.tokenSecretRef."""
 ENV_WANDB_API_KEY: Final = "WANDB_API_KEY"
 """From spec.tracking.wandb.apiKeySecretRef, in Train Pods."""

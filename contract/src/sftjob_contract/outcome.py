@@ -40,6 +40,9 @@ class Outcome:
     two attempts of one image where the cause is the same.
     `moved_aside`: what any attempt of Prepare renamed for storage.existingContent: MoveAside, and its new name, in a
     sentence.
+
+    `unpublished`: training is complete, and stage publish has yet to make the output of its final checkpoint. None: a
+    trainer that knows no such stage has published already, or there was nothing to publish.
     """
 
     version: int
@@ -54,6 +57,7 @@ class Outcome:
     blames_peer: bool = False
     fault: str | None = None
     moved_aside: str | None = None
+    unpublished: bool | None = None
 
 
 def termination_message(outcome: Outcome) -> str:

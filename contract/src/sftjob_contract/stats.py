@@ -27,7 +27,8 @@ class PreparedStats:
     latter alone, None where there are none.
     `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place; so is
     `teacher_snapshot` for the teacher of a distillation. `free_bytes` is the room that Prepare left on the volume, None
-    where the filesystem does not say; it is no part of what was prepared.
+    where the filesystem does not say. `publish_stage`: this trainer has the stage publish, so that Train can leave the
+    output to it; None: an earlier trainer. Neither is a part of what was prepared.
     """
 
     version: int
@@ -55,4 +56,5 @@ class PreparedStats:
     teacher_snapshot: str | None = None
     model_revision: str | None = None
     model_shape: ModelShape | None = None
+    publish_stage: bool | None = field(default=None, compare=False)
     free_bytes: int | None = field(default=None, compare=False)

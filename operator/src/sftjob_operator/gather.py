@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from typing import Any, Final
 
-from sftjob_contract.names import KIND, LABEL_JOB, Stage
+from sftjob_contract.names import KIND, LABEL_JOB
 from sftjob_operator.api import SFTJob
 from sftjob_operator.effects.cache import Cache
 from sftjob_operator.effects.children import find
@@ -90,7 +90,7 @@ class Gathering:
         if (body := self.job(key)) is None:
             return None
         own = self._pods_of(key, body["metadata"]["uid"])
-        pods = [(pod.stage == Stage.TRAIN, pod.attempt, -pod.rank, pod.name) for pod in own]
+        pods = [(pod.stage.place, pod.attempt, -pod.rank, pod.name) for pod in own]
         if pods:
             _, attempt, _, pod = max(pods)
             return attempt, pod

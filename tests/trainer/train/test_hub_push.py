@@ -17,7 +17,7 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import Method
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import hub_push, train
+from sftjob_trainer import hub_push, publish, train
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hub_push import files, git_object_name, push, stale
@@ -240,7 +240,7 @@ def asked(qwen2: Path) -> RunConfig:
 def test_after_a_failed_push_the_next_attempt_pushes_and_does_not_train(
     server: Hub, asked: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "Patience", lambda: ONCE)
+    monkeypatch.setattr(publish, "Patience", lambda: ONCE)
     write_prepared(tmp_path, asked)
     server.broken = True
     failed = trained(server, tmp_path, asked)

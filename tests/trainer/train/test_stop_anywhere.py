@@ -61,7 +61,7 @@ TABLE = {
         (faults.signal_in("sftjob_trainer.merge.replace_directory"),), AT_ONCE, STEPS, frozenset({ADAPTER})
     ),
     "uploading": Stopped(
-        (faults.signal_in("sftjob_trainer.train.deliver"),), AT_ONCE, STEPS, frozenset({ADAPTER, MERGED})
+        (faults.signal_in("sftjob_trainer.publish.deliver"),), AT_ONCE, STEPS, frozenset({ADAPTER, MERGED})
     ),
 }
 

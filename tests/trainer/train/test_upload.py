@@ -17,7 +17,7 @@ from sftjob_contract import layout, names
 from sftjob_contract.codec import to_json
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import train
+from sftjob_trainer import publish
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.retrying import Patience
 from sftjob_trainer.upload import upload
@@ -174,7 +174,7 @@ def test_a_refusal_says_what_to_look_at_and_nothing_secret(
 def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
     store: ObjectStore, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "Patience", lambda: ONCE)
+    monkeypatch.setattr(publish, "Patience", lambda: ONCE)
     config = job(qwen2, max_steps=2)
     config = replace(config, output=replace(config.output, upload_uri="s3://lab/run"))
     write_prepared(tmp_path, config)
@@ -199,11 +199,11 @@ def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
 
 
 IMPATIENT = """
-from sftjob_trainer import train
+from sftjob_trainer import publish
 from sftjob_trainer.__main__ import main
 from sftjob_trainer.retrying import Patience
 
-train.Patience = lambda: Patience(tries=1)
+publish.Patience = lambda: Patience(tries=1)
 main()
 """
 

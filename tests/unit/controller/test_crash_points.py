@@ -6,12 +6,14 @@ import pytest
 
 from support.crash_points import CrashPoint, Moment, MortalWorld, final_state, live
 from support.denials import denials_of
-from support.lives import KEY, LIVES
+from support.lives import KEY, LIVES, PUBLISHED_LIVES
+
+ALL = {**LIVES, **PUBLISHED_LIVES}
 
 
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", ALL)
 async def test_whenever_the_operator_is_killed_the_end_is_the_same(name: str) -> None:
-    life = LIVES[name]
+    life = ALL[name]
     undisturbed = await live(life)
     expected = final_state(undisturbed)
     assert undisturbed.status(KEY)["phase"] in ("Succeeded", "Failed")
@@ -31,7 +33,7 @@ def creates(world: MortalWorld) -> list[tuple[str, str]]:
     return [(child, child.split("/")[0]) for child in created if not child.startswith("Event/")]
 
 
-UNTIMED = [name for name, life in LIVES.items() if not life.acts and not life.stuck]
+UNTIMED = [name for name, life in ALL.items() if not life.acts and not life.stuck]
 """Lives in which nothing is done at a certain moment: a wait for a create changes no more than times."""
 
 
@@ -49,7 +51,7 @@ async def test_whatever_refuses_whichever_create_once_the_end_is_the_same() -> N
 
 @pytest.mark.parametrize("name", UNTIMED)
 async def test_if_every_create_is_refused_once_the_end_is_the_same(name: str) -> None:
-    life = LIVES[name]
+    life = ALL[name]
     undisturbed = await live(life)
     refusals = random.Random(name)
     denied = {child: refusals.choice(denials_of(kind)) for child, kind in creates(undisturbed)}

@@ -148,7 +148,7 @@ def condition_reasons(world: World) -> set[str]:
 
 
 NEWER: dict[str, Any] = {
-    "phase": {"phase": "Publishing"},
+    "phase": {"phase": "Evaluating"},
     "activity": {"progress": {"activity": "Merging", "step": 30, "maxSteps": 100, "percent": 30}},
     "method": {"method": "dora"},
     "best": {"bestCheckpoint": 7},
@@ -173,16 +173,16 @@ async def test_an_ended_attempt_of_a_stage_that_is_not_known_stays_where_it_was(
     world = World()
     await training(world)
     attempts = world.status(KEY)["attempts"]
-    newer = {"stage": "publish", "number": 1, "pod": "demo-publish-1", "endTime": moment(5), "exitCode": 0}
+    newer = {"stage": "evaluate", "number": 1, "pod": "demo-evaluate-1", "endTime": moment(5), "exitCode": 0}
     await rewrite(world, status={**world.status(KEY), "attempts": [attempts[0], newer, *attempts[1:]]})
     await live_on(world)
     stages = [(entry["stage"], entry["number"]) for entry in world.status(KEY)["attempts"]]
-    assert stages[:3] == [("prepare", 1), ("publish", 1), ("train", 1)]
+    assert stages[:3] == [("prepare", 1), ("evaluate", 1), ("train", 1)]
     assert world.status(KEY)["attempts"][1] == newer
 
 
 UNREADABLE_STATUS: dict[str, Any] = {
-    "a running attempt of an unknown stage": {"attempts": [{"stage": "publish", "number": 1, "pod": "p"}]},
+    "a running attempt of an unknown stage": {"attempts": [{"stage": "evaluate", "number": 1, "pod": "p"}]},
     "an exit code out of bounds": {
         "attempts": [{"stage": "train", "number": 1, "pod": "demo-train-1", "exitCode": 999, "endTime": moment(1)}]
     },

@@ -36,6 +36,7 @@ async def test_a_running_job_is_told_as_its_status_has_it() -> None:
         "sftjob_job_time_seconds[training]": 13,
         "sftjob_job_time_seconds[evaluating]": 3,
         "sftjob_job_time_seconds[saving]": 2,
+        "sftjob_job_time_seconds[publishing]": 0,
         "sftjob_job_time_seconds[lost]": 0,
     }
 
@@ -149,7 +150,7 @@ def test_the_limit_bounds_the_series_of_a_thousand_jobs() -> None:
     world.clock.advance(2000)
     told = scraped(world, limit=50)
     series_of_one = len(told.about("job-0999"))
-    assert series_of_one == 19, "every series that a job can have"
+    assert series_of_one == 20, "every series that a job can have"
     assert len(told.samples) == 50 * series_of_one + 2
     assert told.value("sftjob_jobs", phase="Running") == 1000
     assert told.value("sftjob_jobs_left_out") == 950

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_NODE_RANK, LABEL_STAGE, Stage
+from sftjob_contract.outcome import Outcome
 from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
 from sftjob_operator.reconcile import (
     Action,
@@ -26,7 +27,8 @@ from sftjob_operator.reconcile import (
 )
 from sftjob_operator.reconcile.attempts import failures
 from support.builders import UID, a_job
-from support.fake_cluster import SETTINGS, START, merged, moment
+from support.decisions import STATS
+from support.fake_cluster import SETTINGS, START, an_outcome, merged, moment
 from support.legal import illegal_transitions
 from support.progress import a_progress
 
@@ -41,10 +43,13 @@ class OneJob(RuleBasedStateMachine):
         backoff=st.sampled_from([0, 1, 10]),
         deadline=st.sampled_from([None, None, 600]),
         nodes=st.sampled_from([1, 1, 3]),
-        prepared=st.booleans(),
+        begun=st.sampled_from(["nothing", "preparing", "training"]),
+        publishes=st.sampled_from(["no", "a stage", "an earlier trainer"]),
     )
-    def start(self, retries: int, backoff: int, deadline: int | None, nodes: int, prepared: bool) -> None:
-        job = a_job().failure_policy(max_retries=retries, backoff_seconds=backoff).resources(nodes=nodes)
+    def start(self, retries: int, backoff: int, deadline: int | None, nodes: int, begun: str, publishes: str) -> None:
+        self.publishes = publishes == "a stage"
+        job = a_job() if publishes == "no" else a_job().lora().output(mergeAdapter=True)
+        job = job.failure_policy(max_retries=retries, backoff_seconds=backoff).resources(nodes=nodes)
         self.job = job.set("deadlineSeconds", deadline)
         self.deadline = deadline
         self.retries = retries
@@ -55,9 +60,14 @@ class OneJob(RuleBasedStateMachine):
         self.highest: dict[str, int] = {}
         self.final: dict | None = None
         self.ever_created: set[str] = set()
-        if prepared:  # begin in the middle, so that training is looked at as often as preparing
+        self.trained_well = self.published_well = False
+        if begun != "nothing":  # begin in the middle, so that each stage is looked at as often
             self.reconcile()
             self.end_pod("demo-prepare-1", 0)
+            self.reconcile()
+        if begun == "training":
+            for name in [name for name in self.pods if "-train-" in name]:
+                self.end_pod(name, 0)
             self.reconcile()
 
     def now(self) -> datetime:
@@ -102,6 +112,9 @@ class OneJob(RuleBasedStateMachine):
             return
         name, labels = body["metadata"]["name"], body["metadata"]["labels"]
         assert name not in self.pods, f"{name} exists already"
+        if Stage(labels[LABEL_STAGE]) is Stage.PUBLISH:
+            assert self.publishes
+            assert self.trained_well
         self.ever_created.add(name)
         self.pods[name] = PodView(
             name=name,
@@ -128,8 +141,19 @@ class OneJob(RuleBasedStateMachine):
 
     def end_pod(self, name: str, exit_code: int) -> None:
         phase = PodPhase.SUCCEEDED if exit_code == 0 else PodPhase.FAILED
-        ended = replace(self.pods[name], phase=phase, exit_code=exit_code, finished=moment(self.seconds))
+        outcome = self.last_word(self.pods[name].stage) if exit_code == 0 else None
+        ended = replace(
+            self.pods[name], phase=phase, exit_code=exit_code, finished=moment(self.seconds), outcome=outcome
+        )
         self.pods[name] = ended
+        self.trained_well |= ended.stage is Stage.TRAIN and exit_code == 0
+        self.published_well |= ended.stage is Stage.PUBLISH and exit_code == 0
+
+    def last_word(self, stage: Stage) -> Outcome:
+        """What a container says that ended well."""
+        if stage is Stage.PREPARE:
+            return an_outcome(stage, prepared=replace(STATS, publish_stage=self.publishes or None))
+        return an_outcome(stage, unpublished=True if stage is Stage.TRAIN and self.publishes else None)
 
     @precondition(lambda self: self.pods)
     @rule(data=st.data())
@@ -175,6 +199,18 @@ class OneJob(RuleBasedStateMachine):
     def nothing_trains_before_it_is_prepared(self) -> None:
         if any("-train-" in name for name in self.ever_created):
             assert any("-prepare-" in name for name in self.ever_created)
+
+    @invariant()
+    def nothing_is_published_beside_a_trainer(self) -> None:
+        """A claim may be one node's at a time, and a trainer may write what is being read."""
+        live = [pod.stage for pod in self.pods.values() if pod.live and not pod.deleting]
+        assert Stage.PUBLISH not in live or live.count(Stage.PUBLISH) == 1
+        assert not {Stage.PUBLISH, Stage.TRAIN} <= set(live)
+
+    @invariant()
+    def what_is_to_be_published_has_been_when_the_job_succeeds(self) -> None:
+        if self.status.get("phase") == "Succeeded":
+            assert self.published_well == self.publishes
 
     @invariant()
     def the_retry_budget_holds(self) -> None:

@@ -122,9 +122,9 @@ def test_an_init_container_that_fails_is_told_and_waited_for(
     state: dict[str, Any], reason: str, words: str, stage: Stage
 ) -> None:
     status = {"phase": "Pending", "initContainerStatuses": [{"name": "init", "state": state}], **INIT}
-    pods = (PREPARED,) if stage is Stage.TRAIN else ()
+    pods = () if stage is Stage.PREPARE else (PREPARED,)
     decision = decided(*pods, a_pod(status, stage), seconds=10_000)
-    type_ = "Running" if stage is Stage.TRAIN else "Prepared"
+    type_ = "Prepared" if stage is Stage.PREPARE else "Running"
     assert said(decision, type_)[1] == said(decision, "Succeeded")[1] == reason
     assert words in message(decision, type_)
     assert acts(decision) == []

@@ -84,7 +84,9 @@ def adjusted(job: JobBuilder, *sizes: int) -> JobBuilder:
         }
         for attempt, size in enumerate(sizes, start=2)
     ]
-    return job.with_status(SFTJobStatus.model_validate({"adjustments": entries, "plan": PLAN}))
+    return job.with_status(
+        SFTJobStatus.model_validate({"adjustments": entries, "plan": {**PLAN, "publishStage": True}})
+    )
 
 
 def test_every_variable_of_the_operator_is_reserved_and_every_reserved_one_is_set() -> None:
@@ -217,7 +219,9 @@ def test_secrets_of_stores_and_trackers_reach_the_stage_that_needs_them() -> Non
         .set("tracking.mlflow", {"secretRef": {"name": "mlflow"}})
     )
     assert secrets(job, Stage.PREPARE) == ["models", "data"]
-    assert secrets(job, Stage.TRAIN) == ["out", "mlflow"]
+    assert secrets(job, Stage.TRAIN) == ["out", "mlflow"]  # of a trainer that knows no stage publish
+    published = job.with_status(SFTJobStatus.model_validate({"plan": {**PLAN, "publishStage": True}}))
+    assert (secrets(published, Stage.TRAIN), secrets(published, Stage.PUBLISH)) == (["mlflow"], ["out"])
 
 
 def test_a_secret_that_serves_twice_is_named_once() -> None:
@@ -229,7 +233,7 @@ def test_a_secret_that_serves_twice_is_named_once() -> None:
         .set("output.upload", {"uri": "s3://out/x", "secretRef": shared})
         .set("tracking.mlflow", {"secretRef": shared})
     )
-    assert [secrets(job, stage) for stage in Stage] == [["store"], ["store"]]
+    assert [secrets(job, stage) for stage in Stage] == [["store"]] * 3
 
 
 def test_without_secrets_there_is_no_such_list() -> None:

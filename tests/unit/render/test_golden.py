@@ -24,6 +24,7 @@ CASES = {
     "cpu-without-reporting": SILENT,
     "two-nodes-in-a-queue": REPORTING,
     "stores-and-trackers-on-a-claim-that-was-there": REPORTING,
+    "published-by-a-stage": REPORTING,
     "two-nodes-with-an-image-of-ones-own": REPORTING,
 }
 

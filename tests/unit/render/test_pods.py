@@ -51,11 +51,15 @@ def test_gpus_are_asked_for_by_train_alone() -> None:
         ({"ephemeralStorage": "1Gi"}, {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "1Gi"}),
     ],
 )
-def test_prepare_asks_for_what_train_does_unless_it_has_its_own(
+def test_prepare_and_publish_ask_for_what_train_does_unless_prepare_has_its_own_and_a_merge_for_trains_memory(
     prepare: dict[str, str], requests: dict[str, str]
 ) -> None:
     job = a_job().resources(**MORE, gpus=1, prepare=prepare)
+    merging = job.lora().output(mergeAdapter=True)
     assert container(job, Stage.PREPARE)["resources"]["requests"] == requests
+    assert container(merging, Stage.PREPARE)["resources"]["requests"] == requests
+    assert container(job, Stage.PUBLISH)["resources"]["requests"] == requests
+    assert container(merging, Stage.PUBLISH)["resources"]["requests"] == {**requests, "memory": "64Gi"}
     assert container(job)["resources"]["requests"] == {
         "cpu": "8",
         "memory": "64Gi",
@@ -78,6 +82,7 @@ def test_scratch_space_and_shared_memory_are_bounded() -> None:
     assert scratch == {
         Stage.PREPARE: {"tmp": {"sizeLimit": "1Gi"}, "shm": {"medium": "Memory", "sizeLimit": "16Gi"}},
         Stage.TRAIN: {"tmp": {"sizeLimit": "20Gi"}, "shm": {"medium": "Memory", "sizeLimit": "16Gi"}},
+        Stage.PUBLISH: {"tmp": {"sizeLimit": "1Gi"}, "shm": {"medium": "Memory", "sizeLimit": "16Gi"}},
     }
 
 

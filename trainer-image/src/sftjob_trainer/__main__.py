@@ -1,4 +1,4 @@
-"""`python -m sftjob_trainer prepare|train`: run one stage, and leave its outcome however it ends."""
+"""`python -m sftjob_trainer prepare|train|publish`: run one stage, and leave its outcome however it ends."""
 
 import logging
 import os
@@ -73,7 +73,7 @@ def main() -> NoReturn:
 def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
     """Do the work of a stage. Of Prepare, also a failure has what was moved aside."""
     directory = JobDirectory.of(config, environment)
-    if stage is Stage.TRAIN:
+    if stage is not Stage.PREPARE:
         return _work(stage, config, environment, directory)
     try:
         ended = _work(stage, config, environment, directory)
@@ -85,12 +85,13 @@ def _run(stage: Stage, config: RunConfig, environment: Environment) -> Outcome:
 def _work(stage: Stage, config: RunConfig, environment: Environment, directory: JobDirectory) -> Outcome:
     full = full_volume_is_told(stage, environment.volume, environment.volume_uri)
     with full, denied_access_is_told(environment.volume):
-        if stage is Stage.TRAIN:
+        if stage is not Stage.PREPARE:
             directory.check()
+            from sftjob_trainer.publish import publish
             from sftjob_trainer.train import model_directories, train
 
             hide_bitsandbytes(config, model_directories(config, environment))
-            return train(config, environment)
+            return train(config, environment) if stage is Stage.TRAIN else publish(config, environment)
         directory.claim(config.existing_content)
         if not config.model.trust_remote_code:
             import_transformers_without_torch()

@@ -22,6 +22,7 @@ from sftjob_contract.names import (
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
+    ENV_PUBLISH_STAGE,
     ENV_RENDEZVOUS,
     ENV_RUN_CONFIG,
     ENV_TERMINATION_LOG,
@@ -49,6 +50,7 @@ class Environment:
     `gradient_checkpointing` what it does where the run config leaves that open, and the Pod is killed `grace_seconds`
     after SIGTERM. Files of the user's own that the run config names lie in `files`. `config_hash` is the SHA-256 of the
     run config that this Pod was created with. `volume_uri` is what people call the volume.
+    `publish_stage`: Train leaves the output to stage publish.
     """
 
     config_path: Path
@@ -71,6 +73,7 @@ class Environment:
     gradient_checkpointing: bool | None = None
     grace_seconds: int | None = None
     files: Path | None = None
+    publish_stage: bool = False
     config_hash: str | None = None
     volume_uri: str | None = None
 
@@ -89,6 +92,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         cache=_path(environ, ENV_CACHE) or volume / CACHE,
         claims=_path(environ, ENV_CLAIMS),
         files=_path(environ, ENV_FILES),
+        publish_stage=bool(_flag_if_given(environ, ENV_PUBLISH_STAGE)),
         volume_uri=environ.get(ENV_VOLUME_URI) or None,
         attempt=_number(environ, ENV_ATTEMPT, at_least=1, usual=1),
         termination_log=termination_log(environ),

@@ -41,7 +41,7 @@ def library_variables(stage: Stage, config: RunConfig, cache: Path) -> Mapping[s
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "HF_HUB_OFFLINE": "0" if fetches else "1",
     }
-    if stage is Stage.TRAIN:
+    if stage is not Stage.PREPARE:
         return variables
     # Preparing without PyTorch is meant, and rows longer than the model allows are cut: neither needs a warning.
     return {**variables, "TRANSFORMERS_VERBOSITY": "error"}

@@ -80,7 +80,8 @@ def prepare(config: RunConfig, environment: Environment) -> Outcome:
         stats = _prepare(config, environment)
     else:
         logger.info("already prepared: %s sequences, %s steps; nothing to do", stats.sequences, stats.max_steps)
-    return replace(outcome.done(Stage.PREPARE), prepared=replace(stats, free_bytes=free_bytes(environment.volume)))
+    told = replace(stats, free_bytes=free_bytes(environment.volume), publish_stage=True)
+    return replace(outcome.done(Stage.PREPARE), prepared=told)
 
 
 def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:

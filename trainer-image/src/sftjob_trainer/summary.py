@@ -1,30 +1,28 @@
 """The last lines of a run's log, as people know them from PEFT and transformers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from sftjob_contract.outcome import Output
 from sftjob_trainer.telemetry import SavedTelemetry
 
 
-def summary(known: SavedTelemetry, output: Output, volume: str) -> Iterator[str]:
-    """What was trained, how well and how fast, and where the output is; `volume` is the root of Output.path."""
+def summary(known: SavedTelemetry, metrics: Mapping[str, float], places: Sequence[str]) -> Iterator[str]:
+    """What was trained, how well and how fast, and where the output is."""
     trained, total = known.trainable_parameters, known.parameters
     if trained is not None and total:
         yield f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}"
-    losses = "; ".join(_losses(known, output))
+    losses = "; ".join(_losses(known, metrics))
     if losses:
         yield f"final losses: {losses}"
-    seconds = output.metrics.get("trainSeconds", 0.0)
+    seconds = metrics.get("trainSeconds", 0.0)
     speed = f", {known.tokens / seconds:,.1f} tokens per second" if seconds > 0 else ""
     yield f"{known.step:,} steps, {known.epoch or 0:.2f} epochs, {known.tokens:,} tokens in {seconds:,.1f} s{speed}"
-    places = (f"{volume.rstrip('/')}/{output.path}", *output.uploaded)
     yield f"output: {', '.join(places)}"
 
 
-def _losses(known: SavedTelemetry, output: Output) -> Iterator[str]:
-    mean = output.metrics.get("trainLoss")
+def _losses(known: SavedTelemetry, metrics: Mapping[str, float]) -> Iterator[str]:
+    mean = metrics.get("trainLoss")
     if known.loss is not None and mean is not None:
         yield f"train {known.loss:.4f} at the last log, {mean:.4f} on average"
-    before, after = output.metrics.get("initialEvalLoss"), output.metrics.get("evalLoss")
+    before, after = metrics.get("initialEvalLoss"), metrics.get("evalLoss")
     if before is not None and after is not None:
         yield f"evaluation {before:.4f} before, {after:.4f} after training"

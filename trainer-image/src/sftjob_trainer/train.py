@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sftjob_contract import layout
-from sftjob_contract.codec import ContractError, from_json
+from sftjob_contract.codec import from_json
 from sftjob_contract.config import RunConfig
 from sftjob_contract.destinations import Retain
 from sftjob_contract.exit_codes import ExitCode
@@ -19,22 +19,19 @@ from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome, Output
 from sftjob_contract.progress import Activity, Checkpoint
 from sftjob_contract.reasons import Reason
-from sftjob_contract.stats import PreparedStats
-from sftjob_trainer import outcome, outputs, retention
+from sftjob_trainer import outcome, outputs, publish, retention
 from sftjob_trainer.arguments import with_checkpointing, with_micro_batch
 from sftjob_trainer.card import Made
 from sftjob_trainer.checkpoints import NOWHERE, CheckpointStore, ResumePoint
-from sftjob_trainer.delivery import deliver
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import choose, process_started, this_machine
 from sftjob_trainer.libraries import importing
 from sftjob_trainer.ownership import JobDirectory
+from sftjob_trainer.prepared import read_stats
 from sftjob_trainer.redaction import Redacted, secrets_in
 from sftjob_trainer.reporter import Endpoint, Reporter
-from sftjob_trainer.retrying import Patience
 from sftjob_trainer.run import Run
-from sftjob_trainer.sources import model_path
 from sftjob_trainer.start import Origin, continued, origin
 from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.summary import summary
@@ -77,6 +74,8 @@ def _told(run: Run, environment: Environment) -> Outcome:
         _fit(run, environment)
         if not run.world.leads:
             return outcome.done(Stage.TRAIN)
+        if environment.publish_stage:
+            return _left_to_publish(run)
         output = _publish(run, environment)
         return _ended(run, output, environment.volume_uri or str(environment.volume))
     except Failure as failure:
@@ -111,21 +110,6 @@ def new_run(config: RunConfig, environment: Environment, reporter: Reporter, wor
         world=world,
         grace_seconds=environment.grace_seconds,
     )
-
-
-def read_stats(volume: Path) -> PreparedStats:
-    """What Prepare left on the volume.
-
-    Raises:
-        Failure: it did not, so there is nothing to train on.
-    """
-    path = volume / layout.PREPARED_STATS
-    try:
-        return from_json(PreparedStats, path.read_bytes(), ignore_unknown=True)
-    except (OSError, ContractError) as error:
-        raise Failure(
-            Reason.INTERNAL_ERROR, f"the prepared data set can not be read, the Prepare stage must run first: {error}"
-        ) from error
 
 
 def model_directories(config: RunConfig, environment: Environment) -> list[Path]:
@@ -185,27 +169,37 @@ def _hung(run: Run, environment: Environment, silence: Silence) -> NoReturn:
         os._exit(ExitCode.INTERNAL)
 
 
+def _left_to_publish(run: Run) -> Outcome:
+    """Leave the final checkpoint to stage publish, which needs no GPU for copying it."""
+    with verdicts(run):
+        final, metrics = _final(run)
+        told = replace(run.telemetry.saved(), history=())
+        publish.leave(publish.Unpublished(checkpoint=final.name, metrics=metrics, known=told), run.volume)
+    run.doing(Activity.FINISHED)
+    for line in summary(told, metrics, [f"left to stage publish, which makes it of {final.name}"]):
+        logger.info("%s", line)
+    return replace(outcome.done(Stage.TRAIN), progress=run.telemetry.progress(), unpublished=True)
+
+
+def _final(run: Run) -> tuple[Path, dict[str, float]]:
+    """The final checkpoint and its metrics."""
+    run.doing(Activity.SAVING)
+    run.take_up_verified(wait=True)
+    final = outputs.final_checkpoint(run.store.complete, run.config, run.volume)
+    return final, run.telemetry.metrics(saved_telemetry(final))
+
+
 def _publish(run: Run, environment: Environment) -> Output:
     """Make the output of the final checkpoint, and take it where else it is wanted."""
     with verdicts(run):
-        run.doing(Activity.SAVING)
-        run.take_up_verified(wait=True)
-        final = outputs.final_checkpoint(run.store.complete, run.config, run.volume)
+        final, metrics = _final(run)
         made = Made(
             config=run.config,
             stats=run.stats,
-            metrics=run.telemetry.metrics(saved_telemetry(final)),
+            metrics=metrics,
             libraries=outcome.library_versions(),
         )
-        base = model_path(run.config, environment, run.stats)
-        output = outputs.publish(final, made, run.volume, base)
-        if run.config.output.merge_adapter:
-            from sftjob_trainer.merge import merge
-
-            measured = merge(base, made, run.volume)
-            output = replace(output, metrics={**output.metrics, **measured})
-        uploaded = deliver(run.config, environment, output.path, Patience(), run.report)
-        output = replace(output, uploaded=uploaded)
+        output = publish.published(final, made, environment, run.report)
     run.doing(Activity.FINISHED)
     return output
 
@@ -225,7 +219,7 @@ def _ended(run: Run, output: Output, place: str) -> Outcome:
         retention.remember(done, run.volume)
         retention.keep_output(run.volume)
         run.report()
-    for line in summary(run.telemetry.saved(), output, place):
+    for line in summary(run.telemetry.saved(), output.metrics, publish.places(output, place)):
         logger.info("%s", line)
     return done
 

@@ -68,14 +68,14 @@ class StorageSpec(Model):
 
 
 class PrepareResourcesSpec(Model):
-    """What the Prepare Pod asks for, where it differs."""
+    """What the Pods of Prepare and Publish ask for, where it differs."""
 
     cpu: Quantity | None = None
     """CPU request. Absent: resources.cpu."""
     cpu_limit: Quantity | None = None
     """CPU limit. Absent: resources.cpuLimit."""
     memory: Quantity | None = None
-    """Memory request and limit. Absent: resources.memory."""
+    """Memory request and limit. Absent: resources.memory, which Publish has too where it merges an adapter."""
     ephemeral_storage: Quantity | None = None
     """Scratch space below /tmp. Absent: resources.ephemeralStorage."""
 
@@ -94,7 +94,7 @@ class ResourcesSpec(Model):
     )
 
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs for training on each node, or 0 to train on the CPU. The Prepare Pod asks for none."""
+    """GPUs for training on each node, or 0 to train on the CPU. Pods of Prepare and Publish ask for none."""
     gpu_resource_name: Annotated[
         str,
         Field(
@@ -126,4 +126,4 @@ class ResourcesSpec(Model):
     ephemeral_storage: Quantity | None = None
     """Scratch space below /tmp, as request and limit. Absent: none."""
     prepare: PrepareResourcesSpec = PrepareResourcesSpec()
-    """What the Prepare Pod asks for, where it differs."""
+    """What the Pods of Prepare and Publish ask for, where it differs."""

@@ -36,6 +36,8 @@ class ConditionReason(StrEnum):
     """The train Pod waits for admission, such as by its Kueue queue."""
     TRAINING = "Training"
     """The train Pod's container runs."""
+    PUBLISHING = "Publishing"
+    """Training is complete, and the Publish Pod exists and has not ended."""
     BACKING_OFF = "BackingOff"
     """The last attempt ended; the next one waits."""
     STOPPING = "Stopping"

@@ -116,7 +116,7 @@ class UploadSpec(Model):
     uri: UploadUri
     """s3:// or gs:// URI of a directory."""
     secret_ref: SecretRef | None = None
-    """Secret whose keys become environment variables of the Train Pod: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+    """Secret whose keys become environment variables of the Publish Pod: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
     AWS_ENDPOINT_URL and the like. Absent: what the ServiceAccount and the node give."""
 
 

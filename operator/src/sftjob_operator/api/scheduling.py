@@ -117,7 +117,7 @@ class Toleration(Model):
 
 
 class SchedulingSpec(Model):
-    """Where the Pods may run. It holds for the Prepare Pod as well, so that the volume is reachable from both."""
+    """Where the Pods may run. It holds for those of every stage, so that the volume is reachable from all."""
 
     node_selector: dict[str, LabelValue] = Field(
         default_factory=dict,

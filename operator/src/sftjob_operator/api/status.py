@@ -31,6 +31,8 @@ class Phase(StrEnum):
     QUEUED = "Queued"
     """The train Pod exists, and no node has room for it or its queue has not admitted it."""
     RUNNING = "Running"
+    PUBLISHING = "Publishing"
+    """Training is complete; its output is merged, pushed or uploaded, without GPUs."""
     RESTARTING = "Restarting"
     """An attempt ended, and the next one waits for its backoff or does not run yet."""
     SUSPENDED = "Suspended"
@@ -181,6 +183,8 @@ class AttemptStatus(Model):
     """All its checkpoints."""
     lost_steps: Count | None = None
     """Steps that the attempt after it has to do again; 0 after a stop that saved a checkpoint. Absent: not known."""
+    unpublished: bool | None = None
+    """Whether it completed training and left the output to stage publish. Absent: it did not tell."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """Exit code of its container; with several nodes, of the one that failed first."""
     reason: Word | None = None
@@ -294,6 +298,9 @@ class PlanStatus(Model):
     """Predicted size of one checkpoint."""
     disk_bytes: Count | None = None
     """Predicted peak use of the volume."""
+    publish_stage: bool | None = None
+    """Whether a stage of its own, without GPUs, merges, pushes and uploads the output. Absent: there is nothing of it
+    to do, or the trainer image does it in stage train."""
 
 
 class OutputStatus(Model):
@@ -326,7 +333,8 @@ class SFTJobStatus(Model):
     """What was observed."""
 
     phase: Phase | None = None
-    """Summary for people: Pending, Preparing, Queued, Running, Restarting, Suspended, Succeeded or Failed."""
+    """Summary for people: Pending, Preparing, Queued, Running, Publishing, Restarting, Suspended, Succeeded or
+    Failed."""
     observed_generation: Count | None = None
     """Generation of the spec that this status is about."""
     method: MethodName | None = None

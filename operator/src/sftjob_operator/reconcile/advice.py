@@ -12,7 +12,7 @@ from sftjob_operator.reconcile.policy import policy_of
 from sftjob_operator.reconcile.situation import Situation
 from sftjob_operator.reconcile.training import with_training
 from sftjob_operator.reconcile.verdicts import CANNOT_EXECUTE, SIGNAL_BASE
-from sftjob_operator.render import run_config
+from sftjob_operator.render import memory_field, run_config
 
 SMALLER: Final = 0.8
 """Share of what ran out that other settings must be predicted to need: the prediction was too low by some of it."""
@@ -21,6 +21,11 @@ _GIB: Final = 1 << 30
 
 def advice(at: Situation, last: AttemptStatus) -> str:
     """Whole sentences about what to change after `last`, the attempt that ended the job."""
+    trained = _trained(at) if last.stage is Stage.PUBLISH else ""
+    return f"{trained}{_changes(at, last)}"
+
+
+def _changes(at: Situation, last: AttemptStatus) -> str:
     if (own := _about_program(at, last)) is not None:
         return own
     hint = policy_of(last).hint
@@ -30,7 +35,7 @@ def advice(at: Situation, last: AttemptStatus) -> str:
     if last.reason == Reason.DISK_FULL:
         return _disk(at, hint)
     if last.reason == Reason.HOST_OUT_OF_MEMORY:
-        return f"{_host_memory(at, last)}{hint}"
+        return f"{_host_memory(at, last)}Raise {memory_field(at.job, last.stage)}."
     if last.reason == Reason.DIVERGED:
         return f"{_newest_checkpoint(at)}{hint}"
     return hint
@@ -98,6 +103,11 @@ def _host_memory(at: Situation, last: AttemptStatus) -> str:
     limit = at.job.spec.resources.memory
     has = "has no limit of its own" if limit is None else f"is {limit}"
     return f"The run is predicted to need {plan.host_memory_bytes / _GIB:.1f} GiB, and spec.resources.memory {has}. "
+
+
+def _trained(at: Situation) -> str:
+    newest = with_training(at).latest_checkpoint
+    return "Training is complete. " if newest is None else f"Training is complete; its newest checkpoint is {newest}. "
 
 
 def _newest_checkpoint(at: Situation) -> str:

@@ -117,9 +117,8 @@ def progress_of(attempt: AttemptStatus, pod: PodView | None, report: Report | No
 def _unknown(recorded: Collection[Key], groups: Mapping[Key, Group]) -> list[Key]:
     """Attempts that the ledger lacks. One that has ended, and is older than one that it has, was dropped from it."""
     newest = {stage: max((number for of, number in recorded if of == stage), default=0) for stage in Stage}
-    return sorted(
-        key for key, group in groups.items() if key not in recorded and (group.live or key[1] > newest[key[0]])
-    )
+    unknown = (key for key, group in groups.items() if key not in recorded and (group.live or key[1] > newest[key[0]]))
+    return sorted(unknown, key=lambda key: (key[0].place, key[1]))
 
 
 def _marked(entry: AttemptStatus, stop: str | None, ending: Verdict | None) -> AttemptStatus:
@@ -197,7 +196,9 @@ def _ended(entry: AttemptStatus, group: Group, now: datetime) -> AttemptStatus:
         return _lost(entry, missing[0], now)
     end_time = group.finished or rfc3339(now)
     if failed is None:
-        return replace(entry, end_time=end_time, exit_code=ExitCode.DONE, reason="Completed")
+        return replace(
+            entry, end_time=end_time, exit_code=ExitCode.DONE, reason="Completed", unpublished=_unpublished(group)
+        )
     said = verdict(group, failed, _ours(entry))
     return replace(
         entry,
@@ -214,6 +215,14 @@ def _fault(failed: PodView, said: Verdict) -> str | None:
     """The trainer's unexpected error, where that is what the attempt ended for."""
     outcome = failed.outcome
     return outcome.fault if outcome is not None and said.reason == Reason.INTERNAL_ERROR else None
+
+
+def _unpublished(group: Group) -> bool | None:
+    """Whether a train attempt that ended well left its output to stage publish; None: its last word is lost."""
+    head = group.head
+    if group.stage != Stage.TRAIN or head is None or head.outcome is None:
+        return None
+    return bool(head.outcome.unpublished)
 
 
 def _ours(entry: AttemptStatus) -> Verdict | None:
@@ -257,8 +266,7 @@ def _ran(entry: AttemptStatus) -> bool:
 
 
 def _ran_before(entry: AttemptStatus, other: AttemptStatus) -> bool:
-    earlier = other.stage == Stage.PREPARE and entry.stage == Stage.TRAIN
-    return (earlier or (other.stage == entry.stage and other.number < entry.number)) and _ran(other)
+    return (other.stage.place, other.number) < (entry.stage.place, entry.number) and _ran(other)
 
 
 def _never_started(entry: AttemptStatus) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
@@ -24,9 +25,14 @@ class TimeUse(StrEnum):
     EVALUATING = "evaluating"
     SAVING = "saving"
     """Checkpoints were written."""
+    PUBLISHING = "publishing"
+    """Publish ran."""
     LOST = "lost"
     """To be done again: steps after the last checkpoint of an attempt that failed, and all of an attempt that failed
-    before its first step was done, or in Prepare."""
+    before its first step was done, or in Prepare or Publish."""
+
+
+_WITHOUT_STEPS: Final = {Stage.PREPARE: TimeUse.PREPARING, Stage.PUBLISH: TimeUse.PUBLISHING}
 
 
 def goodput(status: SFTJobStatus, created: str, now: datetime) -> dict[TimeUse, float]:
@@ -51,10 +57,10 @@ def _uses(entry: AttemptStatus, saved: int, end: datetime) -> Iterator[tuple[Tim
     whole = max(0.0, (until - parse_time(entry.start_time)).total_seconds())
     failed = entry.end_time is not None and entry.exit_code != ExitCode.DONE
     done = _steps(entry)
-    if failed and (entry.stage == Stage.PREPARE or done <= 0):
+    if failed and (entry.stage != Stage.TRAIN or done <= 0):
         yield TimeUse.LOST, whole
-    elif entry.stage == Stage.PREPARE:
-        yield TimeUse.PREPARING, whole
+    elif entry.stage != Stage.TRAIN:
+        yield _WITHOUT_STEPS[entry.stage], whole
     else:
         lost_steps = _lost_steps(entry, saved) if failed else 0
         yield from _trained(entry, whole, min(1.0, lost_steps / done) if done > 0 else 0.0)

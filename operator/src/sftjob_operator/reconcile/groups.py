@@ -61,7 +61,7 @@ class Group:
 def groups(job: SFTJob, pods: Iterable[PodView]) -> dict[Key, Group]:
     """The job's own `pods` by attempt."""
     members: dict[Key, list[PodView]] = {}
-    for pod in sorted(pods, key=lambda pod: (pod.stage, pod.attempt, pod.rank)):  # prepare before train
+    for pod in sorted(pods, key=lambda pod: (pod.stage.place, pod.attempt, pod.rank)):
         members.setdefault((pod.stage, pod.attempt), []).append(pod)
     return {
         (stage, attempt): Group(

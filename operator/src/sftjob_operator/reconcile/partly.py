@@ -3,9 +3,7 @@
 from dataclasses import replace as changed
 from datetime import datetime
 
-from sftjob_contract.names import Stage
 from sftjob_operator.api import replace
-from sftjob_operator.reconcile.attempts import succeeded
 from sftjob_operator.reconcile.checks.findings import failed, stopping
 from sftjob_operator.reconcile.checks.stopping import DEADLINE, SUSPENSION, exceeded, rests
 from sftjob_operator.reconcile.events import events_between
@@ -16,14 +14,14 @@ from sftjob_operator.reconcile.status import status_of
 
 
 def decide_stop(observed: Observed, settings: Settings, now: datetime, note: str) -> Decision | None:
-    """What to do about a job that may not run now; None if training has ended well.
+    """What to do about a job that may not run now; None if its last stage has ended well.
 
     `observed.job` has the part of the spec that can be read, `note` says why that is not all of it. Nothing is created,
     and what follows from the rest of the spec stays as the status has it.
     """
     at = situation(changed(observed, pods=tuple(map(_without_stats, observed.pods))), settings, now)
-    last, before = at.last(Stage.TRAIN), at.job.status
-    if last is not None and succeeded(last):
+    before = at.job.status
+    if at.completed is not None:
         return None
     finding = _stop(at, note)
     status, recheck_seconds = status_of(at, finding)

@@ -36,7 +36,10 @@ _GIB: Final = 1 << 30
 def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
     """What the run consists of and what it will need, as far as the model's shape is known."""
     counted = replace(
-        counts(stats), gradient_checkpointing=_recomputes(job, stats), gpu_memory_bytes=known_gpu_memory(job)
+        counts(stats),
+        gradient_checkpointing=_recomputes(job, stats),
+        gpu_memory_bytes=known_gpu_memory(job),
+        publish_stage=True if stats.publish_stage and _is_published(job) else None,
     )
     shape, config = stats.model_shape, _with_checkpointing(run_config(job), enabled=_recomputes(job, stats))
     if shape is None:
@@ -57,6 +60,12 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
         ),
         misfit=_misfit(job, config, stats, shape) or _disk_misfit(job, config, stats, shape),
     )
+
+
+def _is_published(job: SFTJob) -> bool:
+    """Whether the output is merged, pushed or uploaded."""
+    output = job.spec.output
+    return output.merge_adapter or output.hub is not None or output.upload is not None
 
 
 def _percent(trained: int, parameters: int, *, adapted: bool) -> float:

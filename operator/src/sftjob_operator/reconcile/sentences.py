@@ -15,6 +15,7 @@ from sftjob_operator.reconcile.training import stop_seconds, with_training
 from sftjob_operator.reconcile.unschedulable import unschedulable_hint
 from sftjob_operator.render import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination, volume_uri
 
+TRAINED: Final = "Training is complete; its output is to be published."
 _WORD: Final = re.compile("[A-Z][A-Za-z]{2,63}")
 
 
@@ -77,6 +78,8 @@ def standing(at: Situation) -> str:
     """How far a job that does not run has come."""
     if at.last(Stage.TRAIN) is None:
         return prepared_sentence(at) if at.prepared else "Nothing has been prepared yet."
+    if at.unpublished:
+        return TRAINED
     status = with_training(at)
     if status.progress is None:
         return "No step of training has been reported."

@@ -96,6 +96,26 @@ class Situation:
         return SETTLE_SECONDS - age if 0 <= age < SETTLE_SECONDS else 0.0
 
     @property
+    def unpublished(self) -> bool:
+        """Training is complete, and its output is to be made by stage publish.
+
+        An attempt that an earlier operator started has published by itself: its last word leaves nothing to do. Where a
+        last word is lost, publishing again changes nothing, since what is there already is not sent again. A Publish
+        Pod was created for a train attempt that ended well.
+        """
+        if self.last(Stage.PUBLISH) is not None:
+            return True
+        last = self.last(Stage.TRAIN)
+        has_stage = self.plan is not None and bool(self.plan.publish_stage)
+        return has_stage and last is not None and succeeded(last) and last.unpublished is not False
+
+    @property
+    def completed(self) -> AttemptStatus | None:
+        """The attempt by which the job is done: one of its last stage that ended well."""
+        last = self.last(Stage.PUBLISH if self.unpublished else Stage.TRAIN)
+        return last if succeeded(last) else None
+
+    @property
     def prepared(self) -> bool:
         """Model and data are on the volume; told by the Pod, by the status, or by a train attempt, which needs them.
 
@@ -107,7 +127,8 @@ class Situation:
             condition.type == ConditionType.PREPARED and condition.status == ConditionStatus.TRUE
             for condition in self.job.status.conditions
         )
-        return told or succeeded(self.last(Stage.PREPARE)) or self.last(Stage.TRAIN) is not None
+        later = self.last(Stage.TRAIN) or self.last(Stage.PUBLISH)
+        return told or succeeded(self.last(Stage.PREPARE)) or later is not None
 
 
 def situation(observed: Observed, settings: Settings, now: datetime) -> Situation:

@@ -177,7 +177,7 @@ def _amount_problems(job: SFTJob) -> Iterator[str]:
         "spec.resources.prepare.ephemeralStorage": resources.prepare.ephemeral_storage,
     }
     for stage, section in ((Stage.TRAIN, "spec.resources"), (Stage.PREPARE, "spec.resources.prepare")):
-        wanted = stage_resources(resources, stage)
+        wanted = stage_resources(job, stage)
         if wanted.cpu and wanted.cpu_limit and quantity(wanted.cpu) > quantity(wanted.cpu_limit):
             yield (
                 f"{section}.cpuLimit is {wanted.cpu_limit}, which is less than the {wanted.cpu} of {section}.cpu: "

@@ -1,5 +1,6 @@
 """The whole status that follows from a finding."""
 
+from sftjob_contract.destinations import Retain
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
@@ -53,6 +54,8 @@ def status_of(at: Situation, finding: Finding) -> tuple[SFTJobStatus, float | No
         output=_output(at) if finding.phase == Phase.SUCCEEDED else status.output,
         provenance=_provenance(at),
     )
+    if finding.phase == Phase.SUCCEEDED and at.unpublished and at.job.spec.output.retain is Retain.OUTPUT:
+        status = replace(status, checkpoints=(), latest_checkpoint=None, best_checkpoint=None)
     status = with_columns(status, at.job)
     left = seconds_to_deadline(at.job, at.now) if finding.succeeded.status == ConditionStatus.UNKNOWN else None
     deadline = left if left is not None and left > 0 else None
@@ -106,14 +109,19 @@ def condition(type_: ConditionType, said: Said, generation: int, now: str) -> Co
 def _completion_time(at: Situation, finding: Finding) -> str | None:
     if finding.succeeded.status == ConditionStatus.UNKNOWN:
         return None
-    last = at.last(Stage.TRAIN) or at.last(Stage.PREPARE)
+    last = _newest(at)
     by_its_pod = last is not None and finding.succeeded.reason != Reason.DEADLINE_EXCEEDED
     ended = known_time(last.end_time) if last is not None and by_its_pod else None
     return rfc3339(at.now if ended is None else min(parse_time(ended), at.now))
 
 
+def _newest(at: Situation) -> AttemptStatus | None:
+    """The newest attempt of the latest stage."""
+    return at.last(Stage.PUBLISH) or at.last(Stage.TRAIN) or at.last(Stage.PREPARE)
+
+
 def _output(at: Situation) -> OutputStatus | None:
-    outcome = _outcome(at, at.last(Stage.TRAIN))
+    outcome = _outcome(at, at.last(Stage.PUBLISH) or at.last(Stage.TRAIN))
     if outcome is None or outcome.output is None:
         return None
     told = outcome.output

@@ -6,6 +6,7 @@ from sftjob_operator.render.common import (
     RenderSettings,
     config_map_name,
     pod_name,
+    publishes,
     service_name,
     volume_claim_name,
     volume_uri,
@@ -15,7 +16,7 @@ from sftjob_operator.render.config_map import config_map
 from sftjob_operator.render.environment import OWN_VARIABLES, own_variables
 from sftjob_operator.render.grace import MOST_SAVING_SECONDS, grace_seconds, saves_on_termination
 from sftjob_operator.render.pod import pod, pods
-from sftjob_operator.render.resources import stage_resources
+from sftjob_operator.render.resources import memory_field, stage_resources
 from sftjob_operator.render.scheduling import gpu_product_label
 from sftjob_operator.render.service import service
 
@@ -29,11 +30,13 @@ __all__ = [
     "config_map_name",
     "gpu_product_label",
     "grace_seconds",
+    "memory_field",
     "method_name",
     "own_variables",
     "pod",
     "pod_name",
     "pods",
+    "publishes",
     "run_config",
     "saves_on_termination",
     "service",

@@ -66,13 +66,18 @@ class PodContext:
 
     @property
     def leads_training(self) -> bool:
-        """Whether this is the Pod that reports, pushes, uploads and tracks: of those that train, the one of rank 0."""
+        """Whether this is the Pod that reports and tracks: of those that train, the one of rank 0."""
         return self.stage is Stage.TRAIN and self.rank == 0
 
     @property
     def reports(self) -> bool:
         """Whether it sends its progress to the operator."""
         return self.leads_training and self.settings.progress_url is not None
+
+
+def publishes(job: SFTJob) -> bool:
+    """Whether merging, pushing and uploading are a stage of their own: there is some, and the trainer has the stage."""
+    return job.status.plan is not None and bool(job.status.plan.publish_stage)
 
 
 def volume_claim_name(job: SFTJob) -> str:

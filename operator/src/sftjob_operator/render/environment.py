@@ -27,6 +27,7 @@ from sftjob_contract.names import (
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
+    ENV_PUBLISH_STAGE,
     ENV_RENDEZVOUS,
     ENV_RUN_CONFIG,
     ENV_SECRET_VARIABLES,
@@ -48,7 +49,7 @@ from sftjob_contract.names import (
     trainer_status_path,
 )
 from sftjob_operator.api import AdjustmentStatus, EnvVar, SecretKeyRef, SecretRef, SFTJob, to_dict
-from sftjob_operator.render.common import PodContext, pod_name, service_name, volume_root, volume_uri
+from sftjob_operator.render.common import PodContext, pod_name, publishes, service_name, volume_root, volume_uri
 from sftjob_operator.render.config import config_hash, run_config
 from sftjob_operator.render.grace import grace_seconds
 from sftjob_operator.render.resources import stage_resources
@@ -95,6 +96,7 @@ OWN_VARIABLES: Final = frozenset(
         ENV_GRACE_SECONDS,
         ENV_GRADIENT_CHECKPOINTING,
         ENV_MICRO_BATCH,
+        ENV_PUBLISH_STAGE,
         ENV_TERMINATION_LOG,
         ENV_NODES,
         ENV_NODE_RANK,
@@ -136,7 +138,7 @@ def environment(pod: PodContext) -> list[dict[str, Any]]:
         **_places(volume, cache),
         **_QUIET,
         **(_recovery(pod) if pod.stage is Stage.TRAIN else {}),
-        **({} if stage_resources(pod.job.spec.resources, pod.stage).gpus else _NO_GPU),
+        **({} if stage_resources(pod.job, pod.stage).gpus else _NO_GPU),
         **(_rendezvous(pod) if pod.one_of_several else {}),
         **(_reporting(pod) if pod.reports else {}),
     }
@@ -156,14 +158,17 @@ def _users(variable: EnvVar) -> dict[str, Any]:
 
 
 def environment_from(pod: PodContext) -> list[dict[str, Any]]:
-    """Secrets whose keys are variables: of Prepare to fetch with, of the Train Pod that leads to upload and track."""
+    """Secrets whose keys are variables: Prepare fetches with them, the leading Train Pod tracks, Publish uploads."""
     spec = pod.job.spec
     references: list[SecretRef | None] = []
     if pod.stage is Stage.PREPARE:
         references = [part.secret_ref for part in (spec.model, spec.dataset) if part is not None]
-    elif pod.leads_training:
+    else:
         upload, mlflow = spec.output.upload, spec.tracking.mlflow
-        references = [None if upload is None else upload.secret_ref, None if mlflow is None else mlflow.secret_ref]
+        references = [
+            upload.secret_ref if upload is not None and _publishes_itself(pod) else None,
+            mlflow.secret_ref if mlflow is not None and pod.leads_training else None,
+        ]
     names = dict.fromkeys(reference.name for reference in references if reference is not None)
     return [{"secretRef": {"name": name}} for name in names]
 
@@ -175,6 +180,7 @@ def _recovery(pod: PodContext) -> dict[str, str]:
     recomputes = _recomputes(pod.job, adjusted)
     return {
         ENV_GRACE_SECONDS: str(grace_seconds(pod.job, pod.stage)),
+        **({ENV_PUBLISH_STAGE: "true"} if publishes(pod.job) else {}),
         **({} if recomputes is None else {ENV_GRADIENT_CHECKPOINTING: str(recomputes).lower()}),
         **({ENV_MICRO_BATCH: str(sizes[-1])} if sizes else {}),
     }
@@ -205,7 +211,7 @@ def _of_recipe(pod: PodContext) -> dict[str, str]:
         ENV_CLAIMS: MOUNT_CLAIMS,
         ENV_VOLUME_URI: volume_uri(pod.job, "").rstrip("/"),
         **({ENV_FILES: MOUNT_FILES} if user_files(pod) else {}),
-        **(_OFFLINE if pod.stage is Stage.TRAIN else {}),
+        **({} if pod.stage is Stage.PREPARE else _OFFLINE),
     }
 
 
@@ -221,23 +227,27 @@ def _reporting(pod: PodContext) -> dict[str, str]:
 
 def _threads(pod: PodContext) -> list[dict[str, Any]]:
     """As many threads as CPUs were asked for, rounded up; by itself torch takes one for each core of the node."""
-    resources = stage_resources(pod.job.spec.resources, pod.stage)
+    resources = stage_resources(pod.job, pod.stage)
     if resources.cpu is None and resources.cpu_limit is None:  # the request follows a limit
         return []
     return [{"name": ENV_THREADS, "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}]
 
 
 def _secrets(pod: PodContext) -> list[dict[str, Any]]:
-    """Tokens, by reference: Prepare reads from the hub, and the Train Pod that leads may write there and track."""
+    """Tokens, by reference: Prepare reads from the hub, Publish writes there, and the leading Train Pod tracks."""
     if pod.stage is Stage.PREPARE:
         return _secret(ENV_HUB_TOKEN, _reading_token(pod.job))
-    if not pod.leads_training:
-        return []
-    hub, wandb = pod.job.spec.output.hub, pod.job.spec.tracking.wandb
+    hub = pod.job.spec.output.hub if _publishes_itself(pod) else None
+    wandb = pod.job.spec.tracking.wandb if pod.leads_training else None
     return [
         *_secret(ENV_HUB_TOKEN, None if hub is None else hub.token_secret_ref),
         *_secret(ENV_WANDB_API_KEY, None if wandb is None else wandb.api_key_secret_ref),
     ]
+
+
+def _publishes_itself(pod: PodContext) -> bool:
+    """Whether this Pod pushes and uploads, and so has the credentials; without a stage for it the leading Train Pod."""
+    return pod.stage is Stage.PUBLISH or (pod.leads_training and not publishes(pod.job))
 
 
 def _reading_token(job: SFTJob) -> SecretKeyRef | None:

@@ -78,7 +78,7 @@ def _container(this: PodContext) -> dict[str, Any]:
         "command": list(spec.command or (*TRAINER_COMMAND, str(this.stage))),
         **({"envFrom": variables_from} if variables_from else {}),
         "env": environment(this),
-        "resources": container_resources(spec.resources, this.stage),
+        "resources": container_resources(this.job, this.stage),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -1,6 +1,6 @@
-"""Where the Pods run: what both stages share, and what holds for Train alone.
+"""Where the Pods run: what all stages share, and what holds for Train alone.
 
-What decides about the node is the same for both, so that a volume bound by the first Pod is reachable by the others;
+What decides about the node is the same for all, so that a volume bound by the first Pod is reachable by the others;
 the runtime class too, since it may have a node selector of its own.
 """
 
@@ -73,7 +73,8 @@ def queue_annotations(pod: PodContext) -> dict[str, str]:
 def _tolerations(pod: PodContext) -> list[dict[str, Any]]:
     """The spec's, and the taint by which nodes with GPUs keep others away.
 
-    Kubernetes adds the second by itself to Pods that ask for GPUs, where that plugin is on; Prepare asks for none.
+    Kubernetes adds the second by itself to Pods that ask for GPUs, where that plugin is on; those of Prepare and of
+    Publish ask for none.
     """
     found = [to_dict(toleration) for toleration in pod.job.spec.scheduling.tolerations]
     own = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in _gpu_taints(pod.job)]

@@ -1,6 +1,6 @@
 """Volumes of a Pod and where its container sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ class _ClaimMount:
 
 def volumes(pod: PodContext) -> list[dict[str, Any]]:
     """Volumes of a Pod: claims, its config, scratch space, and the token to report with."""
-    scratch = stage_resources(pod.job.spec.resources, pod.stage).ephemeral_storage
+    scratch = stage_resources(pod.job, pod.stage).ephemeral_storage
     entries: list[dict[str, Any]] = [
         *(
             {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
@@ -93,14 +93,14 @@ def _claim_mounts(pod: PodContext) -> Iterator[_ClaimMount]:
     storage = pod.job.spec.storage
     yield _ClaimMount(claim=volume_claim_name(pod.job), volume="volume", path=MOUNT_VOLUME, read_only=False)
     if storage.shared_cache_claim is not None:
-        offline = pod.stage is Stage.TRAIN and pod.job.spec.command is None
+        offline = pod.stage is not Stage.PREPARE and pod.job.spec.command is None
         yield _ClaimMount(claim=storage.shared_cache_claim, volume="cache", path=MOUNT_CACHE, read_only=offline)
     for number, claim in enumerate(_source_claims(pod)):
         yield _ClaimMount(claim=claim, volume=f"claim-{number}", path=f"{MOUNT_CLAIMS}/{claim}", read_only=True)
 
 
 def _source_claims(pod: PodContext) -> list[str]:
-    """Claims that a stage reads from: Train needs no data set, since the data is prepared.
+    """Claims that a stage reads from: Train needs no data set, since the data is prepared; Publish no more than a base.
 
     The job's own volume has its place already. On a claim that was there before it is only a directory, so that
     other sources on the same claim need the whole of it.
@@ -108,12 +108,19 @@ def _source_claims(pod: PodContext) -> list[str]:
     if pod.job.spec.recipe is None:
         return []
     config = run_config(pod.job)
+    if pod.stage is Stage.PUBLISH:  # a merge loads the base, and a whole model gets its form
+        return _named_claims(pod, [config.model.source])
     distillation = config.method.distillation
     sources = [config.model.source, "" if distillation is None else distillation.teacher.source]
     if pod.stage is Stage.PREPARE:
         sources += [*(part.source for part in config.dataset.sources), config.dataset.evaluation.source or ""]
     else:
         sources.append(config.checkpoints.resume_from or "")
+    return _named_claims(pod, sources)
+
+
+def _named_claims(pod: PodContext, sources: Iterable[str]) -> list[str]:
+    """Claims of those `sources` that are on one, but for the job's own."""
     named = dict.fromkeys(ClaimPath.parse(source).claim for source in sources if source.startswith(PVC_SCHEME))
     own = pod.job.metadata.name if pod.job.spec.storage.existing_claim is None else None
     return [claim for claim in named if claim != own]

@@ -4,6 +4,12 @@ from collections.abc import Callable
 from typing import Final
 
 from sftjob_operator.reconcile.checks.prepare import prepare_failed, prepare_live, prepare_starts, prepare_waits
+from sftjob_operator.reconcile.checks.publish import (
+    publish_failed,
+    publish_live,
+    publish_starts,
+    publish_waits,
+)
 from sftjob_operator.reconcile.checks.refusals import refused, refused_for_good, spec_is_invalid
 from sftjob_operator.reconcile.checks.stopping import given_an_end, overdue, suspended
 from sftjob_operator.reconcile.checks.train import (
@@ -26,9 +32,13 @@ CHECKS: Final[tuple[Callable[[Situation], Finding | None], ...]] = (
     given_an_end,
     refused_for_good,
     refused,
+    publish_live,
     train_breaks,
     train_grows,
     train_live,
+    publish_failed,
+    publish_waits,
+    publish_starts,
     train_failed,
     train_waits,
     does_not_fit,

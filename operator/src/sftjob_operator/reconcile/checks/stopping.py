@@ -31,7 +31,7 @@ def overdue(at: Situation) -> Finding | None:
     why = DEADLINE.format(at.job.spec.deadline_seconds)
     if at.live_pods:
         return stopping(at, why)
-    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or failed(at, *exceeded(at, why))
+    return _given_up(at) or failed(at, *exceeded(at, why))
 
 
 def suspended(at: Situation) -> Finding | None:
@@ -40,7 +40,7 @@ def suspended(at: Situation) -> Finding | None:
         return None
     if at.live_pods:
         return stopping(at, SUSPENSION)
-    return given_up(at, Stage.TRAIN) or given_up(at, Stage.PREPARE) or rests(at)
+    return _given_up(at) or rests(at)
 
 
 def given_an_end(at: Situation) -> Finding | None:
@@ -50,6 +50,12 @@ def given_an_end(at: Situation) -> Finding | None:
         if group is not None and group.attempt == entry.number and entry.reason in ENDED_BY_US:
             return stopping(at, ends(at, entry.stage, entry.number))
     return None
+
+
+def _given_up(at: Situation) -> Finding | None:
+    """The newest stage that has begun can not go on."""
+    stages = sorted(Stage, key=lambda stage: stage.place, reverse=True)
+    return next((found for stage in stages if (found := given_up(at, stage)) is not None), None)
 
 
 def exceeded(at: Situation, why: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from typing import Any
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, replace
-from sftjob_operator.reconcile.attempts import succeeded
 from sftjob_operator.reconcile.checks.findings import (
     backing_off,
     deletions,
@@ -30,9 +29,8 @@ from sftjob_operator.render import config_map, pods, service, volume_claim
 
 
 def trained(at: Situation) -> Finding | None:
-    """A train attempt ended well: so has the job."""
-    last = at.last(Stage.TRAIN)
-    if last is None or not succeeded(last):
+    """The last stage ended well: so has the job."""
+    if (last := at.completed) is None:
         return None
     return Finding(
         phase=Phase.SUCCEEDED,
