@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 # How pydantic begins its messages, and its names for a value that is no JSON object.
 _SHOULD: Final = re.compile(r"^(Input|String|Value|Tuple|Dictionary) should")
+_LONG_CHARACTERS: Final = 200
 _NO_OBJECT: Final = frozenset({"model_type", "model_attributes_type", "dict_type"})
 
 
@@ -133,7 +135,16 @@ def _sentence(error: ValidationError, name: Callable[[str], str] = str, at: tupl
     if first["type"] == "value_error":
         return f"{field}: {first['msg'].removeprefix('Value error, ')}{more}"
     must = "must be an object" if first["type"] in _NO_OBJECT else _SHOULD.sub("must", first["msg"])
+    if first["type"] == "enum" and len(must) > _LONG_CHARACTERS:
+        must = _nearest(must, str(first["input"]))
     return f"{field} {must}, not {_shown(first['input'])}{more}"
+
+
+def _nearest(must: str, value: str) -> str:
+    """`must` with those of many values that `value` was most likely meant to be, since a long message is cut off."""
+    values = re.findall(r"'([^']+)'", must)
+    near = get_close_matches(value[:_LONG_CHARACTERS], values, n=3, cutoff=0.0)
+    return f"must be {', '.join(map(repr, near))} or one of {len(values) - len(near)} others"
 
 
 def _shown(value: Any) -> str:
