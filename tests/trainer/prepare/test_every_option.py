@@ -130,7 +130,7 @@ READ = {
     "checkpoints.keep": "train",
     "checkpoints.on_termination": "callbacks",
     "checkpoints.resume_from": "start",
-    "output.merge_adapter": "train",
+    "output.merge_adapter": "publish",
     "output.merge_dtype": "merge",
     "output.retain": "train",
     "output.hub.repository": "hub_push",

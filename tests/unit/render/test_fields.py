@@ -89,6 +89,7 @@ SPECIAL = {
     "evaluation.metrics": ["bleu"],
     "scheduling.nodeSelector": {"changed": "yes"},
     "method.lora.extra": {"changed": True},
+    "method.lora.loraplusLrRatio": 16,
     "training.extra": {"changed": True},
     "model.chatTemplateKwargs": {"changed": True},
 }
