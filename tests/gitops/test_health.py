@@ -24,6 +24,7 @@ from support.fake_cluster import (
     waiting,
 )
 from support.gitops import Health, argo_health, flux_status
+from support.lives import KNOWS, publishing
 from support.progress import a_progress
 
 Object = dict[str, Any]
@@ -158,6 +159,20 @@ STATES = {
         "Running",
         PROGRESSING,
         "Running: step 40 of 96 (41 %) at 2026-03-01T12:00:00Z. Attempt 1 runs in Pod demo-train-1.",
+    ),
+    "publishing": (
+        after(
+            pod("prepare-1", running()),
+            pod("prepare-1", KNOWS["demo-prepare-1"]),
+            pod("train-1", running()),
+            pod("train-1", KNOWS["demo-train-1"]),
+            pod("publish-1", running()),
+            later,
+            job=publishing(),
+        ),
+        "Publishing",
+        PROGRESSING,
+        "its output is to be published. Attempt 1 runs in Pod demo-publish-1.",
     ),
     "waiting to try again": (
         after(*TRAINING, report, pod("train-1", ended(137))),

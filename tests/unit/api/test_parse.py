@@ -84,7 +84,11 @@ def test_a_whole_number_quantity_becomes_text() -> None:
     ("path", "value", "sentence"),
     [
         ("training.learningRate", -1, "spec.training.learningRate must be greater than 0, not -1"),
-        ("training.optimizer", "adam", "spec.training.optimizer must be 'adalomo', 'ademamix', 'grokadamw' or one of 38 others, not 'adam'"),
+        (
+            "training.optimizer",
+            "adam",
+            "spec.training.optimizer must be 'adalomo', 'ademamix', 'grokadamw' or one of 38 others, not 'adam'",
+        ),
         ("training.maxSteps", "many", "spec.training.maxSteps must be a valid integer"),
         ("method.lora.targetModules", ["q", 7], "spec.method.lora.targetModules[1] must be a valid string, not 7"),
         ("model.source", None, "spec.model.source is missing"),
