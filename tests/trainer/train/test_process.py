@@ -96,8 +96,8 @@ def test_a_trainer_that_is_told_to_stop_saves_says_so_and_asks_to_be_run_again(
     assert CheckpointStore(volume, keep=3).open().step == outcome.progress.step
     assert "stopped on request" in err
     assert "secret-token" not in out + err
-    assert "step 1 of 100000, epoch 0.083: loss" in out
-    assert "step 1 of 100000, epoch 0.083: loss" in (volume / layout.TRAIN_LOG).read_text()
+    assert "step 1 of 100000, epoch 0.08: loss" in out
+    assert "step 1 of 100000, epoch 0.08: loss" in (volume / layout.TRAIN_LOG).read_text()
 
 
 def can_mount() -> bool:
