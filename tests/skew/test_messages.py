@@ -78,8 +78,9 @@ def test_this_trainer_reads_the_config_that_the_previous_operator_rendered(
     config = tmp_path / "config.json"
     with previous.asked(RENDER) as ask:
         for body in jobs.values():
-            config.write_text(ask(body), encoding="utf-8")
-            read_config(config)
+            rendered = ask(body)
+            config.write_text(rendered, encoding="utf-8")
+            assert is_part_of(json.loads(rendered), encode(read_config(config)))
 
 
 def messages(root: Path) -> list[Any]:

@@ -9,6 +9,20 @@ from support.tiny import POSITIONS, VOCABULARY, write_tokenizer
 
 FP8_LARGEST = 448.0
 """Of float8_e4m3fn."""
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": POSITIONS,
+    "eos_token_id": 2,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
 
 
 def write_bitsandbytes(directory: Path, model: Path, **options: Any) -> Path:
@@ -46,22 +60,7 @@ def write_experts(directory: Path) -> Path:
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    config = Qwen3MoeConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=64,
-        moe_intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        num_experts=4,
-        num_experts_per_tok=2,
-        max_position_embeddings=POSITIONS,
-        eos_token_id=2,
-        bos_token_id=None,
-        pad_token_id=0,
-    )
+    config = Qwen3MoeConfig(**_SIZES, moe_intermediate_size=64, num_experts=4)
     write_tokenizer(directory)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -74,22 +73,7 @@ def write_mxfp4(directory: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, GptOssConfig
 
-    config = GptOssConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        max_position_embeddings=POSITIONS,
-        eos_token_id=2,
-        bos_token_id=None,
-        pad_token_id=0,
-        architectures=["GptOssForCausalLM"],
-    )
+    config = GptOssConfig(**_SIZES, num_local_experts=4, architectures=["GptOssForCausalLM"])
     write_tokenizer(directory)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

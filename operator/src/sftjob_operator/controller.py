@@ -171,7 +171,7 @@ class Controller:
                     log.warning("SFTJobs are not served: kubectl apply -f crds/sftjobs.yaml; trying again")
             except ClusterError as error:
                 if self._log_pace.is_news("listing", str(error)):
-                    log.warning("can not list SFTJobs and Pods: %s; trying again", error)
+                    log.warning("cannot list SFTJobs and Pods: %s; trying again", error)
             await asyncio.sleep(FIRST_LISTING_RETRY_SECONDS)
 
     async def resync(self) -> None:
@@ -201,7 +201,7 @@ class Controller:
             try:
                 await self.resync()
             except ClusterError as error:
-                log.warning("can not list SFTJobs and Pods: %s; next time in %s s", error, RESYNC_SECONDS)
+                log.warning("cannot list SFTJobs and Pods: %s; next time in %s s", error, RESYNC_SECONDS)
 
     async def _work_forever(self) -> None:
         while True:

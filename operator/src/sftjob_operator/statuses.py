@@ -21,23 +21,11 @@ from sftjob_operator.effects.events import event_body
 from sftjob_operator.gather import Gathering, job_key
 from sftjob_operator.logs import LogPace
 from sftjob_operator.progress.pace import WritePace
-from sftjob_operator.reconcile import Decision, EventNote, held_status, is_finished, merge_patch, rfc3339
+from sftjob_operator.reconcile import TROUBLES, Decision, EventNote, held_status, is_finished, merge_patch, rfc3339
 from sftjob_operator.refused import RefusedStatuses
 from sftjob_operator.workqueue import Clock, Key, WorkQueue
 
-_URGENT: Final = frozenset(
-    {
-        ConditionReason.STOPPING,
-        ConditionReason.INVALID_SPEC,
-        ConditionReason.NAME_CONFLICT,
-        ConditionReason.CREATION_REFUSED,
-        ConditionReason.QUOTA_EXCEEDED,
-        ConditionReason.DELETION_REFUSED,
-        ConditionReason.STATUS_REFUSED,
-        ConditionReason.SERVER_UNAVAILABLE,
-        ConditionReason.OPERATOR_FAULT,
-    }
-)
+_URGENT: Final = TROUBLES | {ConditionReason.STOPPING, ConditionReason.INVALID_SPEC}
 """Reasons that Pods have to end for, or that keep the operator from acting."""
 _FIELD: Final = re.compile(r"status\.(\w+)")
 _INDISPENSABLE: Final = frozenset({"phase", "conditions"})

@@ -199,4 +199,4 @@ async def test_the_first_listing_waits_for_the_api_server(
     world.cluster.fail("list", "Pod", UnavailableError("down"))
     await world.controller.first_listing()
     assert "kubectl apply -f crds/sftjobs.yaml" in caplog.text
-    assert "can not list SFTJobs and Pods: down" in caplog.text
+    assert "cannot list SFTJobs and Pods: down" in caplog.text

@@ -172,7 +172,7 @@ class AttemptStatus(Model):
     """Since when, without a gap, its image cannot be pulled or its container not be created. Absent: nothing keeps it
     from starting."""
     from_step: Count | None = None
-    """Step of the checkpoint that it resumed from; 0 for none. Absent: it did not tell."""
+    """Step of the checkpoint that it resumed from; 0 for none. Absent: not reported."""
     reached_step: Count | None = None
     """Last step that it reported."""
     loading_seconds: Measure | None = None
@@ -184,7 +184,7 @@ class AttemptStatus(Model):
     lost_steps: Count | None = None
     """Steps that the attempt after it has to do again; 0 after a stop that saved a checkpoint. Absent: not known."""
     unpublished: bool | None = None
-    """Whether it completed training and left the output to stage publish. Absent: it did not tell."""
+    """Whether it completed training and the Publish stage makes the output. Absent: not reported."""
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """Exit code of its container; with several nodes, of the one that failed first."""
     reason: Word | None = None

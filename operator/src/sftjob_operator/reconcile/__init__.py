@@ -6,7 +6,7 @@ from datetime import datetime
 from sftjob_operator.reconcile.admission import rendered_invalid
 from sftjob_operator.reconcile.checks import CHECKS
 from sftjob_operator.reconcile.cleanup import clean_up
-from sftjob_operator.reconcile.events import events_between
+from sftjob_operator.reconcile.events import TROUBLES, events_between
 from sftjob_operator.reconcile.goodput import TimeUse, goodput
 from sftjob_operator.reconcile.groups import pod_names
 from sftjob_operator.reconcile.holding import held_status, partly_readable, unreadable
@@ -44,6 +44,7 @@ from sftjob_operator.reconcile.status import status_of
 from sftjob_operator.reconcile.times import parse_time, rfc3339
 
 __all__ = [
+    "TROUBLES",
     "Action",
     "Create",
     "Decision",

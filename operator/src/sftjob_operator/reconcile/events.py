@@ -22,7 +22,7 @@ from sftjob_operator.reconcile.policy import STOPPED
 
 _NORMAL = "Normal"
 _WARNING = "Warning"
-_TROUBLES: Final = frozenset(
+TROUBLES: Final = frozenset(
     {
         ConditionReason.NAME_CONFLICT,
         ConditionReason.CREATION_REFUSED,
@@ -33,7 +33,8 @@ _TROUBLES: Final = frozenset(
         ConditionReason.OPERATOR_FAULT,
     }
 )
-_STATES: Final = frozenset(set(ConditionReason) - _TROUBLES)
+"""Reasons that say what keeps the operator from acting."""
+_STATES: Final = frozenset(set(ConditionReason) - TROUBLES)
 """Reasons that say what a job does, not what keeps it from it."""
 _NUMBER: Final = re.compile(r"\d+")
 _PREEMPTION: Final = re.compile(r"\s*preemption: .*", re.IGNORECASE | re.DOTALL)

@@ -134,3 +134,13 @@ def next_number(last: AttemptStatus | None) -> int:
 def new_attempt(at: Situation, stage: Stage, number: int) -> AttemptStatus:
     """The ledger's entry of an attempt whose Pods are being created."""
     return AttemptStatus(stage=stage, number=number, pod=pod_names(at.job, stage, number)[0])
+
+
+def waits_again(at: Situation, stage: Stage) -> Finding | None:
+    """The last attempt of `stage`, which follows Prepare, ended, and the wait before the next one is not over."""
+    last = at.last(stage)
+    if last is None or (wait := wait_seconds(at, last)) <= 0:
+        return None
+    return Finding(
+        phase=Phase.RESTARTING, prepared=prepared(at), running=backing_off(at, last, wait), recheck_seconds=wait
+    )

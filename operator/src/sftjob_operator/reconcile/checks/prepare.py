@@ -39,7 +39,7 @@ def prepare_live(at: Situation) -> Finding | None:
 
 
 def prepare_failed(at: Situation) -> Finding | None:
-    """The last prepare attempt can not or may not be followed by another."""
+    """The last prepare attempt cannot be followed by another, or must not be."""
     return given_up(at, Stage.PREPARE)
 
 

@@ -3,7 +3,6 @@
 from sftjob_contract.names import Stage
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, replace
 from sftjob_operator.reconcile.checks.findings import (
-    backing_off,
     ends,
     given_up,
     missing_config,
@@ -11,7 +10,7 @@ from sftjob_operator.reconcile.checks.findings import (
     next_number,
     prepared,
     stopping,
-    wait_seconds,
+    waits_again,
 )
 from sftjob_operator.reconcile.observed import Create, PodPhase
 from sftjob_operator.reconcile.sentences import TRAINED, pod_runs, pod_waits
@@ -38,18 +37,13 @@ def publish_live(at: Situation) -> Finding | None:
 
 
 def publish_failed(at: Situation) -> Finding | None:
-    """The last publish attempt can not or may not be followed by another."""
+    """The last publish attempt cannot be followed by another, or must not be."""
     return given_up(at, Stage.PUBLISH)
 
 
 def publish_waits(at: Situation) -> Finding | None:
     """The last publish attempt ended, and the wait before the next one is not over."""
-    last = at.last(Stage.PUBLISH)
-    if last is None or (wait := wait_seconds(at, last)) <= 0:
-        return None
-    return Finding(
-        phase=Phase.RESTARTING, prepared=prepared(at), running=backing_off(at, last, wait), recheck_seconds=wait
-    )
+    return waits_again(at, Stage.PUBLISH)
 
 
 def publish_starts(at: Situation) -> Finding | None:

@@ -7,7 +7,6 @@ from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase, replace
 from sftjob_operator.reconcile.checks.findings import (
-    backing_off,
     deletions,
     ends,
     failed,
@@ -17,7 +16,7 @@ from sftjob_operator.reconcile.checks.findings import (
     next_number,
     prepared,
     stopping,
-    wait_seconds,
+    waits_again,
 )
 from sftjob_operator.reconcile.groups import Group
 from sftjob_operator.reconcile.observed import Create, PodPhase, PodView
@@ -79,18 +78,13 @@ def train_live(at: Situation) -> Finding | None:
 
 
 def train_failed(at: Situation) -> Finding | None:
-    """The last train attempt can not or may not be followed by another."""
+    """The last train attempt cannot be followed by another, or must not be."""
     return given_up(at, Stage.TRAIN)
 
 
 def train_waits(at: Situation) -> Finding | None:
     """The last train attempt ended, and the wait before the next one is not over."""
-    last = at.last(Stage.TRAIN)
-    if last is None or (wait := wait_seconds(at, last)) <= 0:
-        return None
-    return Finding(
-        phase=Phase.RESTARTING, prepared=prepared(at), running=backing_off(at, last, wait), recheck_seconds=wait
-    )
+    return waits_again(at, Stage.TRAIN)
 
 
 def does_not_fit(at: Situation) -> Finding | None:
