@@ -79,9 +79,9 @@ lock: $(INSTALLED) ## Write the locks that the images are built from, in the ver
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/lock.py
 
 .PHONY: images
-images: ## Build both images: BASE, TORCH_INDEX_URL, WHEELS and REGISTRY can be given (docs/images.md)
+images: ## Build both images: BASE, TORCH_INDEX_URL, TRACKERS, WHEELS and REGISTRY can be given (docs/images.md)
 	@$(PYTHON) tools/images.py $(if $(BASE),--base $(BASE)) $(if $(TORCH_INDEX_URL),--torch-index-url $(TORCH_INDEX_URL)) \
-	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(REGISTRY),--registry $(REGISTRY))
+	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TRACKERS),--trackers $(TRACKERS))
 
 .PHONY: image-tools
 image-tools: ## Install what builds and runs images on Debian (root)

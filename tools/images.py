@@ -13,8 +13,10 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 BUILDERS: Final = ("buildah", "podman", "docker")
 LOCKS: Final = {"operator": ("build", "operator"), "trainer": ("build", "trainer", "torch-cuda")}
-"""What an image is made of: files in requirements/."""
+"""What every build of an image is made of: files in requirements/."""
 FOLDERS: Final = {"operator": "operator", "trainer": "trainer-image"}
+TRACKERS: Final = ("mlflow", "wandb")
+"""Extras of the trainer, each with a lock of what it adds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,29 @@ class Options:
     wheels: Path | None = None
     """Directory with every package that is needed: the build then asks no index."""
     registry: str | None = None
+    trackers: tuple[str, ...] = ()
+    """What the trainer can report to besides TensorBoard."""
+
+
+def chosen_trackers(text: str) -> tuple[str, ...]:
+    """Trackers as the command line and the Dockerfile have them: names separated by commas."""
+    names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
+    if unknown := [name for name in names if name not in TRACKERS]:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names {unknown[0]}: write {' or '.join(TRACKERS)}, or both: {','.join(TRACKERS)}"
+        )
+    return names
+
+
+def locks(image: str, options: Options) -> tuple[str, ...]:
+    """What an image is made of: files in requirements/, without `.txt`. PyTorch of another index has no lock."""
+    if image != "trainer":
+        return LOCKS[image]
+    of_torch = {"torch-cuda"} if options.torch_index_url else set()
+    return (
+        *(lock for lock in LOCKS[image] if lock not in of_torch),
+        *(f"trainer-{tracker}" for tracker in options.trackers),
+    )
 
 
 def version() -> str:
@@ -53,6 +78,8 @@ def command(builder: str, image: str, options: Options, commit: tuple[str, str])
         arguments["BASE"] = options.base
     if options.torch_index_url and image == "trainer":
         arguments["TORCH_INDEX_URL"] = options.torch_index_url
+    if options.trackers and image == "trainer":
+        arguments["TRACKERS"] = ",".join(options.trackers)
     if options.wheels:
         arguments["PIP_NO_INDEX"] = "1"
     # Layers are not kept by buildah and podman: only then has every file of an image the time that is asked for.
@@ -98,17 +125,16 @@ def build(image: str, options: Options) -> None:
         )
 
 
-def download(image: str, directory: Path, torch_index_url: str | None) -> None:
+def download(image: str, directory: Path, options: Options) -> None:
     """Fetch every package of an image into `directory`, with this Python's pip as it is set up here."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     pip += ["--dest", str(directory)]
     requirements = ROOT / "requirements"
-    locks = [lock for lock in LOCKS[image] if not (lock == "torch-cuda" and torch_index_url)]
-    for lock in locks:
+    for lock in locks(image, options):
         subprocess.run([*pip, "--require-hashes", "-r", str(requirements / f"{lock}.txt")], check=True)
-    if image == "trainer" and torch_index_url:
-        constraints = str(requirements / "constraints.txt")
-        subprocess.run([*pip, "--extra-index-url", torch_index_url, "--constraint", constraints, "torch"], check=True)
+    if image == "trainer" and options.torch_index_url:
+        constraints = ("--constraint", str(requirements / "constraints.txt"))
+        subprocess.run([*pip, "--extra-index-url", options.torch_index_url, *constraints, "torch"], check=True)
 
 
 def main() -> None:
@@ -119,6 +145,12 @@ def main() -> None:
     parser.add_argument("--torch-index-url", help="where PyTorch comes from; default: the CUDA build with hashes")
     parser.add_argument("--wheels", type=Path, help="directory with all packages; the build then asks no index")
     parser.add_argument("--registry", help="what comes before the images' names")
+    parser.add_argument(
+        "--trackers",
+        type=chosen_trackers,
+        default=(),
+        help=f"what the trainer can report to besides TensorBoard, separated by commas: {', '.join(TRACKERS)}",
+    )
     parser.add_argument("--download", type=Path, help="fetch all packages into this directory and build nothing")
     chosen = parser.parse_args()
     options = Options(
@@ -126,10 +158,11 @@ def main() -> None:
         torch_index_url=chosen.torch_index_url,
         wheels=chosen.wheels and chosen.wheels.resolve(),
         registry=chosen.registry,
+        trackers=chosen.trackers,
     )
     for image in chosen.images or FOLDERS:
         if chosen.download:
-            download(image, chosen.download, options.torch_index_url)
+            download(image, chosen.download, options)
         else:
             build(image, options)
 

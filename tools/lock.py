@@ -20,6 +20,12 @@ def dependencies(project: str) -> list[str]:
     return [name for name in names if not name.startswith("sftjob-")]
 
 
+def extras(project: str) -> dict[str, list[str]]:
+    """What each extra of a package of ours needs besides."""
+    text = (ROOT / project / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"]["optional-dependencies"])
+
+
 def build_dependencies(project: str) -> list[str]:
     """What it takes to make a wheel of a package of ours."""
     text = (ROOT / project / "pyproject.toml").read_text(encoding="utf-8")
@@ -48,6 +54,9 @@ def main() -> None:
     write("operator", resolve(dependencies("operator")))
     write("trainer", [package for package in trainer if not TORCH.match(package)])
     write("torch-cuda", [package for package in trainer if TORCH.match(package)])
+    for extra, added in extras("trainer-image").items():
+        needed = resolve(dependencies("trainer-image") + added)
+        write(f"trainer-{extra}", [package for package in needed if package not in trainer])
 
 
 if __name__ == "__main__":

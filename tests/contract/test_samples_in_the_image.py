@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sftjob_operator.api import parse_job
 from sftjob_operator.render import run_config
 from sftjob_trainer.hardware import best_machine, choose
-from sftjob_trainer.image import FLASH_PACKAGES, LIGER_PACKAGE
+from sftjob_trainer.image import FLASH_PACKAGES, LIGER_PACKAGE, TRACKERS, needed_packages
 from support.builders import UID
 from support.manifests import ROOT, SAMPLES, load_manifest
 
@@ -21,10 +22,15 @@ def test_the_image_has_no_fast_kernels_and_the_samples_are_tried_without() -> No
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in SAMPLES])
-def test_a_sample_asks_for_nothing_that_its_image_lacks(path: object) -> None:
-    body = load_manifest(path)  # type: ignore[arg-type]
+def test_a_sample_asks_for_nothing_that_its_image_lacks_but_trackers_that_it_names(path: Path) -> None:
+    body = load_manifest(path)
     job = parse_job({**body, "metadata": {**body["metadata"], "namespace": "team", "uid": UID}})
     if job.spec.image is None and job.spec.command is None:
         config = run_config(job)
         chosen = choose(config, replace(best_machine(config), packages=frozenset(), compiler=False))
         assert (chosen.attention in FLASH_PACKAGES, chosen.liger) == (False, False)
+        absent = {package for _, package in needed_packages(config)} - INSTALLED
+        assert absent <= {*TRACKERS}
+        head = re.match(r"(#.*\n)*", path.read_text())
+        assert head is not None
+        assert {*re.findall(r"TRACKERS=(\w+)", head[0])} == absent

@@ -155,8 +155,12 @@ COMMANDS = [pytest.param(name, line, id=f"{name}: {line}") for name in NAMES for
 def test_every_command_names_what_exists(name: str, line: str) -> None:
     words = shlex.split(line)
     match words:
-        case ["make", target]:
-            assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        case ["make", target, *assignments]:
+            found = re.search(
+                rf"^{target}:.*## .*\n(\t.*\n)*", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+            )
+            assert found is not None
+            assert [given for given in assignments if f"$({given.partition('=')[0]})" not in found[0]] == []
         case ["export", assignment]:
             assert_known_variable(assignment.partition("=")[0])
         case [".venv/bin/python", "-m", module]:

@@ -37,7 +37,7 @@ def wheels(containers: Containers, tmp_path_factory: pytest.TempPathFactory) -> 
     """Every package of both images, hashes checked, with PyTorch for the CPU."""
     directory = tmp_path_factory.mktemp("wheels")
     for image in images.FOLDERS:
-        images.download(image, directory, CPU_INDEX)
+        images.download(image, directory, images.Options(torch_index_url=CPU_INDEX))
     return directory
 
 

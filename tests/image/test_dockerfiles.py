@@ -1,16 +1,21 @@
 """What can be said of the images without building them."""
 
+import argparse
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import images
 import pytest
 
+from sftjob_trainer.image import TRACKERS
+
 DOCKERFILES = [f"{folder}/Dockerfile" for folder in images.FOLDERS.values()]
-LOCKS = ["build", "operator", "trainer", "torch-cuda"]
+TRACKER_LOCKS = [f"trainer-{tracker}" for tracker in images.TRACKERS]
+LOCKS = ["build", "operator", "trainer", "torch-cuda", *TRACKER_LOCKS]
 PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 
@@ -21,6 +26,15 @@ def read(path: str) -> str:
 def pins(lock: str) -> dict[str, str]:
     """Version by name."""
     return {name.lower().replace("_", "-"): version for name, version in PIN.findall(read(f"requirements/{lock}.txt"))}
+
+
+def project(image: str) -> dict[str, Any]:
+    return dict(tomllib.loads(read(f"{images.FOLDERS[image]}/pyproject.toml"))["project"])
+
+
+def names(requirements: list[str]) -> set[str]:
+    """Names of packages as pip compares them."""
+    return {re.split(r"[^\w.-]", one)[0].lower().replace("_", "-") for one in requirements}
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
@@ -52,10 +66,27 @@ def test_an_image_has_the_versions_that_are_tested(lock: str) -> None:
 
 @pytest.mark.parametrize("image", images.FOLDERS)
 def test_the_locks_hold_all_that_the_package_asks_for(image: str) -> None:
-    project = tomllib.loads(read(f"{images.FOLDERS[image]}/pyproject.toml"))["project"]
-    asked = {re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") for name in project["dependencies"]}
     locked = {name for lock in images.LOCKS[image] for name in pins(lock)}
-    assert asked - locked == {"sftjob-contract"}, "run `make lock`"
+    assert names(project(image)["dependencies"]) - locked == {"sftjob-contract"}, "run `make lock`"
+
+
+def test_a_tracker_is_an_extra_with_a_lock_of_what_it_adds() -> None:
+    extras = project("trainer")["optional-dependencies"]
+    assert images.TRACKERS == TRACKERS == tuple(sorted(extras))
+    copied = re.findall(r"requirements/(trainer-[\w-]+)\.txt", read("trainer-image/Dockerfile"))
+    assert copied == TRACKER_LOCKS
+    for tracker, lock in zip(TRACKERS, TRACKER_LOCKS, strict=True):
+        assert names(extras[tracker]) <= {*pins(lock)}, "run `make lock`"
+        assert not {*pins(lock)} & {*pins("trainer"), *pins("torch-cuda")}
+
+
+def test_an_image_without_trackers_has_nothing_that_only_trackers_need() -> None:
+    only = {"wandb", "mlflow-skinny", "fastapi", "uvicorn", "gitpython", "databricks-sdk"}
+    assert only <= {name for lock in TRACKER_LOCKS for name in pins(lock)}
+    assert not only & {*pins("trainer")}
+    assert "tensorboard" in pins("trainer")
+    unreleased = {name: version for name, version in pins("trainer").items() if re.search("a|b|rc|dev", version)}
+    assert unreleased == {}
 
 
 def test_pytorch_is_in_a_lock_of_its_own() -> None:
@@ -76,6 +107,28 @@ def test_arguments_reach_the_builder(builder: str) -> None:
     }
     assert f"registry.example.com/x/sftjob-trainer:{images.version()}" in command
     assert ("--timestamp" in command) == (builder != "docker")
+
+
+@pytest.mark.parametrize(
+    ("text", "trackers"),
+    [("", ()), ("wandb", ("wandb",)), ("wandb,mlflow", ("mlflow", "wandb")), (" wandb,", ("wandb",))],
+)
+def test_trackers_reach_the_build_of_the_trainer_only(text: str, trackers: tuple[str, ...]) -> None:
+    options = images.Options(trackers=images.chosen_trackers(text))
+    built = images.command("podman", "trainer", options, ("abc", "7"))
+    assert [word for word in built if word.startswith("TRACKERS=")] == (
+        [f"TRACKERS={','.join(trackers)}"] if trackers else []
+    )
+    assert not [word for word in images.command("podman", "operator", options, ("abc", "7")) if "TRACKERS" in word]
+    assert images.locks("trainer", options) == (*images.LOCKS["trainer"], *(f"trainer-{name}" for name in trackers))
+    assert images.locks("operator", options) == images.LOCKS["operator"]
+
+
+def test_an_unknown_tracker_is_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        argparse.ArgumentTypeError, match=r"'wandb,comet' names comet: write mlflow or wandb, or both: m"
+    ):
+        images.chosen_trackers("wandb,comet")
 
 
 def test_packages_that_lie_ready_make_a_build_without_an_index() -> None:

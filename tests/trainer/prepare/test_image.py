@@ -9,7 +9,7 @@ import pytest
 from sftjob_contract.config import Attention, Kernels, PackingStrategy
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.image import check_packed_layers, has_compiler
+from sftjob_trainer.image import check_packed_layers, has_compiler, has_package
 from support.preparing import Workbench
 from support.tiny import POSITIONS, run_config
 
@@ -77,6 +77,15 @@ def test_what_the_image_lacks_ends_the_job_before_the_model_is_looked_for(
         bench.run(replace(config, gpus=gpus, model=replace(config.model, **model)))
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == sentence
+
+
+def test_a_directory_without_code_is_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """W&B itself makes a directory `wandb` where it runs, and Python takes any directory for a namespace package."""
+    (tmp_path / "not_there").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (has_package("not_there"), has_package("there"), has_package("nowhere")) == (False, True, False)
 
 
 def test_a_sample_prompt_longer_than_the_positions_of_the_model_ends_the_job_in_prepare(bench: Workbench) -> None:

@@ -7,18 +7,17 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from sftjob_contract.codec import ContractError, from_json
-from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, DataSource, Metric, RunConfig, Training
+from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, DataSource, RunConfig, Training
 from sftjob_contract.layout import may_have_splits
 from sftjob_contract.method import Method
-from sftjob_contract.optimization import BITSANDBYTES
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.extra import extra_problems
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.image import package_problems
 from sftjob_trainer.preprocessing import has_function, preprocessing_problems
 from sftjob_trainer.unfreezing import pattern_problems
 
@@ -121,7 +120,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     yield from _training_problems(config.training)
     yield from _method_problems(config.method)
     yield from _held_out_problems(config)
-    yield from _package_problems(config)
+    yield from package_problems(config)
     yield from extra_problems(config)
 
 
@@ -200,20 +199,6 @@ def _held_out_problems(config: RunConfig) -> Iterator[str]:
     ):
         if asked:
             yield f"{name} needs held-out data: set dataset.evaluation, or remove {name}"
-
-
-def _package_problems(config: RunConfig) -> Iterator[str]:
-    """Packages that only some options need, and that an image of one's own may leave out."""
-    for asked, name, package in (
-        (Metric.BLEU in config.evaluation.metrics, "evaluation.metrics: bleu", "sacrebleu"),
-        (config.tracking.tensorboard, "tracking.tensorboard: true", "tensorboard"),
-        (config.tracking.wandb is not None, "tracking.wandb", "wandb"),
-        (config.tracking.mlflow is not None, "tracking.mlflow", "mlflow"),
-        (config.method.quantization is not None, "method.quantization", BITSANDBYTES),
-        (True, f"training.optimizer: {config.training.optimizer}", config.training.optimizer.package),
-    ):
-        if asked and package is not None and find_spec(package) is None:
-            yield f"{name} needs the package {package} in the trainer's image: install it there, or remove {name}"
 
 
 def _interval_problems(config: RunConfig) -> Iterator[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from sftjob_contract.batches import packed_by_best_fit
-from sftjob_contract.config import Attention, RunConfig
+from sftjob_contract.config import Attention, Metric, RunConfig
+from sftjob_contract.optimization import BITSANDBYTES
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 
@@ -22,6 +23,8 @@ FLASH_PACKAGES: Final = {
 }
 """Distributions, as transformers tells them apart: two of them have modules of the same name."""
 LIGER_PACKAGE: Final = "liger_kernel"
+TRACKERS: Final = ("mlflow", "wandb")
+"""Packages that the build of the image adds when its argument TRACKERS names them."""
 _HYBRID_PACKAGES: Final = ("causal_conv1d", "fla", "mamba_ssm")
 """Kernels of recurrent and convolutional layers."""
 _KERNEL: Final = re.compile(r'^@use_kernel_func_from_hub_with_fallback\("(\w+)", "(\w+)"', re.MULTILINE)
@@ -33,10 +36,42 @@ _COMPILERS: Final = {"CC": ("gcc", "clang"), "CXX": ("g++", "clang++")}
 """Programs that Triton and PyTorch's inductor look for where the variable does not name one."""
 
 
+def has_package(name: str) -> bool:
+    """Whether the image has the package with the module `name`, which is not imported.
+
+    A directory of that name without code, such as `wandb` with a run's files, is no package.
+    """
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def needed_packages(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Options of `config` that need a package which an image can lack, and the package."""
+    training, tracking = config.training, config.tracking
+    for needed, option, package in (
+        (Metric.BLEU in config.evaluation.metrics, "evaluation.metrics: bleu", "sacrebleu"),
+        (tracking.tensorboard, "tracking.tensorboard: true", "tensorboard"),
+        (tracking.wandb is not None, "tracking.wandb", "wandb"),
+        (tracking.mlflow is not None, "tracking.mlflow", "mlflow"),
+        (config.method.quantization is not None, "method.quantization", BITSANDBYTES),
+        (True, f"training.optimizer: {training.optimizer}", training.optimizer.package),
+    ):
+        if needed and package is not None:
+            yield option, package
+
+
+def package_problems(config: RunConfig) -> Iterator[str]:
+    """Options whose package this image lacks, one sentence each."""
+    for option, package in needed_packages(config):
+        if not has_package(package):
+            way = f"build it with TRACKERS={package} (docs/images.md)" if package in TRACKERS else "install it there"
+            yield f"{option} needs the package {package} in the trainer's image: {way}, or remove {option}"
+
+
 def image_packages() -> frozenset[str]:
     """The optional packages of this image. They are looked for, not imported: importing some patches others."""
     flash = {name for name in FLASH_PACKAGES.values() if next(iter(distributions(name=name)), None) is not None}
-    return frozenset(flash | {name for name in (LIGER_PACKAGE, *_HYBRID_PACKAGES) if find_spec(name) is not None})
+    return frozenset(flash | {name for name in (LIGER_PACKAGE, *_HYBRID_PACKAGES) if has_package(name)})
 
 
 def has_compiler(variable: str = "CC") -> bool:

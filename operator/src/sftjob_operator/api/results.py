@@ -196,6 +196,6 @@ class TrackingSpec(Model):
     tensorboard: bool = False
     """Write event files to logs/tensorboard. TRL: report_to."""
     wandb: WandbSpec | None = None
-    """Weights & Biases. TRL: report_to."""
+    """Weights & Biases. Needs a trainer image built with TRACKERS=wandb. TRL: report_to."""
     mlflow: MlflowSpec | None = None
-    """MLflow. TRL: report_to."""
+    """MLflow. Needs a trainer image built with TRACKERS=mlflow. TRL: report_to."""
