@@ -360,7 +360,7 @@ def _check_tokenizer(tokenizer: Any) -> None:
 def _editions(tokenizer: Any, own: str, kwargs: Mapping[str, Any]) -> list[Chat]:
     """What to try, the best first, the tokenizer's own last."""
     from jinja2 import TemplateError as JinjaError
-    from trl.chat_template_utils import get_training_chat_template
+    from trl import get_training_chat_template
 
     last = Chat(tokenizer, own, kwargs)
     if has_markers(own):

@@ -60,7 +60,7 @@ class Layers:
 def layers_of(model: Any) -> Layers:
     """The layers of a loaded model."""
     from torch import nn
-    from transformers.pytorch_utils import Conv1D
+    from transformers import Conv1D
 
     modules = list(model.named_modules())
     output = model.get_output_embeddings()
