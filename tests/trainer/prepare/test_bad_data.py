@@ -49,6 +49,9 @@ WAY_OUT = (
     "or write your own into model.chatTemplate.jinja"
 )
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+PULL = "the data itself was never downloaded: run git lfs pull where the file comes from"
+
 FILES = [
     # name, content, sentence
     ("train.jsonl", jsonl(GOOD, GOOD, {"body": "a"}), 'train.jsonl:3: no column "text", there is "body"'),
@@ -71,6 +74,14 @@ FILES = [
         jsonl({"prompt": "a", "completion": " \n"}),
         'train.jsonl:1: "completion" is blank, so there is nothing to train on',
     ),
+    *[
+        (
+            "train.jsonl",
+            jsonl({"prompt": "a", "completion": nothing}),
+            'train.jsonl:1: "completion" is blank, so there is nothing to train on',
+        )
+        for nothing in ("\u200b", "\ufeff\u2060", "\x00", "\u3000\u00a0\u00ad")
+    ],
     (
         "alpaca.jsonl",
         b'{"instruction": "a", "input": NaN, "output": "b"}',
@@ -124,6 +135,20 @@ FILES = [
         b"\x28\xb5\x2f\xfd and more",
         "train.json: the content of the file is Zstandard, which its name does not say; rename it to train.json.zst",
     ),
+    *[
+        (name, content, f"{name}: the content of the file is {found}, which its name does not say; {advice}")
+        for name, content, found, advice in (
+            ("train.jsonl.zst", jsonl(GOOD), "text", "rename it to train.jsonl"),
+            ("train.jsonl.gz", b"no gzip", "text", "rename it to train.jsonl"),
+            ("train.csv.xz", "text\n\u65e5\u672c\u8a9e".encode() * 9, "text", "rename it to train.csv"),
+            ("train.jsonl.bz2", gzip.compress(jsonl(GOOD), mtime=0), "gzip", "rename it to train.jsonl.gz"),
+            ("train.json.gz", as_parquet({"text": ["a"]}), "Parquet", "rename it to train.parquet"),
+            ("train.jsonl", '{"text": "a"}'.encode("utf-16-le"), "UTF-16", "save the file as UTF-8"),
+            ("train.csv", "text\na".encode("utf-16-be"), "UTF-16", "save the file as UTF-8"),
+            ("train.txt", b"%PDF-1.7\n", "PDF", "convert it to text first"),
+            *((name, LFS_POINTER, "a Git LFS pointer", PULL) for name in ("a.jsonl", "a.txt", "a.parquet", "a.csv.gz")),
+        )
+    ],
     ("train.jsonl", b"", "train.jsonl: the file has no rows"),
     ("train.jsonl", b"\n \n", "train.jsonl: the file has no rows"),
     (
@@ -341,7 +366,7 @@ FILES = [
     ),
     ("train.txt", b"fine\ncaf\xe9\n", "train.txt:2: not valid UTF-8: byte 0xe9 at column 4; save the file as UTF-8"),
     ("train.txt", b" \n", "train.txt: the file has no rows"),
-    ("train.jsonl.gz", b"no gzip", "train.jsonl.gz: not readable as gzip: Not a gzipped file (b'no')"),
+    ("train.jsonl.gz", b"\0\1\2", "train.jsonl.gz: not readable as gzip: Not a gzipped file (b'\\x00\\x01')"),
     (
         "train.jsonl.gz",
         gzip.compress(jsonl(GOOD), mtime=0)[:-12],

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from unicodedata import category
 
 from sftjob_trainer.failure import data_invalid
 from sftjob_trainer.tool_data import read_tool_calls
@@ -74,7 +75,7 @@ def checked_text(value: str, at: str, place: str, *, may_be_empty: bool) -> str:
     Raises:
         Failure: it can not be, or there is none.
     """
-    if not value.strip() and not may_be_empty:
+    if not may_be_empty and is_blank(value):
         raise data_invalid(place, f"{at} is {'blank' if value else 'empty'}, so there is nothing to train on")
     try:
         value.encode()
@@ -82,6 +83,11 @@ def checked_text(value: str, at: str, place: str, *, may_be_empty: bool) -> str:
         found = f"\\u{ord(value[error.start]):04x}"
         raise data_invalid(place, f"{at} contains {found}, half of a surrogate pair, which is no character") from error
     return value
+
+
+def is_blank(text: str) -> bool:
+    """Whether `text` shows nothing: no character, or only white space, controls and characters of no width."""
+    return all(character.isspace() or category(character) in ("Cc", "Cf") for character in text)
 
 
 def _message(item: Any, at: str, place: str, form: MessageForm) -> ReadMessage:

@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import lzma
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from sftjob_trainer.failure import Failure, data_invalid
+from sftjob_trainer.file_content import FORM_OF_COMPRESSION, check_content
 from sftjob_trainer.files import DataFile, compression, kind
 from sftjob_trainer.json_text import MOST_ROW_BYTES, JsonText, UnusableValueError, parse_json, too_large
 from sftjob_trainer.wording import type_name
@@ -24,18 +24,7 @@ _BATCH_ROWS: Final = 1000
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _ARROW_FILE: Final = b"ARROW1"
 """First bytes of Arrow's file format; its stream format has none of its own."""
-_MOST_SIGNATURE_BYTES: Final = 16
 _PIECE_BYTES: Final = 1 << 20
-_SIGNATURES: Final = (
-    (re.compile(rb"\x1f\x8b"), "gzip", "rename it to {name}.gz"),
-    (re.compile(rb"PAR1[\x00-\x1f]"), "Parquet", "rename it to {stem}.parquet"),
-    (re.compile(rb"ARROW1\x00"), "Arrow", "rename it to {stem}.arrow"),
-    (re.compile(rb"\x28\xb5\x2f\xfd"), "Zstandard", "rename it to {name}.zst"),
-    (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2", "rename it to {name}.bz2"),
-    (re.compile(rb"\xfd7zXZ\x00"), "xz", "rename it to {name}.xz"),
-    (re.compile(rb"PK\x03\x04"), "ZIP", "unpack it first (an .xlsx workbook is one too: export it as CSV)"),
-)
-"""First bytes of binary formats that are found under the names of text files, and what to do about each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +59,7 @@ def read_rows(files: Sequence[DataFile]) -> Rows:
         ".txt": _read_text,
     }
     for file in files:
+        check_content(file)
         empty = True
         for row in readers[kind(file.name)](file):
             empty = False
@@ -84,13 +74,11 @@ def _opened(file: DataFile) -> Iterator[IO[bytes]]:
     packed = compression(file.name)
     if packed is None:
         with file.path.open("rb") as stream:
-            _check_is_text(stream.read(_MOST_SIGNATURE_BYTES), file.name)
-            stream.seek(0)
             yield stream
         return
-    form, unpack = _DECOMPRESSORS[packed]
+    form = FORM_OF_COMPRESSION[packed]
     try:
-        with unpack(file.path) as unpacked:
+        with _DECOMPRESSORS[packed](file.path) as unpacked:
             yield unpacked
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if getattr(error, "errno", None) is not None:  # of the disk, not of the content
@@ -105,22 +93,13 @@ def _zstandard(path: Path) -> Any:
     return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), _PIECE_BYTES)
 
 
-_DECOMPRESSORS: Final[Mapping[str, tuple[str, Callable[[Path], Any]]]] = {
-    ".gz": ("gzip", gzip.GzipFile),
-    ".bz2": ("bzip2", bz2.BZ2File),
-    ".xz": ("xz", lzma.LZMAFile),
-    ".zst": ("Zstandard", _zstandard),
+_DECOMPRESSORS: Final[Mapping[str, Callable[[Path], Any]]] = {
+    ".gz": gzip.GzipFile,
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+    ".zst": _zstandard,
 }
-"""Name of each compression, and what unpacks it."""
-
-
-def _check_is_text(head: bytes, name: str) -> None:
-    for signature, kind_of_content, advice in _SIGNATURES:
-        if signature.match(head):
-            todo = advice.format(name=name, stem=name.rpartition(".")[0])
-            raise data_invalid(
-                name, f"the content of the file is {kind_of_content}, which its name does not say; {todo}"
-            )
+"""What unpacks each compression."""
 
 
 def _lines(file: DataFile) -> Iterator[tuple[str, str | Failure]]:
