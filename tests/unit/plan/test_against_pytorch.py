@@ -86,11 +86,22 @@ def size(tensors: Iterable[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-@pytest.mark.parametrize("targets", [("all-linear",), ("q_proj", "v_proj"), ("down_proj",), ("self_attn.o_proj",)])
+@pytest.mark.parametrize(
+    ("targets", "more"),
+    [
+        (("all-linear",), {}),
+        (("q_proj", "v_proj"), {}),
+        (("down_proj",), {}),
+        (("self_attn.o_proj",), {}),
+        (("q_proj", "embed_tokens"), {}),
+        (("q_proj", "model.embed_tokens"), {"dora": True}),
+        (("q_proj",), {"modules_to_save": ("model.embed_tokens",)}),
+    ],
+)
 def test_trainable_parameters_are_those_that_peft_counts(
-    targets: tuple[str, ...], directory: Path, shape: ModelShape
+    targets: tuple[str, ...], more: dict[str, Any], directory: Path, shape: ModelShape
 ) -> None:
-    method = lora(5, target_modules=targets)
+    method = lora(5, target_modules=targets, **more)
     assert load(directory, method).get_nb_trainable_parameters()[0] == trainable_parameters(method, shape)
 
 

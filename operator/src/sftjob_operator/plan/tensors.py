@@ -11,7 +11,7 @@ ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every linear layer but the output head."""
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings"})
 _HEADS: Final = frozenset({"lm_head", "embed_out"})
-"""Names of embedding and output head in modulesToSave."""
+"""Names of embedding and output head in targetModules and modulesToSave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,9 @@ def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
         yield TrainedTensors(rows=kind.out_features, columns=lora.rank, count=kind.count)
         if lora.dora:
             yield TrainedTensors(rows=kind.out_features, count=kind.count)
+    if any(_names(name, _EMBEDDINGS) for name in lora.target_modules):
+        yield TrainedTensors(rows=lora.rank, columns=shape.vocabulary_size)
+        yield TrainedTensors(rows=shape.hidden_size, columns=lora.rank + lora.dora)
     if lora.bias is not LoraBias.NONE:
         yield TrainedTensors(rows=shape.bias_parameters)
     for name in lora.modules_to_save:
@@ -85,11 +88,17 @@ def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
 
 def _saved(name: str, shape: ModelShape) -> Iterator[TrainedTensors]:
     """A copy of a whole module, which PEFT trains beside the frozen one. Norms are too small to count."""
-    if name in _EMBEDDINGS or name in _HEADS:
-        yield TrainedTensors(rows=shape.vocabulary_size, columns=shape.hidden_size, is_embedding=name in _EMBEDDINGS)
+    is_embedding = _names(name, _EMBEDDINGS)
+    if is_embedding or _names(name, _HEADS):
+        yield TrainedTensors(rows=shape.vocabulary_size, columns=shape.hidden_size, is_embedding=is_embedding)
     for kind in shape.linear_layers:
         if count := _matches(kind, (name,)):
             yield TrainedTensors(rows=kind.out_features, columns=kind.in_features, count=count)
+
+
+def _names(name: str, modules: frozenset[str]) -> bool:
+    """Whether `name`, which may be a path, is one of `modules`."""
+    return name.rpartition(".")[2] in modules
 
 
 def _matches(kind: LinearShape, names: tuple[str, ...]) -> int:
