@@ -12,8 +12,8 @@ WORLD_VARIABLES: Final = (
 )
 """Which of how many processes this one is, and where they meet, as torchrun says it. With a wrong one,
 torch.distributed waits for processes that do not exist."""
-WORLD_PREFIXES: Final = ("TORCHELASTIC_", "ACCELERATE_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
-"""How the variables begin by which torchrun, accelerate and MPI say the same."""
+WORLD_PREFIXES: Final = ("TORCHELASTIC_", "PET_", "ACCELERATE_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+"""How the variables begin by which torchrun (PET_ for its options), accelerate and MPI say the same."""
 INTERPRETER_VARIABLES: Final = (
     *("PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"),
     *("PYTHONINSPECT", "PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHONSAFEPATH", "PYTHONOPTIMIZE", "PYTHONUSERBASE"),

@@ -138,9 +138,9 @@ def _not_in_env(names: tuple[str, ...], message: str, prefixes: tuple[str, ...] 
 _ENV_RULES: Final = (
     _not_in_env(
         WORLD_VARIABLES,
-        "WORLD_SIZE, RANK, LOCAL_RANK, NODE_RANK, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*, ACCELERATE_* and the like "
-        "are set for each process by the trainer, which would wait for processes that do not exist: remove them, and "
-        "write resources.gpus and resources.nodes",
+        "WORLD_SIZE, RANK, LOCAL_RANK, NODE_RANK, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*, PET_*, ACCELERATE_* "
+        "and the like are set for each process by the trainer, which would wait for processes that do not exist: "
+        "remove them, and write resources.gpus and resources.nodes",
         WORLD_PREFIXES,
     ),
     _not_in_env(
