@@ -115,6 +115,12 @@ MARKED_USER = (
     "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+MARKED_NEXT = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
+    "{% generation %}{{ m.content }}<|im_end|>\n<|im_start|>user\n{% endgeneration %}{% else %}"
+    "{% if loop.first or m.role != 'user' %}<|im_start|>{{ m.role }}\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 MARKED_TOOL = CHATML_GENERATION.replace("{% else %}", "{% elif message['role'] == 'tool' %}TOOL{% else %}").replace(
     "TOOL", "{{ 'tool: ' }}{% generation %}{{ message['content'] }}{% endgeneration %}{{ '\n' }}"
 )
@@ -128,9 +134,18 @@ MARKED_TOOL = CHATML_GENERATION.replace("{% else %}", "{% elif message['role'] =
         (CHATML.replace("if add_generation_prompt", "if false"), f" {WRONG_TEXT}"),
         (MARKED_HEADER, f" line 1: {WRONG_TEXT}"),
         (MARKED_USER, f" line 2: {WRONG_TEXT}"),
+        (MARKED_NEXT, f" line 2: {WRONG_TEXT}"),
         (MARKED_TOOL, " line 2: with tools and calls of them, it marks what the tool writes"),
     ],
-    ids=["changing-beginning", "changing-beginning-marked", "no-prompt", "marked-header", "marked-user", "marked-tool"],
+    ids=[
+        "changing-beginning",
+        "changing-beginning-marked",
+        "no-prompt",
+        "marked-header",
+        "marked-user",
+        "marked-next",
+        "marked-tool",
+    ],
 )
 def test_a_models_own_template_is_checked_as_one_of_the_job_is(tokenizer: Any, template: str, problem: str) -> None:
     tokenizer.chat_template = template
@@ -202,11 +217,35 @@ def test_a_turn_that_is_rendered_otherwise_in_the_middle_is_found(
     assert rest.endswith(f"{last}\n")
 
 
-def test_a_thought_that_the_generation_prompt_opens_is_trained_after_its_tag(tokenizer: Any) -> None:
-    tokenizer.chat_template = OPENED_THOUGHT
-    assert shown(tokenizer, conversation(("user", "hi"), ("assistant", "<think>\nhm\n</think>\nyo"))) == (
-        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n>>hm\n</think>\nyo<|im_end|><<\n"
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [
+        ("<think>", "</think>"),
+        ("[THINK]", "[/THINK]"),
+        ("<seed:think>", "</seed:think>"),
+        ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<reasoning>", "</reasoning>"),
+    ],
+)
+def test_a_thought_that_the_generation_prompt_opens_is_trained_after_its_tag(
+    tokenizer: Any, opens: str, closes: str
+) -> None:
+    tokenizer.chat_template = CHATML.replace("assistant\n' }}", f"assistant\n{opens}\n' }}}}")
+    thinking, plain = f"{opens}\nhm\n{closes}\nyo", "yo"
+    head = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert shown(tokenizer, conversation(("user", "hi"), ("assistant", thinking))) == (
+        f"{head}{opens}\n>>hm\n{closes}\nyo<|im_end|><<\n"
     )
+    assert shown(tokenizer, conversation(("user", "hi"), ("assistant", plain))) == f"{head}>>yo<|im_end|><<\n"
+
+
+@pytest.mark.parametrize("prompt", ["<|assistant|>\n", "<|im_start|>assistant\nHere is my thought:\n"])
+def test_words_that_no_turn_begins_with_are_no_tag_of_a_thought(tokenizer: Any, prompt: str) -> None:
+    tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n' }}", prompt + "' }}")
+    with pytest.raises(Failure, match="is not rendered as the beginning of one with an answer"):
+        encoded(tokenizer, TWO_TURNS)
 
 
 @pytest.mark.parametrize(

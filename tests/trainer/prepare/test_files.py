@@ -133,7 +133,9 @@ def test_text_files_may_be_packed(tmp_path: Path, suffix: str, packed: str) -> N
 
 
 @pytest.mark.parametrize("packed", PACK)
-@pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda _: b"\0no such thing" * 9], ids=["cut", "other"])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-3], lambda _: b"\0no such thing" * 9], ids=["cut", "other"]
+)
 def test_a_damaged_packed_file_is_refused_by_name(
     tmp_path: Path, packed: str, damage: Callable[[bytes], bytes]
 ) -> None:

@@ -59,12 +59,12 @@ def check_content(file: DataFile) -> None:
         found = _Form("text", re.compile(b""), "rename it to {bare}")
     if found is not None and found.name != expected:
         advice = found.advice.format(bare=bare, stem=str(PurePosixPath(bare).with_suffix("")))
-        raise data_invalid(
-            file.name, f"the content of the file is {found.name}, which its name does not say; {advice}"
-        )
+        raise data_invalid(file.name, f"the content of the file is {found.name}, which its name does not say; {advice}")
 
 
 def _is_text(head: bytes) -> bool:
     """Whether `head`, which may end within a character, is text."""
     text = head.decode("utf-8", errors="ignore")
-    return bool(text) and len(head) - len(text.encode()) < 4 and text.replace("\n", " ").replace("\t", " ").isprintable()
+    return (
+        bool(text) and len(head) - len(text.encode()) < 4 and text.replace("\n", " ").replace("\t", " ").isprintable()
+    )

@@ -88,7 +88,11 @@ def check_template(
         opened = [text[:start].rstrip() for start, _ in marked]
         answers = [_TALK[index]["content"] for index in (1, 3)]
         fits = opened == headers or (marks_headers and len(opened) == len(headers))
-        if not (fits and all(answer in text[start:end] for answer, (start, end) in zip(answers, marked, strict=True))):
+        tokens = tuple(tokenizer.get_added_vocab())
+        if not (
+            fits
+            and all(_is_turn(text[start:end], said, tokens) for said, (start, end) in zip(answers, marked, strict=True))
+        ):
             raise TemplateError(_WRONG_TEXT, _line_of(template, r"\{%-?\s*generation\b"))
     for what, messages, tools in _variants():
         _check_marks(tokenizer, template, what, messages, tools, kwargs)
@@ -186,6 +190,18 @@ def _check_marks(
 
 def _is_marked(text: str, marked: Spans, said: str) -> bool:
     return any(said in text[start:end] for start, end in marked)
+
+
+def _is_turn(marked: str, said: str, tokens: tuple[str, ...]) -> bool:
+    """Whether a marked text holds `said`, and no words after the first of `tokens` behind it, which closes the turn."""
+    _, found, tail = marked.partition(said)
+    closers = [token for token in tokens if token in tail]
+    if not closers:
+        return bool(found)
+    after = tail[min(tail.index(token) for token in closers) :]
+    for token in sorted(closers, key=len, reverse=True):
+        after = after.replace(token, "")
+    return not after.strip()
 
 
 def _finds(finder: TurnFinder, messages: Messages, text: str) -> bool:

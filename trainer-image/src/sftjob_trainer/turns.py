@@ -13,13 +13,13 @@ Render = Callable[..., str]
 
 _ANSWER: Final = "answer-7f3a"
 """Stands for an answer: what is rendered before and after it belongs to the template."""
-_THOUGHT: Final = re.compile(
-    r"\A\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\])?(?P<thought>.*?)"
-    r"(?:</(?:think|thinking|thought|reasoning)>|\[/THINK\])(?P<answer>.*)\Z",
-    re.DOTALL,
-)
+_WORD: Final = "(?i:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
+_OPENS: Final = rf"[<\[◁]\|?[\w:]{{0,16}}?{_WORD}\|?[>\]▷]"
+_CLOSES: Final = rf"[<\[◁]\|?(?:/[\w:]{{0,16}}?|(?i:end_(?:of_)?)){_WORD}\|?[>\]▷]"
+"""Tags around a thought: <think>, [THINK], <seed:think>, ◁think▷, <|START_THINKING|>, <|begin_of_thought|>."""
+_THOUGHT: Final = re.compile(rf"\A\s*(?:{_OPENS})?(?P<thought>.*?)(?:{_CLOSES})(?P<answer>.*)\Z", re.DOTALL)
 """A thought that is written into the content of a message, in the tags of the usual models."""
-_EMPTY_THOUGHT: Final = re.compile(r"(?:\s|</?(?:think|thinking|thought|reasoning)>|\[/?THINK\])*")
+_EMPTY_THOUGHT: Final = re.compile(rf"(?:\s|{_OPENS}|{_CLOSES})*")
 """What a generation prompt may end with that opens a thought, or opens and closes one."""
 
 
