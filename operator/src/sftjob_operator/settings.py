@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import kopf
 
@@ -23,6 +22,10 @@ LIST_CHUNK: Final = 250
 """Objects per page when kopf lists, so that no answer is large."""
 SILENT_INTERVALS: Final = 3
 SILENT_MARGIN_SECONDS: Final = 60
+_WHOLE: Final = re.compile(r"[0-9]{1,9}")
+"""Digits as people write them: Python's int also takes underscores and the digits of every script."""
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]+)?")
+_URL: Final = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?/*", re.IGNORECASE | re.ASCII)
 _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 """Set by the kubelet in every Pod."""
 
@@ -208,7 +211,7 @@ def _optional(environ: Mapping[str, str], name: str, parse: Callable[[str], T]) 
 
 def _address(text: str) -> Address:
     host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+    if not separator or not host or not _WHOLE.fullmatch(port) or int(port) > 65535:
         raise ValueError("write HOST:PORT, such as 0.0.0.0:8443")
     return Address(host=host.strip("[]"), port=int(port))
 
@@ -228,31 +231,28 @@ def _lease_name(text: str) -> LeaseName:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+    found = _URL.fullmatch(text)
+    if found is None or int(found["port"] or 0) > 65535:
         raise ValueError("write https://HOST:PORT, the endpoint as Pods reach it, without a path")
     return text.rstrip("/")
 
 
 def _interval(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 3600:
+    if not _DECIMAL.fullmatch(text) or not 1 <= float(text) <= 3600:
         raise ValueError("write a number of seconds from 1 to 3600")
-    return seconds
+    return float(text)
 
 
 def _workers(text: str) -> int:
-    workers = int(text)
-    if not 1 <= workers <= 256:
+    if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= 256:
         raise ValueError("write a number from 1 to 256")
-    return workers
+    return int(text)
 
 
 def _metrics_jobs(text: str) -> int:
-    jobs = int(text)
-    if not 0 <= jobs <= 10_000:
+    if not _WHOLE.fullmatch(text) or int(text) > 10_000:
         raise ValueError("write a number of jobs from 0 to 10000")
-    return jobs
+    return int(text)
 
 
 def _kubeconfig(environ: Mapping[str, str]) -> Path | None:

@@ -77,7 +77,18 @@ def test_the_certificate_may_be_kept_in_a_secret() -> None:
         ("SFTJOB_PROGRESS_URL", "https://operator:8443/path", "without a path"),
         ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "0", "seconds from 1 to 3600"),
         ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "nan", "seconds from 1 to 3600"),
-        ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "often", "SFTJOB_PROGRESS_INTERVAL_SECONDS is 'often'"),
+        ("SFTJOB_PROGRESS_INTERVAL_SECONDS", "often", "SFTJOB_PROGRESS_INTERVAL_SECONDS is 'often': write a number of"),
+        ("SFTJOB_WATCH_SILENCE_SECONDS", "1_0", "SFTJOB_WATCH_SILENCE_SECONDS is '1_0': write a number of seconds"),
+        ("SFTJOB_WATCH_SILENCE_SECONDS", "7" * 5000, ": write a number of seconds"),
+        ("SFTJOB_WORKERS", "many", "SFTJOB_WORKERS is 'many': write a number from 1 to 256"),
+        ("SFTJOB_WORKERS", "1_6", "SFTJOB_WORKERS is '1_6': write a number from 1 to 256"),
+        ("SFTJOB_METRICS_JOBS", "all", "SFTJOB_METRICS_JOBS is 'all': write a number of jobs from 0 to 10000"),
+        ("SFTJOB_METRICS_JOBS", "\u0663", "write a number of jobs from 0 to 10000"),
+        ("SFTJOB_PROGRESS_ADDRESS", "h:\u0663", "write HOST:PORT"),
+        ("SFTJOB_PROGRESS_URL", "https://[::1", "SFTJOB_PROGRESS_URL is 'https://[::1': write https://HOST:PORT"),
+        ("SFTJOB_PROGRESS_URL", "https://operator:99999", "write https://HOST:PORT"),
+        ("SFTJOB_PROGRESS_URL", "https://operator:8443?a=b", "write https://HOST:PORT"),
+        ("SFTJOB_PROGRESS_URL", "https://me:word@operator:8443", "write https://HOST:PORT"),
         ("SFTJOB_GPU_NODE_LABEL", "a b", "SFTJOB_GPU_NODE_LABEL is 'a b': write KEY=VALUE or KEY of a node label"),
         ("SFTJOB_WORKERS", "0", "a number from 1 to 256"),
         ("SFTJOB_LIVENESS_ADDRESS", "localhost", "SFTJOB_LIVENESS_ADDRESS is 'localhost': write HOST:PORT"),
@@ -87,6 +98,13 @@ def test_a_wrong_setting_is_named_with_what_to_write(name: str, value: str, comp
     with pytest.raises(SettingsError) as caught:
         read_settings({**NEEDED, name: value})
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://operator.svc", "https://operator:8443", "https://[::1]:8443", "HTTPS://Operator:1"]
+)
+def test_an_endpoint_may_be_any_host_with_or_without_a_port(url: str) -> None:
+    assert read_settings({**NEEDED, "SFTJOB_PROGRESS_URL": f"{url}/"}).progress_url == url
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:8080", "[::]:8080"])
