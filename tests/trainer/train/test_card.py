@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sftjob_contract import layout
 from sftjob_contract.codec import sha256_of
@@ -37,8 +36,10 @@ def a_run(model: str = "hf://Qwen/Qwen2.5-0.5B", dataset: str = "hf://team/suppo
 
 
 def head(card: str) -> dict[str, Any]:
-    _, text, _ = card.split("---\n", 2)
-    found: dict[str, Any] = yaml.safe_load(text)
+    """What the hub reads, by its own client."""
+    from huggingface_hub import ModelCard
+
+    found: dict[str, Any] = ModelCard(card).data.to_dict()
     return found
 
 
@@ -49,10 +50,10 @@ def test_the_card_of_an_adapter_whole() -> None:
         model_card(made(config), layout.OUTPUT_ADAPTER)
         == f"""\
 ---
-library_name: peft
 base_model: Qwen/Qwen2.5-0.5B
 datasets:
 - team/support
+library_name: peft
 pipeline_tag: text-generation
 tags:
 - sft

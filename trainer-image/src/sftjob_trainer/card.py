@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from sftjob_contract import layout
 from sftjob_contract.codec import sha256_of
@@ -80,9 +78,8 @@ def model_card(made: Made, path: str) -> str:
     """The card of the output at `path`, one of the layout's. Equal runs have equal cards."""
     base = f"`{base_model_name(made.config.model)}`"
     what = _WHAT[path].format(base=base, method=_method_name(made.config.method))
-    head = yaml.safe_dump(_metadata(made.config, path), sort_keys=False, allow_unicode=True)
     parts = [
-        f"---\n{head}---",
+        f"---\n{_head(made.config, path)}\n---",
         f"# {made.config.job.name}",
         what,
         f"```python\n{_how_to_load(made.config.model, path)}```",
@@ -113,15 +110,18 @@ def _directory_of(model: Model) -> str:
     return loadable_base(model) or _UNKNOWN_PLACE
 
 
-def _metadata(config: RunConfig, path: str) -> dict[str, Any]:
-    """The card's head (https://huggingface.co/docs/hub/model-cards). A hub refuses names that are not of a hub."""
-    metadata: dict[str, Any] = {"library_name": _LIBRARIES.get(path, "transformers")}
-    if _is_on_hub(config.model.source):
-        metadata["base_model"] = base_model_name(config.model)
-    if named := sorted({_repository(source) for source in data_sources(config) if _is_on_hub(source)}):
-        metadata["datasets"] = named
-    tags = ["sft", *(["lora"] if config.method.lora is not None else [])]
-    return {**metadata, "pipeline_tag": "text-generation", "tags": tags}
+def _head(config: RunConfig, path: str) -> str:
+    """The card's head in YAML. A hub refuses names that are not of a hub."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=base_model_name(config.model) if _is_on_hub(config.model.source) else None,
+        datasets=sorted({_repository(source) for source in data_sources(config) if _is_on_hub(source)}) or None,
+        library_name=_LIBRARIES.get(path, "transformers"),
+        pipeline_tag="text-generation",
+        tags=["sft", *(["lora"] if config.method.lora is not None else [])],
+    )
+    return str(data.to_yaml())
 
 
 def _provenance(made: Made) -> Iterator[tuple[str, str]]:
