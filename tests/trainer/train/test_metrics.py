@@ -30,6 +30,26 @@ def test_rouge_counts_words_pairs_of_words_and_the_longest_common_subsequence(
     )
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        (
+            "It's 3.5 km from the old mill to the new_mill, isn't it?",
+            "It is 3.5 km from the new mill to the old one.",
+            (0.758621, 0.666667, 0.620690),
+        ),
+        ("def add(a, b):\n    return a + b", "def add(x, y):\n    return x + y", (0.428571, 0.166667, 0.428571)),
+        ("to be or not to be that is the question", "the question is to be or to be not that", (1.0, 0.444444, 0.6)),
+        ("No.", "Yes, the parser returns None when the file is empty.", (0.0, 0.0, 0.0)),
+    ],
+)
+def test_rouge_is_that_of_the_rouge_score_package(
+    prediction: str, reference: str, expected: tuple[float, float, float]
+) -> None:
+    """Computed by rouge_score 0.1.2 with use_stemmer=False."""
+    assert tuple(rouge([prediction], [reference]).values()) == pytest.approx(expected, abs=1e-6)
+
+
 def test_rouge_of_several_pairs_is_their_mean() -> None:
     assert rouge(["a b", "c"], ["a b", "d"])["evalRouge1"] == pytest.approx(0.5)
 
