@@ -33,6 +33,7 @@ TICKET: Mapping[str, Any] = {
 
 
 SO = "for its JSON"
+PRINTED_FLAGS = ("done", "done ~ '!'", "done | string", "'%s' | format(done)", "[answer, done] | join", "done | upper")
 
 
 def template(**parts: str) -> Preprocessing:
@@ -80,6 +81,8 @@ def told(raised: "pytest.ExceptionInfo[Failure]") -> tuple[Reason, str]:
             "{{ order | tojson }} {{ score | tojson }} {{ empty | tojson }} {{ done | tojson }}",
             'null null {"gap": null} true',
         ),
+        ("{{ 'y' if done and done == true and done is true and not done is false and done is boolean }}", "y"),
+        ("{{ [done, {'a': done}] | tojson }}", '[true, {"a": true}]'),
         ("{{ tags | join(', ') }} {{ row['no. 1'] }} {{ 1.5 }}", "a, é 7 1.5"),
         ("{{ 'y' if missing is defined else 'n' }}", "n"),
     ],
@@ -120,7 +123,7 @@ def test_a_template_sees_the_columns_of_its_row(jinja: str, expected: str) -> No
                 ("{{ empty }}", "an object", "..."),
                 ("{{ row }}", "an object", "..."),
                 ("{{ [answer] }}", "a list", "..."),
-                ("{{ done }}", "true or false", "..."),
+                *((f"{{{{ {printed} }}}}", "true or false", "...") for printed in PRINTED_FLAGS),
             ]
         ],
     ],

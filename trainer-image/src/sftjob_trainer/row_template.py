@@ -63,6 +63,17 @@ def _without_text(base: type) -> type:
     return type(base.__name__, (base,), {"__str__": refuse, "__module__": base.__module__})
 
 
+class _Flag(int):
+    """A truth value that filters and `~` cannot print as Python writes it; else it is that value."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise NotPrintableError(type_name(True))
+
+    __repr__ = __str__
+
+
 _List: Final = _without_text(list)
 _Dict: Final = _without_text(dict)
 
@@ -80,6 +91,12 @@ def compile_template(text: str) -> Any:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_printed
     )
     environment.filters["tojson"] = _to_json
+    environment.filters.pop("pprint")  # writes as Python does
+    environment.tests |= {
+        "true": _is_true,
+        "false": _is_false,
+        "boolean": lambda value: _is_true(value) or _is_false(value),
+    }
     environment.tests["none"] = lambda value: value is None or isinstance(value, Missing)
     try:
         return environment.from_string(text)
@@ -97,6 +114,8 @@ def template_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def _seen(value: Any, name: str | None) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Missing(f"{name or 'a value'} is null", name=name)
+    if isinstance(value, bool):
+        return _Flag(value)
     if isinstance(value, dict):
         return _Dict({key: _seen(item, str(key)) for key, item in value.items()})
     return _List([_seen(item, None) for item in value]) if isinstance(value, list) else value
@@ -111,13 +130,32 @@ def _printed(value: Any) -> Any:
     if isinstance(value, Undefined):
         return value
     is_no_number = isinstance(value, float) and not math.isfinite(value)
-    if is_no_number or isinstance(value, bool) or not isinstance(value, _PRINTABLE):
+    if isinstance(value, bool | _Flag):
+        raise NotPrintableError(type_name(True))
+    if is_no_number or not isinstance(value, _PRINTABLE):
         raise NotPrintableError(type_name(value))
     return value
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_null)
+    return json.dumps(_plain(value), ensure_ascii=False, indent=indent, default=_null)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it: truth values as such."""
+    if isinstance(value, _Flag):
+        return bool(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_true(value: Any) -> bool:
+    return isinstance(value, bool | _Flag) and bool(value)
+
+
+def _is_false(value: Any) -> bool:
+    return isinstance(value, bool | _Flag) and not value
 
 
 def _null(value: Any) -> None:
