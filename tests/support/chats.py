@@ -24,10 +24,11 @@ _WORDS = (
 _LINE = 110
 
 
-def write_plain_tokenizer(directory: Path, *, begins_with_bos: bool = False) -> Path:
+def write_plain_tokenizer(directory: Path, *, begins_with_bos: bool = False, ends_with_eos: bool = False) -> Path:
     """Save a tokenizer in the way of GPT-2 into `directory`: no chat tokens, <|endoftext|> ends a text.
 
-    As GPT-2's, it leaves spaces out of offsets. With `begins_with_bos` every text begins with <s>, as Llama's do.
+    As GPT-2's, it leaves spaces out of offsets. With `begins_with_bos` every text begins with <s>, as Llama's do;
+    with `ends_with_eos` too it is closed.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +44,9 @@ def write_plain_tokenizer(directory: Path, *, begins_with_bos: bool = False) -> 
     tokenizer.train_from_iterator(_WORDS * 4, trainer)
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
     if begins_with_bos:
-        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            "<s> $A <|endoftext|>" if ends_with_eos else "<s> $A", special_tokens=[("<s>", 1), ("<|endoftext|>", 0)]
+        )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<s>" if begins_with_bos else None
     )

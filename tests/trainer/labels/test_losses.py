@@ -95,12 +95,17 @@ def test_a_part_that_rows_do_not_have_is_refused(
         (Text("d.jsonl:1", "open a file"), ">><s>open a file<|endoftext|><<"),
         (PromptCompletion("d.jsonl:1", "<s>what?\n", "open<|endoftext|>\n"), "<s>what?\n>>open<|endoftext|><<"),
         (PromptCompletion("d.jsonl:1", "", "<s>open"), "<s>>>open<|endoftext|><<"),
+        (Text("d.jsonl:1", " \n<s>open a file<|endoftext|>"), ">><s>open a file<|endoftext|><<"),
+        (PromptCompletion("d.jsonl:1", "\n<s>what?", "open"), "<s>what?>>open<|endoftext|><<"),
+        (PromptCompletion("d.jsonl:1", "what?", "<s>open<|endoftext|>"), "<s>what?>>open<|endoftext|><<"),
     ],
 )
+@pytest.mark.parametrize("ends_with_eos", [False, True])
 def test_special_tokens_that_a_text_is_written_with_get_no_second_ones(
-    example: Example, expected: str, tmp_path: Path
+    example: Example, expected: str, ends_with_eos: bool, tmp_path: Path
 ) -> None:
-    tokenizer = load_tokenizer(write_plain_tokenizer(tmp_path, begins_with_bos=True), config().model)
+    directory = write_plain_tokenizer(tmp_path, begins_with_bos=True, ends_with_eos=ends_with_eos)
+    tokenizer = load_tokenizer(directory, config().model)
     assert marked(encoded(tokenizer, example), tokenizer) == expected
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sftjob_contract.config import LossOn
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.chat_template import training_chat
 from sftjob_trainer.failure import Failure
@@ -257,6 +258,19 @@ def test_the_assistant_may_speak_first(tokenizer: Any, template: str) -> None:
     tokenizer.chat_template = template
     talk = conversation(("assistant", "welcome"), ("user", "hi"), ("assistant", "yo"))
     assert shown(tokenizer, talk).startswith("<|im_start|>assistant\n>>welcome<|im_end|><<\n<|im_start|>user\n")
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_GENERATION], ids=["plain", "marked"])
+def test_a_token_that_closes_a_content_and_that_the_template_writes_too_is_there_once(
+    tokenizer: Any, template: str
+) -> None:
+    tokenizer.chat_template = template
+    closed = conversation(("user", "hi<|im_end|>"), ("assistant", "yo<|im_end|>\n"), ("user", "a"), ("assistant", "b"))
+    plain = conversation(("user", "hi"), ("assistant", "yo"), ("user", "a"), ("assistant", "b"))
+    other = conversation(("user", "hi"), ("assistant", "yo<|endoftext|>"))
+    for loss_on in (None, LossOn.ALL):
+        assert encoded(tokenizer, closed, loss_on) == encoded(tokenizer, plain, loss_on)
+    assert ">>yo<|endoftext|><|im_end|><<" in shown(tokenizer, other)
 
 
 def test_a_row_that_a_template_renders_oddly_is_a_row_that_can_not_be_used(tokenizer: Any) -> None:

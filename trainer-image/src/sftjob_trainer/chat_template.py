@@ -1,7 +1,9 @@
 """Chat templates: which one a run uses, what it makes of conversations, and which of it the assistant wrote."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
@@ -13,6 +15,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure, data_invalid
 from sftjob_trainer.messages import THOUGHT_KEYS, Message
 from sftjob_trainer.shapes import Conversation
+from sftjob_trainer.special_tokens import closing_token
 from sftjob_trainer.survival import hidden_keys, hidden_thought, hidden_tools
 from sftjob_trainer.template_check import (
     CallForm,
@@ -119,6 +122,20 @@ class Chat:
         text, marked = self._rendered(talk)
         spans = self._spans(talk, text, marked)
         return Turns(text, spans, self._check_shown(talk, text, spans))
+
+    def once_closed(self, talk: Conversation) -> Conversation:
+        """`talk` without the tokens at the end of contents that the template writes there too."""
+        for index, message in enumerate(talk.messages):
+            token = closing_token(message["content"], self._closers)
+            if token is None:
+                continue
+            bare = message["content"].rstrip().removesuffix(token)
+            changed = _with_message(talk, index, {**message, "content": bare})
+            with suppress(TemplateError):
+                closed = rf"{re.escape(bare.strip())}\s*{re.escape(token)}"
+                if re.search(closed, self._text(changed.messages, changed.given)[0]):
+                    talk = changed
+        return talk
 
     def length(self, talk: Conversation, count: int, text: str) -> int:
         """How much of `text` the first `count` messages of `talk` are, 0 for none.

@@ -12,6 +12,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.chat_template import Chat, training_chat
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.shapes import Conversation, Example, PromptCompletion, PromptCompletionMessages, Text
+from sftjob_trainer.special_tokens import begun, continued
 from sftjob_trainer.template_rendering import Spans
 from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder, text_tokens
 from sftjob_trainer.wording import either
@@ -111,7 +112,7 @@ class _Encoders:
         return training_chat(self._tokenizer, self._kwargs)
 
     def _texts(self, examples: Sequence[Text]) -> list[Encoded]:
-        texts = text_tokens(self._tokenizer, [self._ended(example.text) for example in examples])
+        texts = text_tokens(self._tokenizer, [self._ended(self._begun(example.text)) for example in examples])
         encodings = [self._closed(ids) for ids in texts]
         return [Encoded(example.place, ids, list(ids)) for example, ids in zip(examples, encodings, strict=True)]
 
@@ -120,9 +121,10 @@ class _Encoders:
 
         So a token that spans the boundary belongs to the completion.
         """
-        prompts = text_tokens(self._tokenizer, [example.prompt for example in examples])
-        pairs = [example.prompt + self._ended(example.completion) for example in examples]
-        wholes = text_tokens(self._tokenizer, pairs)
+        asked = [self._begun(example.prompt) for example in examples]
+        answers = [self._ended(self._answer(example)) for example in examples]
+        prompts = text_tokens(self._tokenizer, asked)
+        wholes = text_tokens(self._tokenizer, [prompt + answer for prompt, answer in zip(asked, answers, strict=True)])
         encoded = []
         for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
             ids = self._closed(whole)
@@ -139,11 +141,12 @@ class _Encoders:
     def _turn_spans(self, example: Conversation) -> _Rendered:
         if self._loss_on is LossOn.ALL:
             return self._whole(example)
-        turns = self._chat.turns(example)
+        turns = self._chat.turns(self._chat.once_closed(example))
         return _Rendered(example.place, turns.text, turns.trained)
 
     def _whole(self, talk: Conversation) -> _Rendered:
         """All of the text but for turns that the row says are not trained."""
+        talk = self._chat.once_closed(talk)
         if not talk.context:
             return _Rendered(talk.place, self._chat.text(talk), None)
         turns = self._chat.turns(talk)
@@ -151,7 +154,7 @@ class _Encoders:
 
     def _completion_spans(self, example: PromptCompletionMessages) -> _Rendered:
         """The completion up to its last stop token, or the assistant's turns in it."""
-        talk, first = example.talk, example.prompt_messages
+        talk, first = self._chat.once_closed(example.talk), example.prompt_messages
         if self._loss_on is LossOn.ALL:
             return self._whole(talk)
         turns = self._chat.turns(talk)
@@ -174,6 +177,14 @@ class _Encoders:
             labels = [label if out == NOT_TRAINED else NOT_TRAINED for label, out in zip(labels, left_out, strict=True)]
             encoded.append(Encoded(row.place, ids, labels))
         return encoded
+
+    def _begun(self, text: str) -> str:
+        return begun(text, self._tokenizer.bos_token)
+
+    def _answer(self, example: PromptCompletion) -> str:
+        if not example.prompt.strip():
+            return self._begun(example.completion)
+        return continued(example.completion, self._tokenizer.bos_token, self._tokenizer.eos_token)
 
     def _ended(self, text: str) -> str:
         """`text` up to its end-of-sequence token where only white space follows that, unless none is asked for."""

@@ -64,11 +64,12 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
 def text_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The token ids of each of `texts`, with the special tokens that the tokenizer itself adds.
 
-    A text that is written with the beginning-of-sequence token gets no second one.
+    A text that is written with the beginning-of-sequence or the end-of-sequence token gets no second one.
     """
-    bos = tokenizer.bos_token_id
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     encodings = tokenizer(list(texts))["input_ids"] if texts else []
-    return [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in encodings]
+    begun = [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in encodings]
+    return [ids[:-1] if ids[-2:] == [eos, eos] else ids for ids in begun]
 
 
 def cuts_otherwise(tokenizer: Any, directory: Path) -> bool:
