@@ -246,6 +246,31 @@ FILES = [
         jsonl({"conversations": [{"from": "system", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "c"}),
         'share.jsonl:1: "system" and conversations[0] are both system prompts; keep one',
     ),
+    *[
+        ("a.jsonl", jsonl(row), f"a.jsonl:1: {problem}")
+        for row, problem in (
+            (
+                {**talk({"role": "system", "content": "a"}, USER, ASSISTANT), "system": "b"},
+                '"system" and messages[0] are both system prompts; keep one',
+            ),
+            (
+                {"instruction": "a", "output": "b", "history": [["c", "d"]]},
+                '"history" is not read; write the turns before the last one, and that one, as messages',
+            ),
+            (
+                {**talk(USER, ASSISTANT), "images": ["a.png"]},
+                '"images" is not read; only text can be trained on: remove the column',
+            ),
+            (
+                {"prompt": "a", "completion": "b", "tools": [{"name": "f"}]},
+                '"tools" is read beside messages only; write "prompt" and "completion" as lists of messages',
+            ),
+            (
+                talk(USER, {"role": "assistant", "content": [{"type": "text", "text": "b", "thinking": "c"}]}),
+                'messages[1].content[0] has "thinking"; a part of text has type and text; remove the rest',
+            ),
+        )
+    ],
     (
         "share.jsonl",
         jsonl({"conversations": "hello"}),

@@ -56,6 +56,13 @@ def test_sources_of_different_kinds_and_shapes_are_mixed(bench: Workbench) -> No
     assert len(set(token_rows(bench))) == 6
 
 
+def test_the_log_names_the_columns_that_nothing_reads(bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sftjob_trainer")
+    rows = [{"id": 1, "prompt": "a", "completion": "b", "system": "c", "label": 3}]
+    bench.prepare(bench.write("d.jsonl", rows))
+    assert "      columns that are not read: 'id', 'label'" in caplog.messages
+
+
 def test_weights_say_how_often_rows_are_used(bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "sftjob_trainer")
     config = mixed(

@@ -18,6 +18,7 @@ from support.tiny import data_source, write_model_without_weights
 
 QUESTION = {"prompt": "return the item?", "completion": "open a file"}
 TURNS = "<|im_start|>user\nreturn the item?<|im_end|>\n<|im_start|>assistant\n>>open a file<|im_end|><<\n"
+INSTRUCTED = {**QUESTION, "system": "be kind"}
 AS_IT_IS = "return the item?>>open a file<|im_end|><<"
 
 
@@ -44,6 +45,7 @@ def test_plain_keeps_them_as_they_are(bench: Workbench, caplog: pytest.LogCaptur
     caplog.set_level("INFO", "sftjob_trainer")
     shown, stats = prepared(bench, QUESTION, render=Render.PLAIN)
     assert (shown, stats.rendered_rows) == ([AS_IT_IS], 0)
+    assert prepared(bench, INSTRUCTED, render=Render.PLAIN)[0] == [f"be kind\n\n{AS_IT_IS}"]
     assert not [line for line in caplog.messages if "rendered" in line]
 
 
@@ -61,13 +63,14 @@ def test_a_model_without_a_chat_template_sees_the_text(tmp_path: Path) -> None:
             {"prompt": "<|im_start|>user\nitem?<|im_end|>\n<|im_start|>assistant\n", "completion": "file"},
             "<|im_start|>user\nitem?<|im_end|>\n<|im_start|>assistant\n>>file<|im_end|><<",
         ),
+        (INSTRUCTED, f"<|im_start|>system\nbe kind<|im_end|>\n{TURNS}"),
         ({"prompt": "", "completion": "open a file"}, ">>open a file<|im_end|><<"),
         (
             {"prompt": [{"role": "user", "content": "item?"}], "completion": [{"role": "assistant", "content": "a"}]},
             "<|im_start|>user\nitem?<|im_end|>\n<|im_start|>assistant\n>>a<|im_end|><<\n",
         ),
     ],
-    ids=["closed by the author", "rendered by the author", "no question", "messages"],
+    ids=["closed by the author", "rendered by the author", "system prompt", "no question", "messages"],
 )
 def test_what_is_rendered_already_or_asks_nothing_is_rendered_no_second_time(
     bench: Workbench, row: Mapping[str, Any], expected: str
@@ -83,7 +86,8 @@ def test_an_alpaca_row_keeps_its_own_form(bench: Workbench) -> None:
 
 def test_what_a_row_template_makes_is_rendered_too(bench: Workbench) -> None:
     made = Preprocessing(template=RowTemplate(text=None, prompt="{{ q }}?", completion="{{ a }}"), function=None)
-    written = bench.write("d.jsonl", [{"q": "return the item", "a": "open a file"}])
+    beside = {"system": "be kind", "images": ["a.png"], "tools": [{"name": "f"}]}
+    written = bench.write("d.jsonl", [{"q": "return the item", "a": "open a file", **beside}])
     base = bench.config(written, render=Render.AUTO)
     source = data_source(str(written), preprocessing=made)
     bench.run(replace(base, dataset=replace(base.dataset, sources=(source,))))

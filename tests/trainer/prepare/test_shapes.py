@@ -86,6 +86,20 @@ ROWS: list[tuple[dict[str, Any], DataFormat, Example]] = [
     ),
     ({"conversations": [HI, YO]}, DataFormat.SHAREGPT, Conversation("p", (HI, YO))),
     ({"conversations": [HI, YO], "system": "be kind"}, DataFormat.SHAREGPT, Conversation("p", (KIND, HI, YO))),
+    *[
+        ({"messages": messages, "system": "be kind"}, DataFormat.MESSAGES, Conversation("p", (KIND, HI, YO)))
+        for messages in ([HI, YO], [KIND, HI, YO])
+    ],
+    (
+        {"prompt": [HI], "completion": [YO], "system": "be kind"},
+        DataFormat.PROMPT_COMPLETION,
+        PromptCompletionMessages("p", Conversation("p", (KIND, HI, YO)), 2),
+    ),
+    (
+        {"prompt": "hi", "completion": "yo", "system": "be kind"},
+        DataFormat.PROMPT_COMPLETION,
+        PromptCompletion("p", "be kind\n\nhi", "yo", system="be kind"),
+    ),
     ({"conversations": [HI, YO], "system": " "}, DataFormat.SHAREGPT, Conversation("p", (HI, YO))),
 ]
 

@@ -185,6 +185,9 @@ def _part(part: Any, at: str, place: str) -> str:
         raise data_invalid(place, f'{at} must be {{"type": "text", "text": ...}}, not {type_name(part)}')
     if part["type"] != "text":
         raise data_invalid(place, f'{at} is of type "{part["type"]}", but only text can be trained on')
+    others = {key: value for key, value in part.items() if value is not None and key not in ("type", "text")}
+    if others:
+        raise data_invalid(place, f"{at} has {_quoted(others)}; a part of text has type and text; remove the rest")
     text = part.get("text")
     if not isinstance(text, str):
         raise data_invalid(place, f"{at}.text must be text, not {type_name(text)}")

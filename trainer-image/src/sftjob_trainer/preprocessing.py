@@ -13,6 +13,7 @@ from sftjob_contract.config import Columns, DataFormat, DataSource, Preprocessin
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure, UnfitColumnsError, data_invalid
 from sftjob_trainer.readers import Row
+from sftjob_trainer.shapes import OUTSIDE_OF_TEMPLATES
 from sftjob_trainer.wording import columns_there, type_name
 
 _TEMPLATE: Final = "dataset.preprocessing.template"
@@ -102,9 +103,11 @@ def _templates(template: RowTemplate, columns: Columns) -> _Maker:
     from sftjob_trainer.row_template import compile_template
 
     parts = [(name, getattr(columns, name), compile_template(text)) for name, text in _parts(template)]
+    outside = (columns.system, *OUTSIDE_OF_TEMPLATES)
 
     def make(row: Row) -> Mapping[str, Any]:
-        return {column: _rendered(part, row, f"{_TEMPLATE}.{name}") for name, column, part in parts}
+        unread = {name: None for name in outside if name in row.values}
+        return unread | {column: _rendered(part, row, f"{_TEMPLATE}.{name}") for name, column, part in parts}
 
     return make
 

@@ -5,9 +5,10 @@ from typing import Any, Final
 
 from sftjob_contract.config import Render, RunConfig
 from sftjob_trainer.shapes import Conversation, Example, PromptCompletion, PromptCompletionMessages
+from sftjob_trainer.special_tokens import continued
 
 WAY_OUT: Final = "or write dataset.render: plain to train prompt and completion as they are"
-_NAMES: Final = ("prompt", "completion")
+_NAMES: Final = ("system", "prompt", "completion")
 
 
 def as_turns(config: RunConfig, tokenizer: Any) -> Callable[[Example], Example]:
@@ -23,12 +24,17 @@ def as_turns(config: RunConfig, tokenizer: Any) -> Callable[[Example], Example]:
     eos: str = tokenizer.eos_token
 
     def rendered(example: Example) -> Example:
-        if not isinstance(example, PromptCompletion) or example.has_form or not example.prompt.strip():
+        if not isinstance(example, PromptCompletion) or example.has_form or not example.question.strip():
             return example
         if any(token in example.prompt for token in special):
             return example
-        answer = example.completion.rstrip().removesuffix(eos)
-        messages = ({"role": "user", "content": example.prompt}, {"role": "assistant", "content": answer})
-        return PromptCompletionMessages(example.place, Conversation(example.place, messages, names=_NAMES), 1)
+        answer = continued(example.completion.rstrip().removesuffix(eos), tokenizer.bos_token, eos)
+        turns = (("system", example.system), ("user", example.question), ("assistant", answer))
+        said = [
+            (role, text, name) for (role, text), name in zip(turns, _NAMES, strict=True) if text or role != "system"
+        ]
+        messages = tuple({"role": role, "content": text} for role, text, _ in said)
+        talk = Conversation(example.place, messages, names=tuple(name for *_, name in said))
+        return PromptCompletionMessages(example.place, talk, len(messages) - 1)
 
     return rendered

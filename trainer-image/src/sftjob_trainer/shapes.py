@@ -8,7 +8,7 @@ from sftjob_contract.config import Columns, DataFormat
 from sftjob_trainer.failure import UnfitColumnsError, data_invalid
 from sftjob_trainer.messages import SHAREGPT, TURNS, Message, MessageForm, ReadMessage, checked_text, read_messages
 from sftjob_trainer.readers import Row
-from sftjob_trainer.tool_data import TemplateInput, read_template_input, without_fillers
+from sftjob_trainer.tool_data import KWARGS, TOOLS, TemplateInput, read_template_input, without_fillers
 from sftjob_trainer.wording import columns_there, either, type_name
 
 _ALPACA_TASK: Final = (
@@ -29,6 +29,17 @@ _FIELDS: Final[Mapping[DataFormat, tuple[str, ...]]] = {
 }
 """The fields of dataset.columns that name what each shape needs."""
 _NOTHING: Final = TemplateInput()
+_MEDIA: Final = dict.fromkeys(("images", "videos", "audios"), "only text can be trained on: remove the column")
+_EARLIER_TURNS: Final = {"history": "write the turns before the last one, and that one, as messages"}
+_UNREAD: Final[Mapping[DataFormat, Mapping[str, str]]] = {
+    DataFormat.MESSAGES: _MEDIA,
+    DataFormat.SHAREGPT: _MEDIA,
+    DataFormat.PROMPT_COMPLETION: {**_MEDIA, **_EARLIER_TURNS},
+    DataFormat.ALPACA: {**_MEDIA, **_EARLIER_TURNS},
+}
+"""Columns of other trainers that belong to what is learned, and what to do about each."""
+OUTSIDE_OF_TEMPLATES: Final = (*_MEDIA, *_EARLIER_TURNS, TOOLS, KWARGS)
+"""Columns that are not looked at where dataset.preprocessing.template says what a row is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +52,21 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class PromptCompletion:
-    """Trained on its completion. `has_form`: the prompt says itself where the answer begins."""
+    """Trained on its completion. `has_form`: the prompt says itself where the answer begins.
+
+    `system`, a system prompt, is a part of `prompt` already; `question` is what is left of it.
+    """
 
     place: str
     prompt: str
     completion: str
     has_form: bool = False
+    system: str = ""
+
+    @property
+    def question(self) -> str:
+        """The prompt without the system prompt before it."""
+        return self.prompt.removeprefix(f"{self.system}\n\n") if self.system else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +136,27 @@ def to_example(row: Row, shape: DataFormat, columns: Columns) -> Example:
                 f'no column "{name}", {columns_there(row.values)}',
                 f"name the one to read in dataset.columns.{named_by}, or set another dataset.format",
             )
+    _check_unread(row, shape)
     makers: Mapping[DataFormat, Callable[[Row, Columns], Example]] = {
         DataFormat.TEXT: lambda row, columns: Text(row.place, _text(row, columns.text)),
         DataFormat.PROMPT_COMPLETION: _prompt_completion,
-        DataFormat.MESSAGES: lambda row, columns: _conversation(row, _messages(row, columns.messages, TURNS)),
+        DataFormat.MESSAGES: lambda row, columns: _conversation(
+            row, _instructed(row, columns, _messages(row, columns.messages, TURNS))
+        ),
         DataFormat.ALPACA: _alpaca,
         DataFormat.SHAREGPT: _sharegpt,
     }
     return makers[shape](row, columns)
+
+
+def unread_columns(row: Row, shape: DataFormat, columns: Columns) -> list[str]:
+    """The columns of `row` that no example of `shape` is made of, in their order."""
+    beside: Mapping[DataFormat, tuple[str, ...]] = {
+        DataFormat.TEXT: (),
+        DataFormat.ALPACA: (columns.input, columns.system),
+    }
+    read = (*_needed(columns)[shape], *beside.get(shape, (columns.system, TOOLS, KWARGS)))
+    return [name for name in row.values if name not in read]
 
 
 def alpaca_prompt(instruction: str, data: str, system: str) -> str:
@@ -144,13 +177,20 @@ def _prompt_completion(row: Row, columns: Columns) -> PromptCompletion | PromptC
     prompt, completion = row.values[columns.prompt], row.values[columns.completion]
     if isinstance(prompt, list) and isinstance(completion, list):
         asked = read_messages(without_fillers(row, columns.prompt), columns.prompt, row.place, TURNS)
+        asked = _instructed(row, columns, asked)
         talk = _conversation(row, (*asked, *_messages(row, columns.completion, TURNS)))
         return PromptCompletionMessages(row.place, talk, len(asked))
     if isinstance(prompt, list) != isinstance(completion, list):
         raise data_invalid(
             row.place, f'"{columns.prompt}" and "{columns.completion}" must both be text, or both lists of messages'
         )
-    return PromptCompletion(row.place, _text(row, columns.prompt, may_be_empty=True), _text(row, columns.completion))
+    for name in (TOOLS, KWARGS):
+        if row.values.get(name):
+            as_messages = f'write "{columns.prompt}" and "{columns.completion}" as lists of messages'
+            raise data_invalid(row.place, f'"{name}" is read beside messages only; {as_messages}')
+    system, prompt = _optional_text(row, columns.system), _text(row, columns.prompt, may_be_empty=True)
+    asked_text = f"{system}\n\n{prompt}" if system else prompt
+    return PromptCompletion(row.place, asked_text, _text(row, columns.completion), system=system)
 
 
 def _alpaca(row: Row, columns: Columns) -> PromptCompletion:
@@ -161,14 +201,30 @@ def _alpaca(row: Row, columns: Columns) -> PromptCompletion:
 
 
 def _sharegpt(row: Row, columns: Columns) -> Conversation:
-    messages = _messages(row, columns.conversations, SHAREGPT)
-    if system := _optional_text(row, columns.system):
-        if messages[0].message["role"] == "system":
-            raise data_invalid(
-                row.place, f'"{columns.system}" and {columns.conversations}[0] are both system prompts; keep one'
-            )
-        messages = (ReadMessage({"role": "system", "content": system}, columns.system), *messages)
-    return _conversation(row, messages)
+    return _conversation(row, _instructed(row, columns, _messages(row, columns.conversations, SHAREGPT)))
+
+
+def _instructed(row: Row, columns: Columns, messages: tuple[ReadMessage, ...]) -> tuple[ReadMessage, ...]:
+    """`messages` after the system prompt that the row has in a column of its own, if it has one.
+
+    Raises:
+        Failure: the messages begin with another one.
+    """
+    system = _optional_text(row, columns.system)
+    if not system:
+        return messages
+    if messages and messages[0].message["role"] == "system":
+        if messages[0].message["content"].strip() == system.strip():
+            return messages
+        raise data_invalid(row.place, f'"{columns.system}" and {messages[0].at} are both system prompts; keep one')
+    return (ReadMessage({"role": "system", "content": system}, columns.system), *messages)
+
+
+def _check_unread(row: Row, shape: DataFormat) -> None:
+    """Refuse columns that hold what the author wants trained and that nothing reads, whatever they are called there."""
+    for name, todo in _UNREAD.get(shape, {}).items():
+        if row.values.get(name):
+            raise data_invalid(row.place, f'"{name}" is not read; {todo}')
 
 
 def _conversation(row: Row, messages: Sequence[ReadMessage]) -> Conversation:

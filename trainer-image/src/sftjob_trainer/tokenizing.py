@@ -20,7 +20,7 @@ from sftjob_trainer.preprocessing import given_format, preprocessor
 from sftjob_trainer.readers import Row, read_rows
 from sftjob_trainer.rendering import WAY_OUT, as_turns
 from sftjob_trainer.sequences import length_limit
-from sftjob_trainer.shapes import Example, detect_format, to_example
+from sftjob_trainer.shapes import Example, detect_format, to_example, unread_columns
 from sftjob_trainer.shards import Reached, read_digests, read_reached, read_rows_of, write_reached, write_rows
 from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, Encoder
 from sftjob_trainer.validation import Check, checked_texts, checking
@@ -31,6 +31,7 @@ _BATCH_ROWS: Final = 1000
 SHARD_ROWS: Final = 10_000
 """Rows that are read anew, at most, after a stage was broken off."""
 _REPORT_SECONDS: Final = 30
+_MOST_SHOWN: Final = 10
 _LOOKED_AT_ROWS: Final = 200
 """Rows that must all lack a column before it counts as missing from the data."""
 
@@ -76,6 +77,7 @@ class _Reading:
         self._check = check
         self._encode: Encoder = encoder(workshop.tokenizer, workshop.config)
         self._as_turns = as_turns(workshop.config, workshop.tokenizer)
+        self._is_templated = source.preprocessing is not None and source.preprocessing.template is not None
         self._checked_column = None if source.validation is None else source.validation.column
         self._first_rows = partial(_first_rows, files, source.max_samples)
 
@@ -122,6 +124,8 @@ class _Reading:
             self._reject(failure)
             return None
         reached.usable += 1
+        if reached.usable == 1 and not self._is_templated:
+            _show_unread(unread_columns(made, reached.format, self._columns))
         return made, example
 
     def _reject(self, failure: Failure, *, refused: bool = False) -> None:
@@ -196,6 +200,12 @@ def tokenize(source: DataSource, files: Sequence[DataFile], workshop: Workshop, 
         rendered=reached.rendered,
         example=_first(table, reached.first_kept),
     )
+
+
+def _show_unread(columns: Sequence[str]) -> None:
+    if columns:
+        more = f" and {len(columns) - _MOST_SHOWN} more" if len(columns) > _MOST_SHOWN else ""
+        logger.info("      columns that are not read: %s%s", ", ".join(map(repr, columns[:_MOST_SHOWN])), more)
 
 
 def _first_rows(files: Sequence[DataFile], most: int | None) -> Iterator[Row | Failure]:

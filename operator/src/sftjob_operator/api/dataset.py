@@ -76,7 +76,7 @@ class Columns(Model):
     conversations: Column | None = None
     """Format sharegpt: a list of {from, value}; turns from gpt are trained on. Absent: conversations."""
     system: Column | None = None
-    """Formats alpaca and sharegpt: the system prompt; the column may be missing. Absent: system."""
+    """The system prompt, in every format but text; the column may be missing. Absent: system."""
 
 
 class HeldOutSpec(Model):
