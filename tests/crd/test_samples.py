@@ -116,6 +116,7 @@ METHODS = [
     ("row-function", "lora", 16),
     ("validated-code", "lora", 16),
     ("extra", "lora", 16),
+    ("long-context", "lora", 8),
     ("resume", "lora", 16),
     ("s3", "lora", 16),
     ("gcs", "lora", 16),

@@ -24,6 +24,7 @@ _PLACES: Final = {
     "transformers": (
         _TRAINING_ARGUMENTS,
         ("transformers/modeling_utils.py", "PreTrainedModel"),
+        ("transformers/modeling_rope_utils.py", "RopeParameters"),
         ("transformers/models/auto/auto_factory.py", "_BaseAutoModelClass"),
         ("transformers/utils/quantization_config.py", "BitsAndBytesConfig"),
         ("transformers/trainer_callback.py", "EarlyStoppingCallback"),

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sftjob_contract.destinations import Output, Tracking
 from sftjob_contract.method import Method
 from sftjob_contract.optimization import Optimizer, Scheduler
+from sftjob_contract.rope import RopeScaling
 
 RUN_CONFIG_VERSION: Final = 1
 
@@ -166,7 +167,7 @@ class Model:
     """The model to start from. `chat_template` None: the one that comes with it, given `chat_template_kwargs`.
 
     `source`: hf://ORG/NAME, pvc://CLAIM/PATH, s3://, gs:// or https:// URI of a directory or an archive of one, or a
-    path in the container.
+    path in the container. `rope_scaling` None: the positions that it has.
     """
 
     source: str
@@ -178,6 +179,7 @@ class Model:
     add_eos_token: bool
     padding_side: PaddingSide
     chat_template_kwargs: Mapping[str, Any] | None = field(hash=False)
+    rope_scaling: RopeScaling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

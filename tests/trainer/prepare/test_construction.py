@@ -17,6 +17,7 @@ from sftjob_trainer.construction_check import check_construction
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.weightless import UnknownError, construct_without_weights, refusal
 from support.preparing import Workbench
+from support.rope import scaled, scaling
 from support.tiny import lora, run_config
 from support.training import PEFT_IS_BEHIND
 
@@ -235,6 +236,7 @@ def test_nothing_is_made_where_every_option_is_known_to_be_taken(llama: Path, mo
         (config_of(method=lora(modules_to_save=("lm_head",))), True, "llama"),
         (config_of(method=lora(target_modules=("q_proj",))), False, "llama"),
         (config_of(), True, "unheard-of"),
+        (scaled(config_of(), scaling()), True, "llama"),
     ],
 )
 def test_the_trainer_is_made_wherever_something_may_be_refused(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -37,6 +38,14 @@ READ = {
     "model.add_eos_token": "labels",
     "model.padding_side": "tokenization",
     "model.chat_template_kwargs": "labels",
+    "model.rope_scaling.type": "rope",
+    "model.rope_scaling.factor": "rope",
+    "model.rope_scaling.original_max_position_embeddings": "card",
+    "model.rope_scaling.attention_factor": "rope",
+    "model.rope_scaling.low_freq_factor": "rope",
+    "model.rope_scaling.high_freq_factor": "rope",
+    "model.rope_scaling.beta_fast": "rope",
+    "model.rope_scaling.beta_slow": "rope",
     "dataset.sources.source": "sources",
     "dataset.sources.revision": "sources",
     "dataset.sources.subset": "sources",
@@ -159,6 +168,7 @@ LIBRARYS_OWN: dict[str, set[str]] = {
     },
     "model.dtype": {"bfloat16", "float16", "float32"},
     "model.padding_side": {"right", "left"},
+    "model.rope_scaling.type": set(ROPE_INIT_FUNCTIONS),
     "method.lora.bias": {"none", "all", "lora_only"},
     "method.quantization.type": {"nf4", "fp4"},
     "method.quantization.compute_dtype": {"bfloat16", "float16", "float32"},

@@ -33,7 +33,13 @@ FUNCTION = {"function": {"configMapKeyRef": {"name": "rows", "key": "rows.py"}}}
 VALIDATION = {"regex": "a", "syntax": "json", "column": "b", "command": ["true"], "timeoutSeconds": 5}
 ON_THE_HUB = (
     a_job()
-    .model("hf://acme/model", revision="a", token_secret_ref=TOKEN, chat_template={"name": "chatml"})
+    .model(
+        "hf://acme/model",
+        revision="a",
+        token_secret_ref=TOKEN,
+        chat_template={"name": "chatml"},
+        rope_scaling={"type": "yarn", "factor": 4},
+    )
     .dataset(
         "hf://acme/data",
         revision="a",
@@ -57,7 +63,12 @@ ON_THE_HUB = (
 ROWS = {"source": "s3://data/rows", "columns": {}, "preprocessing": TEMPLATE, "validation": VALIDATION}
 FROM_STORES = (
     a_job()
-    .model("s3://models/base", secret_ref={"name": "models"}, chat_template={"jinja": "{{ messages }}"})
+    .model(
+        "s3://models/base",
+        secret_ref={"name": "models"},
+        chat_template={"jinja": "{{ messages }}"},
+        rope_scaling={"type": "llama3", "factor": 4},
+    )
     .set("dataset", {"sources": [ROWS], "secretRef": {"name": "data"}})
     .full()
     .checkpoints(resume_from={"sftJob": "older", "step": 5})

@@ -10,8 +10,10 @@ from sftjob_contract.codec import sha256_of
 from sftjob_contract.config import Model, RunConfig
 from sftjob_contract.method import Method
 from sftjob_contract.names import MOUNT_CLAIMS
+from sftjob_contract.rope import RopeScaling
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.configuration import data_sources
+from sftjob_trainer.rope import ORIGINAL, rope_parameters
 
 CARD: Final = "README.md"
 """Where the hub and people look for it."""
@@ -47,6 +49,26 @@ PLACE = "."  # this directory, or its repository on the hub
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE{trust}), PLACE)
 tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
 """
+_ADAPTER_LOADED_SCALED: Final = """\
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+BASE = {base!r}{where}
+PLACE = "."  # this directory, or its repository on the hub
+config = AutoConfig.from_pretrained(BASE{trust}{revision})
+text = config.get_text_config()
+positions = text.max_position_embeddings
+text.rope_parameters = {{**text.rope_parameters, {parameters}}}
+text.max_position_embeddings = round({factor} * {original})
+base = AutoModelForCausalLM.from_pretrained(BASE, config=config{trust}{revision})
+model = PeftModel.from_pretrained(base, PLACE)
+tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
+"""
+_SCALED: Final = (
+    "The positions of the base are scaled (RoPE, type {type}, factor {factor:g}). An adapter does not have the config "
+    "of its base: scale the base the same way wherever the adapter is loaded, as this code does. On the base as it is "
+    "the adapter computes something else than was trained."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +104,7 @@ def model_card(made: Made, path: str) -> str:
         f"---\n{_head(made.config, path)}\n---",
         f"# {made.config.job.name}",
         what,
+        *_about_scaling(made.config.model, path),
         f"```python\n{_how_to_load(made.config.model, path)}```",
         "## Results",
         _table(("metric", "value"), ((name, f"{value:.6g}") for name, value in made.metrics.items())),
@@ -97,9 +120,35 @@ def _how_to_load(model: Model, path: str) -> str:
     trust = ", trust_remote_code=True" if model.trust_remote_code else ""
     if path != layout.OUTPUT_ADAPTER:
         return _LOADED.format(trust=trust)
+    if model.rope_scaling is not None:
+        return _scaled_base(model, model.rope_scaling, trust)
     if _is_on_hub(model.source):
         return _ADAPTER_LOADED.format(trust=trust)
     return _ADAPTER_LOADED_ONTO.format(base=_directory_of(model), source=model.source, trust=trust)
+
+
+def _about_scaling(model: Model, path: str) -> tuple[str, ...]:
+    scaling = model.rope_scaling
+    if scaling is None or path != layout.OUTPUT_ADAPTER:
+        return ()
+    return (_SCALED.format(type=scaling.type, factor=scaling.factor),)
+
+
+def _scaled_base(model: Model, scaling: RopeScaling, trust: str) -> str:
+    """Python that scales the base before it loads it, in terms of the positions that the base has."""
+    on_hub = _is_on_hub(model.source)
+    original = "positions" if scaling.original_max_position_embeddings is None else scaling.original(0)
+    parameters = rope_parameters(scaling, 0)
+    written = {name: str(original) if name == ORIGINAL else repr(value) for name, value in parameters.items()}
+    return _ADAPTER_LOADED_SCALED.format(
+        base=base_model_name(model) if on_hub else _directory_of(model),
+        where="" if on_hub else f"  # the directory that has {model.source}",
+        trust=trust,
+        revision=f", revision={model.revision!r}" if on_hub and model.revision else "",
+        parameters=", ".join(f"{name!r}: {value}" for name, value in written.items()),
+        factor=float(scaling.factor),
+        original=original,
+    )
 
 
 def _directory_of(model: Model) -> str:

@@ -19,6 +19,7 @@ from sftjob_trainer.extra import extra_problems
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.image import package_problems
 from sftjob_trainer.preprocessing import has_function, preprocessing_problems
+from sftjob_trainer.rope import rope_problems
 from sftjob_trainer.unfreezing import pattern_problems
 
 _TOLD: Final = 8
@@ -116,6 +117,7 @@ def problems(config: RunConfig) -> Iterator[str]:
         )
     if config.gpus < 0:
         yield f"gpus must be at least 0, not {config.gpus}"
+    yield from rope_problems(config.model.rope_scaling)
     yield from _interval_problems(config)
     yield from _training_problems(config.training)
     yield from _method_problems(config.method)

@@ -50,6 +50,7 @@ def has_options(config: RunConfig) -> bool:
     return (
         bool(config.training.extra)
         or method.unfrozen_parameters is not None
+        or config.model.rope_scaling is not None
         or (method.lora is not None and _has_options(method.lora))
     )
 

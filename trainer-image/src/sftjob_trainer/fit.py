@@ -73,7 +73,7 @@ def build(run: Run, origin: Origin) -> Trainer:
     lora = config.method.lora
     source = origin.model if lora else origin.checkpoint or origin.model
     with loading(run, source):
-        model = load_model(source, config, choices)
+        model = load_model(source, config, choices, origin.model)
     logger.info("attention is computed by %s", attention_of(model))
     _check_isolation(config, model, choices)
     run.telemetry.loaded("model")

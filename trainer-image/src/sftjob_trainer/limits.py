@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sftjob_contract.reasons import Reason
+from sftjob_contract.rope import RopeScaling
 from sftjob_trainer.failure import Failure
 
 
@@ -34,8 +35,8 @@ def model_settings(directory: Path) -> dict[str, Any]:
     return settings
 
 
-def read_limits(directory: Path) -> Limits:
-    """The limits of the model in `directory`.
+def read_limits(directory: Path, scaling: RopeScaling | None = None) -> Limits:
+    """The limits of the model in `directory`, whose positions are scaled.
 
     Raises:
         Failure: its config.json can not be read.
@@ -43,14 +44,15 @@ def read_limits(directory: Path) -> Limits:
     settings = model_settings(directory)
     text = settings.get("text_config")
     settings = text if isinstance(text, dict) else settings
+    positions = _number(settings, "max_position_embeddings") or _number(settings, "n_positions")
     return Limits(
-        positions=_number(settings, "max_position_embeddings") or _number(settings, "n_positions"),
+        positions=positions if scaling is None or positions is None else scaling.scaled(positions),
         vocabulary=_number(settings, "vocab_size"),
     )
 
 
-def check_length(limits: Limits, max_length: int) -> None:
-    """Refuse sequences that the model has no positions for.
+def check_length(limits: Limits, max_length: int, whose: str = "the model") -> None:
+    """Refuse sequences that the model, or `whose` limits these are, has no positions for.
 
     Raises:
         Failure: `max_length` is too long.
@@ -58,7 +60,7 @@ def check_length(limits: Limits, max_length: int) -> None:
     if limits.positions is not None and max_length > limits.positions:
         raise Failure(
             Reason.CONFIG_INVALID,
-            f"training.maxLength is {max_length} but the model has {limits.positions} positions; "
+            f"training.maxLength is {max_length} but {whose} has {limits.positions} positions; "
             f"set it to {limits.positions} or less",
         )
 

@@ -18,6 +18,7 @@ from sftjob_contract.config import Precision
 from sftjob_trainer.card import CARD, Made, model_card
 from sftjob_trainer.durable import replace_directory, sync_tree
 from sftjob_trainer.merge_proof import MERGED_LOSS, answers, check_agreement, loss_of_merging, read_rows
+from sftjob_trainer.model import config_option
 from sftjob_trainer.outputs import write_results
 from sftjob_trainer.quantized_base import loading_config, save_unquantized
 from sftjob_trainer.start import ADAPTER_CONFIG
@@ -51,8 +52,8 @@ def merge(base: Path, made: Made, volume: Path) -> Mapping[str, float]:
     options = {"trust_remote_code": made.config.model.trust_remote_code}
     wanted = made.config.output.merge_dtype
     stored = loading_config(base, made.config, Precision.FP32)
-    dtype = "auto" if wanted is None else wanted.value
-    model = AutoModelForCausalLM.from_pretrained(base, config=stored, dtype=dtype, **options)
+    given = {"dtype": "auto" if wanted is None else wanted.value, **config_option(stored, base, made.config.model)}
+    model = AutoModelForCausalLM.from_pretrained(base, **given, **options)
     if stored is not None:
         save_unquantized(model)
     untie(model, json.loads((adapter / ADAPTER_CONFIG).read_bytes()))

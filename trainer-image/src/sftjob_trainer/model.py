@@ -9,12 +9,13 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 
-from sftjob_contract.config import Attention, Precision, RunConfig
+from sftjob_contract.config import Attention, Model, Precision, RunConfig
 from sftjob_contract.method import Quantization
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices
 from sftjob_trainer.quantized_base import BITSANDBYTES, compute_dtype, loading_config, save_unquantized
+from sftjob_trainer.rope import check_scaled, model_config, scale
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,8 @@ _UNLOADABLE: Final = (ValueError, OSError, KeyError, ImportError, RuntimeError, 
 """What comes out of loading files that are no model of their config, or damaged."""
 
 
-def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
-    """The model of a directory, on the device to train on.
+def load_model(directory: Path, config: RunConfig, choices: Choices, base: Path | None = None) -> Any:
+    """The model of a directory, on the device to train on; RoPE scaling is of the model in `base`, or its own.
 
     Raises:
         Failure: the directory holds no causal language model that transformers can load.
@@ -33,10 +34,9 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
     options: dict[str, Any] = {"dtype": dtype}
     try:
         stored = loading_config(directory, config, choices.precision)
-        if stored is not None:
-            options["config"] = stored
-        elif quantization is not None:
+        if stored is None and quantization is not None:
             options["quantization_config"] = quantization_config(quantization, choices.precision)
+        options |= config_option(stored, directory, config.model, base)
         if quantization is not None:
             options["device_map"] = {"": _device(config)}
         model = _from_pretrained(directory, config, choices.attention, options)
@@ -47,6 +47,7 @@ def load_model(directory: Path, config: RunConfig, choices: Choices) -> Any:
             Reason.CONFIG_INVALID,
             f"model.source: {config.model.source} can not be loaded as a causal language model: {error}",
         ) from error
+    check_scaled(model, config.model.rope_scaling)
     if quantization is not None:
         keep_cpu_weights_trainable(model)
     elif stored is not None:
@@ -81,6 +82,18 @@ def load_teacher(directory: Path, config: RunConfig, choices: Choices) -> Any:
     elif getattr(teacher, "quantization_method", None) != BITSANDBYTES:
         _cast(teacher, options["dtype"])
     return teacher.eval().requires_grad_(requires_grad=False)
+
+
+def config_option(stored: Any | None, directory: Path, model: Model, base: Path | None = None) -> dict[str, Any]:
+    """The option `config` of `from_pretrained`, where the model's own is changed: `stored` already, or by its scaling.
+
+    Raises:
+        Failure: such a model cannot be scaled so.
+    """
+    if model.rope_scaling is not None:
+        stored = model_config(directory, model) if stored is None else stored
+        scale(stored, model.rope_scaling, model_config(base or directory, model))
+    return {} if stored is None else {"config": stored}
 
 
 def _device(config: RunConfig) -> str:

@@ -51,6 +51,7 @@ from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
 from sftjob_trainer.quantized_base import base_quantization, check_base
 from sftjob_trainer.questions import prompt_tokens, save_prompts, save_questions
+from sftjob_trainer.rope import check_scaling
 from sftjob_trainer.schedule import check_schedule
 from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
@@ -96,6 +97,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     logger.info("[1/4] model %s%s", config.model.source, at)
     settings = model_settings(model.directory)
     check_base(config, base_quantization(settings, model.directory))
+    check_scaling(model.directory, config.model)
     check_packed_layers(config, str(settings.get("model_type")), image_packages())
     shape = read_model_shape(model.directory)
     lora = config.method.lora
@@ -103,6 +105,8 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         check_layers(_without_numbers(lora), read_layers(model.directory))
     check_packing(config, model.directory)
     teacher = fetch_teacher(config, environment, model)
+    if teacher is not None:
+        check_length(read_limits(teacher.directory), config.training.max_length, "method.distillation.teacher")
     fetch_checkpoint(config, environment)
     found = shape is not None and lora is not None and _without_numbers(lora) == lora
     check_construction(config, model.directory, layers_known=lora is None or found)
@@ -128,7 +132,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     check_schedule(stats.max_steps, config.training)
     if config.evaluation.sample_prompts:
         prompts = prompt_tokens(config, stats, _tokenizer(config, model, volume))
-        check_prompts(read_limits(model.directory), [len(ids) for ids in prompts])
+        check_prompts(read_limits(model.directory, config.model.rope_scaling), [len(ids) for ids in prompts])
     _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(
@@ -160,7 +164,7 @@ def _without_numbers(lora: Lora) -> Lora:
 
 def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel) -> tuple[Data, LabelReport]:
     tokenizer = _tokenizer(config, model, environment.volume)
-    limits = read_limits(model.directory)
+    limits = read_limits(model.directory, config.model.rope_scaling)
     check_length(limits, config.training.max_length)
 
     files = find_files(config, environment)

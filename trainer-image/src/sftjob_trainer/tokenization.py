@@ -9,6 +9,7 @@ from sftjob_contract import layout
 from sftjob_contract.config import Model
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.limits import read_limits
 
 NOT_TRAINED: Final = -100
 """Label that PyTorch's cross entropy ignores."""
@@ -58,6 +59,9 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
             "set eos_token in its tokenizer_config.json",
         )
     tokenizer.padding_side = model.padding_side.value
+    if model.rope_scaling is not None:
+        positions = read_limits(directory, model.rope_scaling).positions
+        tokenizer.model_max_length = max(tokenizer.model_max_length, positions or 0)
     return tokenizer
 
 

@@ -19,6 +19,7 @@ from sftjob_contract.codec import from_json
 from sftjob_contract.config import Kernels, Precision, RunConfig
 from sftjob_contract.method import Lora, LoraBias
 from sftjob_contract.optimization import Optimizer, Scheduler
+from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.child import limit_memory, print_answer
 from sftjob_trainer.failure import Failure
@@ -192,6 +193,7 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
 
     Raises:
         UnknownError: no model can be made of the config in `directory`.
+        Failure: it cannot be made with its positions scaled, or a library refuses an option.
     """
     import torch
     from datasets import Dataset
@@ -205,6 +207,8 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
     try:
         model = _model(tried, directory, choices, quantized=quantized)
         tokenizer = load_tokenizer(directory, config.model)
+    except Failure:
+        raise
     except Exception as error:
         raise UnknownError(f"no model can be made without weights: {error}") from error
     with tempfile.TemporaryDirectory() as output:
@@ -258,18 +262,18 @@ def _on_a_cpu(config: RunConfig) -> RunConfig:
 
 
 def _model(config: RunConfig, directory: Path, choices: Choices, *, quantized: bool) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from sftjob_trainer.model import quantization_config
+    from sftjob_trainer.rope import check_scaled, model_config, scale
 
-    trust = config.model.trust_remote_code
-    settings = AutoConfig.from_pretrained(directory, trust_remote_code=trust)
+    settings, scaling = model_config(directory, config.model), config.model.rope_scaling
     if getattr(settings, "quantization_config", None) is not None:
         del settings.quantization_config
-    dtype = getattr(torch, choices.dtype.value)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=trust)
+    if scaling is None:
+        model = _on_meta(settings, config, choices)
+    else:
+        scale(settings, scaling, model_config(directory, config.model))
+        model = _scaled_on_meta(settings, directory, config, choices)
+        check_scaled(model, scaling)
     if quantized and config.method.quantization is not None:
         from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
@@ -278,6 +282,32 @@ def _model(config: RunConfig, directory: Path, choices: Choices, *, quantized: b
         model = replace_with_bnb_linear(model, modules_to_not_convert=head, quantization_config=wanted)
     model.hf_device_map = {"": "meta"}  # the Trainer leaves such a model where it is
     return model
+
+
+def _on_meta(settings: Any, config: RunConfig, choices: Choices) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            settings, dtype=getattr(torch, choices.dtype.value), trust_remote_code=config.model.trust_remote_code
+        )
+
+
+def _scaled_on_meta(settings: Any, directory: Path, config: RunConfig, choices: Choices) -> Any:
+    """A model of scaled `settings`.
+
+    Raises:
+        Failure: it cannot be made, and without the scaling it can.
+    """
+    from sftjob_trainer.rope import FIELD, model_config
+
+    try:
+        return _on_meta(settings, config, choices)
+    except Exception as error:  # noqa: BLE001 -- code that does not know the type may raise anything
+        _on_meta(model_config(directory, config.model), config, choices)
+        words = f"transformers cannot scale the RoPE of {settings.model_type} so: {str(error)[:_WORDS]}"
+        raise Failure(Reason.CONFIG_INVALID, f"{FIELD}: {words}; write another type, or remove it") from None
 
 
 def _stats(config: RunConfig) -> PreparedStats:

@@ -4,7 +4,7 @@ from sftjob_operator.api.cluster import AccessMode, PrepareResourcesSpec, Resour
 from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_condition
 from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
 from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
-from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec
+from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec, RopeScalingSpec
 from sftjob_operator.api.outlines import page_outline
 from sftjob_operator.api.parse import (
     InvalidJob,
@@ -105,6 +105,7 @@ __all__ = [
     "Recipe",
     "ResourcesSpec",
     "ResumeFromSpec",
+    "RopeScalingSpec",
     "RowFunctionSpec",
     "RowTemplateSpec",
     "SFTJob",

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from sftjob_contract.config import Attention, ChatTemplateName, ModelDtype, PaddingSide
+from sftjob_contract.rope import RopeType
 from sftjob_operator.api.sources import (
     REVISION_ON_HUB,
     ConfigMapKeyRef,
@@ -37,6 +38,54 @@ class ChatTemplateSpec(Model):
     """Key of a ConfigMap that holds the template."""
 
 
+class RopeScalingSpec(Model):
+    """Scaling of rotary position embeddings (RoPE), so that the model has more positions than it was trained with."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.type == 'yarn' || !(has(self.attentionFactor) || has(self.betaFast) || has(self.betaSlow))",
+                "attentionFactor, betaFast and betaSlow are for type: yarn only: remove them",
+            ),
+            rule(
+                "self.type == 'llama3' || !(has(self.lowFreqFactor) || has(self.highFreqFactor))",
+                "lowFreqFactor and highFreqFactor are for type: llama3 only: remove them",
+            ),
+            rule(
+                "self.type != 'linear' || !has(self.originalMaxPositionEmbeddings)",
+                "originalMaxPositionEmbeddings is for type: yarn and type: llama3 only: remove it",
+            ),
+            rule(
+                "(has(self.betaSlow) ? self.betaSlow : 1.0) < (has(self.betaFast) ? self.betaFast : 32.0)",
+                "betaSlow (1 by default) must be below betaFast (32 by default)",
+            ),
+            rule(
+                "(has(self.lowFreqFactor) ? self.lowFreqFactor : 1.0) "
+                "< (has(self.highFreqFactor) ? self.highFreqFactor : 4.0)",
+                "lowFreqFactor (1 by default) must be below highFreqFactor (4 by default)",
+            ),
+        )
+    )
+
+    type: RopeType
+    """How frequencies are scaled. transformers: rope_type."""
+    factor: Annotated[float, Field(gt=1, le=1024)]
+    """The model has this many times its positions. transformers: factor."""
+    original_max_position_embeddings: Annotated[int, Field(ge=1, le=16777216)] | None = None
+    """Positions that the model was trained with, for yarn and llama3. Absent: max_position_embeddings of its config.
+    transformers: original_max_position_embeddings."""
+    attention_factor: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Scale of attention, for yarn. Absent: 0.1 ln(factor) + 1. transformers: attention_factor."""
+    beta_fast: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Rotations above which a frequency stays as it is, for yarn. Absent: 32. transformers: beta_fast."""
+    beta_slow: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Rotations below which a frequency is divided by factor, for yarn. Absent: 1. transformers: beta_slow."""
+    low_freq_factor: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Rotations below which a frequency is divided by factor, for llama3. Absent: 1. transformers: low_freq_factor."""
+    high_freq_factor: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Rotations above which a frequency stays as it is, for llama3. Absent: 4. transformers: high_freq_factor."""
+
+
 class ModelSpec(Model):
     """The model to start from."""
 
@@ -66,6 +115,9 @@ class ModelSpec(Model):
     add_eos_token."""
     padding_side: PaddingSide = PaddingSide.RIGHT
     """Where short rows of a batch are filled up. AutoTrain: padding."""
+    rope_scaling: RopeScalingSpec | None = None
+    """Give the model more positions than it was trained with, for a longer training.maxLength. The config of the output
+    has it. Absent: the positions of the model."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret with a hub token, for private and gated models and for the teacher. Only the Prepare Pod sees it."""
     secret_ref: SecretRef | None = None

@@ -10,6 +10,7 @@ from sftjob_contract.destinations import HubRepository, Mlflow, Output, Tracking
 from sftjob_contract.layout import CHECKPOINTS, HUB_SCHEME, ClaimPath, checkpoint_name
 from sftjob_contract.method import Distillation, Lora, Method, Quantization, Teacher
 from sftjob_contract.optimization import Scheduler
+from sftjob_contract.rope import RopeScaling, RopeType
 from sftjob_operator.api import (
     ChatTemplateSpec,
     Columns,
@@ -23,6 +24,7 @@ from sftjob_operator.api import (
     ModelSpec,
     PreprocessingSpec,
     ResumeFromSpec,
+    RopeScalingSpec,
     SFTJob,
     SFTJobSpec,
     TrackingSpec,
@@ -137,6 +139,23 @@ def _model(model: ModelSpec) -> run.Model:
         padding_side=model.padding_side,
         # Absent rather than empty: a trainer of the release before, which does not know the key, reads the config then.
         chat_template_kwargs=model.chat_template_kwargs or None,
+        rope_scaling=None if model.rope_scaling is None else _rope_scaling(model.rope_scaling),
+    )
+
+
+def _rope_scaling(spec: RopeScalingSpec) -> RopeScaling:
+    """The scaling; llama3, for which transformers has no defaults, gets those of Llama 3.1."""
+    of_llama3 = spec.type is RopeType.LLAMA3
+    low, high = (spec.low_freq_factor or 1.0, spec.high_freq_factor or 4.0) if of_llama3 else (None, None)
+    return RopeScaling(
+        type=spec.type,
+        factor=spec.factor,
+        original_max_position_embeddings=spec.original_max_position_embeddings,
+        attention_factor=spec.attention_factor,
+        beta_fast=spec.beta_fast,
+        beta_slow=spec.beta_slow,
+        low_freq_factor=low,
+        high_freq_factor=high,
     )
 
 
