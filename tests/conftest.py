@@ -18,6 +18,15 @@ settings.register_profile("shared-machine", deadline=None, suppress_health_check
 settings.load_profile("shared-machine")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_what_a_module_makes_is_searched_for_garbage() -> None:
+    """Leave modules and caches out of every later collection: a worker that has loaded all libraries has millions of
+    objects, and a search through all of them takes over a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def no_finalizers() -> Iterator[None]:
     """For tests that fill the stack: what others left behind could not be finalized there, and they would be blamed."""

@@ -10,6 +10,7 @@ from sftjob_contract.layout import OUTPUT_MODEL
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, TOKEN_AUDIENCE, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_sandbox.errors import ApiError
 from sftjob_sandbox.node.status import ContainerView, PodView, Running, State, Terminated, pod_status
 from sftjob_sandbox.objects import Object, name_of, namespace_of, timestamp, uid_of
 from sftjob_sandbox.store import Store
@@ -24,6 +25,8 @@ RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
 
 _KILLED: Final = signal.SIGKILL
 _SIGNAL_BASE: Final = 128
+_OF_ANOTHER_POD: Final = (404, 409)
+"""What the store answers for a Pod that is gone, and for one in whose place there is another."""
 _TOKEN_SECONDS: Final = 3600
 _STATS: Final = PreparedStats(
     version=STATS_VERSION,
@@ -108,6 +111,15 @@ def _stop(store: Store, pod: Object) -> None:
 
 
 async def _live(store: Store, pod: Object, pace: float, killed_by: int | None, *, stays: bool) -> None:
+    """One Pod's life, which is over early if the Pod is deleted meanwhile."""
+    try:
+        await _run(store, pod, pace, killed_by, stays=stays)
+    except ApiError as error:
+        if error.code not in _OF_ANOTHER_POD:
+            raise
+
+
+async def _run(store: Store, pod: Object, pace: float, killed_by: int | None, *, stays: bool) -> None:
     stage = Stage(pod["metadata"]["labels"][LABEL_STAGE])
     await asyncio.sleep(START_SECONDS[stage] * pace)
     bound = store.bind_pod(namespace_of(pod), name_of(pod), uid_of(pod), NODE)
