@@ -18,6 +18,7 @@ from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome
 from sftjob_contract.stats import PreparedStats
 from support.faults import DIRECTORY, Fault, faulty, processes
+from support.forking import write_python
 from support.training import write_prepared
 
 LIMIT_SECONDS: Final = 200
@@ -90,10 +91,11 @@ def started(
     """A Pod, whose files lie in `directory`; what is left of it at the end is killed."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(to_json(config))
+    python = directory / "python"
+    write_python(python, str(DIRECTORY), *filter(None, sys.path))
     environ = {
         "PATH": os.environ["PATH"],
         **faulty(*faults),
-        "PYTHONPATH": os.pathsep.join([str(DIRECTORY), *filter(None, sys.path)]),
         "OMP_NUM_THREADS": "2",
         names.ENV_RUN_CONFIG: str(directory / "config.json"),
         names.ENV_VOLUME: str(volume),
@@ -101,7 +103,7 @@ def started(
         **changes,
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "sftjob_trainer", Stage.TRAIN],
+        [python, "-m", "sftjob_trainer", Stage.TRAIN],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

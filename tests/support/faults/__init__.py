@@ -9,12 +9,11 @@ job cannot set PYTHONPATH; below a launcher the variables reach every process.
 """
 
 import json
-import os
-import shlex
 import signal as signals
-import sys
 from pathlib import Path
 from typing import Any, Final
+
+from support.forking import NOT_FORKED, write_python
 
 DIRECTORY: Final = Path(__file__).parent
 VARIABLE: Final = "TRAINER_FAULTS"
@@ -26,16 +25,14 @@ Fault = dict[str, Any]
 
 def faulty(*faults: Fault) -> dict[str, str]:
     """Environment variables that make a trainer misbehave, in an image that has this directory on its PYTHONPATH."""
-    return {VARIABLE: json.dumps(faults)}
+    whole = any(fault["kind"] == "greedy" or fault.get("to") == "parent" for fault in faults)
+    return {VARIABLE: json.dumps(faults), **({NOT_FORKED: "1"} if whole else {})}
 
 
 def python_image(directory: Path, *import_paths: str) -> Path:
     """Make `directory` the programs of an image for the sandbox's `--image`: Python with these import paths first."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join((*import_paths, str(DIRECTORY)))
-    script = f'#!/bin/sh\nexport PYTHONPATH="{path}${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}"\n'
-    (directory / "python").write_text(f'{script}exec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
-    (directory / "python").chmod(0o755)
+    write_python(directory / "python", *import_paths, str(DIRECTORY))
     return directory
 
 

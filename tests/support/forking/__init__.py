@@ -1,0 +1,50 @@
+"""Trainer processes without the seconds that importing takes: forked from a process that has the libraries.
+
+One server serves a test process, from its first use on. Memory limits of a container do not see a forked trainer, and
+its parent is not whoever started it: where either matters, set NOT_FORKED.
+"""
+
+import atexit
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+NOT_FORKED: Final = "TRAINER_IS_NOT_FORKED"
+"""Environment variable of a process that is to be one of its own."""
+_HERE: Final = Path(__file__).parent
+
+
+def write_python(script: Path, *import_paths: str) -> None:
+    """Write the program `script`: Python with these import paths first, whose trainers are forked."""
+    command = [sys.executable, "-I", "-S", str(_HERE / "client.py"), str(_server()), str(script), sys.executable]
+    path = os.pathsep.join(import_paths)
+    script.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH="{path}${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}"\n'
+        f'exec {shlex.join(command)} "$@"\n',
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+
+
+def is_ready() -> bool:
+    """Whether the server listens already: a process that starts before is one of its own."""
+    return (_server() / "full").exists()
+
+
+@cache
+def _server() -> Path:
+    """Directory of the sockets of a running server, which ends with this process."""
+    directory = Path(tempfile.mkdtemp(prefix="forking-"))
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    server = subprocess.Popen(
+        [sys.executable, "-I", str(_HERE / "server.py"), str(directory)], stdin=subprocess.PIPE, env=environ
+    )
+    atexit.register(server.wait)
+    assert server.stdin is not None
+    atexit.register(server.stdin.close)
+    return directory

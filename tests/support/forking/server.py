@@ -1,0 +1,174 @@
+"""Forks trainer processes that have the heavy libraries already: `python -I server.py DIRECTORY`, until stdin ends.
+
+Importing them takes seconds of CPU, and a test run starts hundreds of trainers. Two processes listen, at
+DIRECTORY/light without PyTorch (as Prepare is) and DIRECTORY/full. Only libraries that do not look at the environment
+when they are imported are here: not those of Hugging Face, and nothing of the trainer. Everything else is as in a fresh
+process: arguments, environment, output, working directory, exit code, signals, and the end of all it started.
+
+Protocol: client.py sends the length and the text of a JSON object, with its three standard streams; then one byte for
+each signal to pass on. The end of the connection kills. The answer is the status as of os.waitpid, in ASCII.
+"""
+
+import array
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+LIGHT: Final = (
+    *("aiohttp", "dill", "fsspec", "httpx", "jinja2.sandbox", "multiprocess", "numpy", "pandas", "PIL.Image", "psutil"),
+    *("pyarrow.dataset", "pyarrow.parquet", "regex", "requests", "rich.console", "tokenizers", "xxhash", "yaml"),
+)
+FULL: Final = (
+    *("torch", "torch._dynamo", "torch._inductor.select_algorithm", "torch.distributed.fsdp"),
+    *("torch.distributed.tensor", "torch.utils.tensorboard", "safetensors.torch"),
+)
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_SIZE_BYTES: Final = 8
+
+
+def main() -> None:
+    """Load, divide in two, listen."""
+    directory = Path(sys.argv[1])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for supervisors
+    gc.disable()
+    _load(LIGHT)
+    if os.fork():
+        _serve(directory / "light")
+    else:
+        _load(FULL)
+        _serve(directory / "full")
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()  # so that a child's first search for garbage does not copy all memory
+
+
+def _serve(path: Path) -> None:
+    """Fork for each connection. Returns in the processes that have become a trainer and ended; others exit."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{path}.new")
+        listening.listen(64)
+        path.with_name(f"{path.name}.new").rename(path)
+        while listening in select.select([listening, 0], [], [])[0]:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                break
+            connection.close()
+        else:
+            return
+    order, streams = _receive(connection)
+    _supervise(connection, order, streams)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    head, passed, _, _ = connection.recvmsg(_SIZE_BYTES, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    streams = array.array("i")
+    streams.frombytes(passed[0][2])
+    left, text = int.from_bytes(head, "big"), b""
+    while len(text) < left:
+        text += connection.recv(left - len(text))
+    order: dict[str, Any] = json.loads(text)
+    return order, streams.tolist()
+
+
+def _supervise(connection: socket.socket, order: dict[str, Any], streams: list[int]) -> None:
+    """Start the trainer; pass signals on; kill what is left of it when it or the client has ended."""
+    if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0) != 0:
+        os._exit(1)
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakes)
+    trainer = os.fork()
+    if trainer == 0:
+        signal.set_wakeup_fd(-1)
+        for descriptor in (woken, wakes):
+            os.close(descriptor)
+        connection.close()
+        _become(order, streams)
+        return
+    for descriptor in (0, 1, 2, *streams):
+        os.close(descriptor)
+    status = None
+    while status is None:
+        ready = select.select([connection, woken], [], [])[0]
+        if connection in ready:
+            numbers = connection.recv(64) or bytes([signal.SIGKILL])
+            for number in numbers:
+                os.kill(trainer, number)
+            if signal.SIGKILL in numbers:
+                break
+        else:
+            os.read(woken, 64)
+            status = _ended(trainer)
+    _kill_all()
+    with suppress(OSError):
+        connection.sendall(str(status).encode())
+    os._exit(0)
+
+
+def _ended(trainer: int) -> int | None:
+    """The trainer's status once it has ended. Other children are collected, too."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            if ended[0] == trainer:
+                return ended[1]
+    return None
+
+
+def _kill_all() -> None:
+    """Kill what has come to this process as the subreaper, until nothing is left."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with suppress(ChildProcessError):
+        while True:
+            for child in children.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
+def _become(order: dict[str, Any], streams: list[int]) -> None:
+    """Turn into the trainer. Returns, or raises SystemExit, at its end."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["env"])
+    given = order["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [order["cwd"], *filter(None, given)]
+    sys.executable, sys.argv = order["executable"], order["argv"]
+    sys.orig_argv = [order["executable"], "-m", *order["argv"]]
+    if order["env"].get("PYTHONUNBUFFERED"):
+        for output in (sys.stdout, sys.stderr):
+            output.reconfigure(write_through=True)  # type: ignore[union-attr] -- both are text files here
+    _set_threads(order["env"])
+    gc.enable()
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("sitecustomize")
+    runpy.run_module(order["argv"][0], run_name="__main__", alter_sys=True)
+
+
+def _set_threads(environ: dict[str, str]) -> None:
+    """OpenMP has read its variable already."""
+    if (torch := sys.modules.get("torch")) and "OMP_NUM_THREADS" in environ:
+        torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
+
+
+if __name__ == "__main__":
+    main()
