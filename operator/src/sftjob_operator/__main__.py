@@ -23,6 +23,7 @@ from sftjob_operator.controller import Controller
 from sftjob_operator.effects.cluster import ClusterError, UnavailableError
 from sftjob_operator.effects.kube import KubeCluster
 from sftjob_operator.effects.lease import Holder, Lease
+from sftjob_operator.garbage import collect_forever, leave_old_objects_alone
 from sftjob_operator.handlers import registry
 from sftjob_operator.insistence import Insistence
 from sftjob_operator.logs import configure_logging, name_pods
@@ -66,6 +67,7 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=version("sftjob-operator"))
     parser.parse_args()
     configure_logging()
+    leave_old_objects_alone()
     try:
         _serve(read_settings(os.environ))
     except (SettingsError, TlsError, ClusterError, OSError) as error:
@@ -159,28 +161,29 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
         log.info("started: trainers report to %s", url)
         async with _serving(scraped, settings.metrics_address), asyncio.TaskGroup() as tasks:
             ending = Insistence()
-            work = tasks.create_task(controller.run(settings.workers))
 
             def trust(ca: str) -> None:
                 reception.certificate_changed()
                 controller.use(replace(deciding, render=replace(render, progress_ca=ca)))
 
-            renewal = tasks.create_task(keep_certificate(material, tls, context, trust))
-            listening = tasks.create_task(reception.watch())
+            background = [
+                tasks.create_task(controller.run(settings.workers)),
+                tasks.create_task(keep_certificate(material, tls, context, trust)),
+                tasks.create_task(reception.watch()),
+                tasks.create_task(collect_forever()),
+            ]
 
             async def stop() -> None:
                 ending.begin()
-                work.cancel()
-                renewal.cancel()
-                listening.cancel()
+                for task in background:
+                    task.cancel()
                 await endpoint.close()
                 await scraped.close()
 
             with ending:
                 await _watch(registry(controller, cluster.credentials, stop, watches, metrics), settings)
-            work.cancel()
-            renewal.cancel()
-            listening.cancel()
+            for task in background:
+                task.cancel()
 
 
 def _complete(
