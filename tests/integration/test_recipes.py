@@ -12,6 +12,7 @@ import pytest
 
 from cluster import Cluster
 from sftjob_contract import layout
+from support.forking import NOT_FORKED
 from support.jobs import metrics, phase, reach
 from support.lab import Lab
 from support.recipes import (
@@ -205,7 +206,8 @@ def ended(lab: Lab) -> dict[str, Ended]:
 
     def run(recipe: Recipe) -> Ended:
         name = recipe.sample
-        lab.apply(recipe.job)
+        needed = any(recipe.at(path) for path in ("tracking.wandb", "method.quantization"))
+        lab.apply(recipe.job.env(**{NOT_FORKED: "1"}) if needed else recipe.job)  # forked trainers lack the packages
         status = reach(Cluster(lab.stack.kubeconfig), name, phase("Succeeded", "Failed"), seconds=WAIT_SECONDS)
         assert status["phase"] == "Succeeded", f"{name}: {json.dumps(status['conditions'], indent=2)}"
         return Ended(recipe, status, lab.stack.volume(name), metrics(lab.stack, name), SEQUENCES.get(name))

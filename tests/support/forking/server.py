@@ -1,9 +1,10 @@
 """Forks trainer processes that have the heavy libraries already: `python -I server.py DIRECTORY`, until stdin ends.
 
-Importing them takes seconds of CPU, and a test run starts hundreds of trainers. Two processes listen, at
-DIRECTORY/light without PyTorch (as Prepare is) and DIRECTORY/full. Only libraries that do not look at the environment
-when they are imported are here: not those of Hugging Face, and nothing of the trainer. Everything else is as in a fresh
-process: arguments, environment, output, working directory, exit code, signals, and the end of all it started.
+Importing them takes seconds of CPU, and a test run starts hundreds of trainers. Two processes listen: at
+DIRECTORY/light without PyTorch and the libraries of Hugging Face, for Prepare, which may be online; at DIRECTORY/full
+with all that a trainer imports, as the trainer would: offline, without trackers and bitsandbytes. Nothing of the
+trainer itself is here. Everything else is as in a fresh process: arguments, environment, output, working directory,
+exit code, signals, and the end of all it started.
 
 Protocol: client.py sends the length and the text of a JSON object, with its three standard streams; then one byte for
 each signal to pass on. The end of the connection kills. The answer is the status as of os.waitpid, in ASCII.
@@ -26,12 +27,26 @@ from typing import Any, Final
 
 LIGHT: Final = (
     *("aiohttp", "dill", "fsspec", "httpx", "jinja2.sandbox", "multiprocess", "numpy", "pandas", "PIL.Image", "psutil"),
-    *("pyarrow.dataset", "pyarrow.parquet", "regex", "requests", "rich.console", "tokenizers", "xxhash", "yaml"),
+    *(
+        "pyarrow.dataset",
+        "pyarrow.parquet",
+        "regex",
+        "requests",
+        "rich.console",
+        "tokenizers",
+        "tqdm",
+        "xxhash",
+        "yaml",
+    ),
 )
 FULL: Final = (
     *("torch", "torch._dynamo", "torch._inductor.select_algorithm", "torch.distributed.fsdp"),
     *("torch.distributed.tensor", "torch.utils.tensorboard", "safetensors.torch"),
+    *("transformers", "datasets", "accelerate", "peft", "trl.trainer.sft_trainer"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"),
 )
+HIDDEN: Final = ("wandb", "bitsandbytes")
+"""A process that needs one of them is not to be forked."""
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _SIZE_BYTES: Final = 8
 
@@ -45,6 +60,9 @@ def main() -> None:
     if os.fork():
         _serve(directory / "light")
     else:
+        os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=str(directory / "hub"), HF_HUB_DISABLE_TELEMETRY="1")
+        hidden: dict[str, Any] = dict.fromkeys(HIDDEN)
+        sys.modules.update(hidden)
         _load(FULL)
         _serve(directory / "full")
 

@@ -1,5 +1,7 @@
 """`python -m sftjob_trainer prepare|train|publish`: run one stage, and leave its outcome however it ends."""
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -59,6 +61,7 @@ def run(stage: Stage, environ: MutableMapping[str, str]) -> Outcome:
 def main() -> NoReturn:
     """The process: sys.argv names the stage, the environment says the rest, the exit code is the verdict."""
     os.umask(_OTHERS_MAY_READ)
+    atexit.register(gc.freeze)  # Python ends by searching all libraries for garbage several times, which takes seconds
     secrets = secrets_in(os.environ)
     redact_streams(secrets)
     _log_to_stdout(secrets)
