@@ -15,7 +15,7 @@ from sftjob_contract.layout import CHECKPOINTS, MANIFEST, METRICS, checkpoint_st
 from sftjob_contract.reasons import Reason
 from support.disruptions import disrupt, remove
 from support.hostile_stack import HostileStack
-from support.jobs import trainers
+from support.jobs import suspend, trainers
 from support.kubectl import Kubectl
 
 Reasons = frozenset[str]
@@ -114,9 +114,7 @@ def lose_node(victim: Victim, pod: str) -> Reasons:
     Its processes stand still, so that it can not save, and say nothing. Between the two lie minutes on a cluster, and
     here as long as it takes until the operator has seen the first.
     """
-    for process in trainers(pod):
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
+    suspend(pod)
     disrupt(victim.kubectl, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
     victim.stack.keep_operator(until=lambda: victim.eyes.ended or victim.eyes.reason(pod) is not None)
     remove(victim.kubectl, pod)

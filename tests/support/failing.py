@@ -9,7 +9,7 @@ from sftjob_contract.reasons import Reason
 from support.builders import JobBuilder
 from support.disruptions import disrupt, remove
 from support.faults import faulty, held, let_go
-from support.jobs import Status, a_small_job, condition, phase, reach, trainer
+from support.jobs import Status, a_small_job, condition, phase, reach, suspend, trainer
 from support.lab import Lab
 
 STEPS: Final = 12
@@ -109,7 +109,7 @@ def disrupted(reason: str, message: str) -> Done:
 def lose_the_node(lab: Lab, job: str) -> None:
     """The node's processes stand still, it is given up, and so is the Pod at last."""
     pod = _reach_the_step(lab, job)
-    trainer(pod).suspend()
+    suspend(pod)
     disrupted("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")(lab, job)
     reach(lab.cluster, job, lambda status: status["attempts"][-1].get("reason") == Reason.NODE_LOST)
     remove(lab.kubectl, pod)

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sftjob_contract.layout import METRICS
 from sftjob_contract.names import Stage
 from stack import Stack
 from support.builders import JobBuilder, a_job
+from support.forking import processes_of
 from support.kubectl import Kubectl
 from support.tiny import write_model
 
@@ -118,12 +120,20 @@ def trainer(pod: str) -> psutil.Process:
     return found[0]
 
 
+def suspend(pod: str) -> None:
+    """Let the trainer that runs as `pod` stand still, whole."""
+    for process in trainers(pod):
+        for pid in processes_of(process.pid):
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).suspend()
+
+
 def trainers(pod: str) -> list[psutil.Process]:
     """The processes of the trainer that runs as `pod`: the one that trains, or the launcher and those that train."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         words = process.info["cmdline"] or []
         volume = (process.info["environ"] or {}).get("SFTJOB_VOLUME", "")
-        if words[1:] in COMMANDS and f"_{pod}_" in volume:
+        if words[-3:] in COMMANDS and f"_{pod}_" in volume:
             found.append(process)
     return found

@@ -36,6 +36,12 @@ def is_ready() -> bool:
     return (_server() / "full").exists()
 
 
+def processes_of(pid: int) -> list[int]:
+    """A process that was started, and the one that the server runs for it, if it does."""
+    forked = _server() / str(pid)
+    return [pid, int(forked.read_text())] if forked.exists() else [pid]
+
+
 @cache
 def _server() -> Path:
     """Directory of the sockets of a running server, which ends with this process."""

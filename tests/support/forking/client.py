@@ -14,15 +14,18 @@ from contextlib import suppress
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LIGHT = ["-m", "sftjob_trainer", "prepare"]
+NOT_FORKED = "TRAINER_IS_NOT_FORKED", "HF_ENDPOINT"
+"""Variables, of which the second is read when a library is imported."""
 
 
 def main() -> None:
     """Be that process, as far as whoever started it can see."""
     directory, script, python, *arguments = sys.argv[1:]
     is_ours = len(arguments) > 1 and arguments[0] == "-m" and arguments[1].partition(".")[0] == "sftjob_trainer"
+    is_forked = is_ours and not any(name in os.environ for name in NOT_FORKED)
     connection = socket.socket(socket.AF_UNIX)
     try:
-        if not is_ours or "TRAINER_IS_NOT_FORKED" in os.environ:
+        if not is_forked:
             raise ConnectionRefusedError
         connection.connect(f"{directory}/{'light' if arguments == LIGHT else 'full'}")
     except OSError:

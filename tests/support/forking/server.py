@@ -20,6 +20,7 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -103,7 +104,10 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _supervise(connection: socket.socket, order: dict[str, Any], streams: list[int]) -> None:
-    """Start the trainer; pass signals on; kill what is left of it when it or the client has ended."""
+    """Start the trainer; pass signals on; kill what is left of it when it or the client has ended.
+
+    The file that has the client's process id as its name holds the trainer's.
+    """
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0) != 0:
         os._exit(1)
     woken, wakes = os.pipe()
@@ -118,6 +122,8 @@ def _supervise(connection: socket.socket, order: dict[str, Any], streams: list[i
         connection.close()
         _become(order, streams)
         return
+    client, *_ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    (Path(sys.argv[1]) / str(client)).write_text(str(trainer), encoding="utf-8")
     for descriptor in (0, 1, 2, *streams):
         os.close(descriptor)
     status = None
