@@ -98,6 +98,12 @@ def test_signals_reach_a_forked_trainer_and_nothing_of_it_is_left_when_it_is_kil
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "it lives on")
 
 
+def test_what_is_set_for_the_start_of_python_is_left_to_python(python: Path) -> None:
+    environ = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(command(python, "pass"), env=environ, capture_output=True, text=True, check=True)
+    assert "import time:" in done.stderr
+
+
 def test_what_is_no_trainer_is_left_to_python(python: Path) -> None:
     program = "import os, sys; print(os.getppid(), sys.executable)"
     done: Any = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
