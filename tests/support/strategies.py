@@ -192,6 +192,7 @@ def _model(draw: st.DrawFn, spec: Node) -> None:
     model = spec["model"]
     if "chatTemplate" in model:
         _keep_one(draw, model["chatTemplate"], ("name", "jinja", "configMapKeyRef"), "chatml")
+    _rope(model.get("ropeScaling", {}))
     teacher = spec["method"].get("distillation", {}).get("teacher", {})
     for node in (model, teacher):
         if not _on_hub(node.get("source")):
@@ -203,6 +204,20 @@ def _model(draw: st.DrawFn, spec: Node) -> None:
         "sftJob" in start or not _remote(start.get("source"))
     ):
         _remove(model, "secretRef")
+
+
+def _rope(scaling: Node) -> None:
+    of_types = {
+        "yarn": ("attentionFactor", "betaFast", "betaSlow"),
+        "llama3": ("lowFreqFactor", "highFreqFactor"),
+    }
+    _remove(scaling, *(field for kind, fields in of_types.items() if kind != scaling.get("type") for field in fields))
+    if scaling.get("type") == "linear":
+        _remove(scaling, "originalMaxPositionEmbeddings")
+    if scaling.get("betaSlow", 1) >= scaling.get("betaFast", 32):
+        _remove(scaling, "betaSlow", "betaFast")
+    if scaling.get("lowFreqFactor", 1) >= scaling.get("highFreqFactor", 4):
+        _remove(scaling, "lowFreqFactor", "highFreqFactor")
 
 
 def _dataset(draw: st.DrawFn, spec: Node) -> None:

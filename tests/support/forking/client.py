@@ -16,16 +16,13 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 LIGHT = ["-m", "sftjob_trainer", "prepare"]
 NOT_FORKED = "TRAINER_IS_NOT_FORKED", "HF_ENDPOINT"
 """Variables, of which the second is read when a library is imported."""
-SET_LATER = "PYTHONPATH", "PYTHONUNBUFFERED"
-"""Of the variables that Python reads when it starts, those that the server sees to."""
 
 
 def main() -> None:
     """Be that process, as far as whoever started it can see."""
     directory, script, python, *arguments = sys.argv[1:]
     is_ours = len(arguments) > 1 and arguments[0] == "-m" and arguments[1].partition(".")[0] == "sftjob_trainer"
-    special = [name for name in os.environ if name.startswith("PYTHON") and name not in SET_LATER]
-    is_forked = is_ours and not special and not any(name in os.environ for name in NOT_FORKED)
+    is_forked = is_ours and not any(name in os.environ for name in NOT_FORKED)
     connection = socket.socket(socket.AF_UNIX)
     try:
         if not is_forked:

@@ -16,6 +16,7 @@ from sftjob_contract.method import ComputeDtype, Distillation, Quantization, Qua
 from sftjob_contract.optimization import Optimizer
 from sftjob_trainer.libraries import hide_bitsandbytes, importing
 from sftjob_trainer.train import model_directories
+from support.forking import NOT_FORKED
 from support.processes import train_in_one
 from support.tiny import lora, run_config
 from support.training import environment, job, write_prepared
@@ -125,7 +126,8 @@ def test_a_run_that_quantizes_nothing_imports_no_bitsandbytes(
     config = job(qwen2, max_steps=2, method=lora(quantization=quantization))
     write_prepared(tmp_path / "volume", config)
 
-    ended = train_in_one(tmp_path / "pod", tmp_path / "volume", config, PYTHONPROFILEIMPORTTIME="1")
+    environ = {"PYTHONPROFILEIMPORTTIME": "1", NOT_FORKED: "1"}
+    ended = train_in_one(tmp_path / "pod", tmp_path / "volume", config, **environ)
 
     assert (ended.code, ended.outcome and ended.outcome.exit_code) == (0, ExitCode.DONE), ended.err[-2000:]
     loaded = {line.rpartition("|")[2].strip() for line in ended.err.splitlines() if line.startswith("import time:")}
