@@ -21,7 +21,7 @@ def dependencies(project: str) -> list[str]:
 
 
 def extras(project: str) -> dict[str, list[str]]:
-    """What each extra of a package of ours needs besides."""
+    """Requirements that each extra of one of our packages adds."""
     text = (ROOT / project / "pyproject.toml").read_text(encoding="utf-8")
     return dict(tomllib.loads(text)["project"]["optional-dependencies"])
 

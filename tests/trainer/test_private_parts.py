@@ -89,7 +89,7 @@ def foreign_bases(ours: type) -> list[type]:
 
 
 def overridden() -> Iterator[str]:
-    """Methods with an underscore that a class of ours has from a library and changes."""
+    """Private methods of a library's class that a class of the trainer overrides."""
     for ours in our_classes():
         for name in vars(ours):
             if (

@@ -54,4 +54,5 @@ async def test_garbage_among_them_is_found_in_the_end() -> None:
         return left() is None
 
     await eventually(is_gone, "it was never collected")
+    assert not collecting.done(), "it collects once only"
     collecting.cancel()
