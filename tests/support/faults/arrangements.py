@@ -168,4 +168,4 @@ def _in_the_watchdog(faults: list[Fault]) -> None:
 
     for fault in faults:
         patch.dict(watchdog.LEAST_SECONDS, {Activity.TRAINING: fault["seconds"]}).start()
-        patch.object(watchdog, "MARGIN_SECONDS", 1.0).start()
+        patch.object(watchdog, "MARGIN_SECONDS", 5.0).start()

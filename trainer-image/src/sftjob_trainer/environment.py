@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
 """huggingface_hub's own variable: another hub than the public one, such as a mirror. Set by whoever runs one."""
 ENV_LAUNCHED: Final = "SFTJOB_LAUNCHED"
-"""Set by the trainer itself in the processes that it starts; only there RANK and WORLD_SIZE mean something."""
+"""The trainer's own process ID, in the processes that it starts; only there RANK and WORLD_SIZE mean something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,11 @@ class Environment:
     """Where a stage finds its input and leaves its results. None: not given, so not used.
 
     This Pod is number `node_rank` of `nodes`, which meet at `rendezvous` (HOST:PORT); this process is number `rank` of
-    all `processes` that train, or it is the only one. `micro_batch` is the perDeviceBatchSize of this attempt,
-    `gradient_checkpointing` what it does where the run config leaves that open, and the Pod is killed `grace_seconds`
-    after SIGTERM. Files of the user's own that the run config names lie in `files`. `config_hash` is the SHA-256 of the
-    run config that this Pod was created with. `volume_uri` is what people call the volume.
+    all `processes` that train, started by process `launcher`, or it is the only one. `micro_batch` is the
+    perDeviceBatchSize of this attempt, `gradient_checkpointing` what it does where the run config leaves that open, and
+    the Pod is killed `grace_seconds` after SIGTERM. Files of the user's own that the run config names lie in `files`.
+    `config_hash` is the SHA-256 of the run config that this Pod was created with. `volume_uri` is what people call the
+    volume.
     `publish_stage`: Train leaves the output to stage publish.
     """
 
@@ -69,6 +70,7 @@ class Environment:
     rendezvous: str | None = None
     processes: int = 1
     rank: int = 0
+    launcher: int | None = None
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
     grace_seconds: int | None = None
@@ -106,6 +108,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         rendezvous=environ.get(ENV_RENDEZVOUS) or None,
         processes=int(environ["WORLD_SIZE"]) if launched else 1,
         rank=int(environ["RANK"]) if launched else 0,
+        launcher=int(environ[ENV_LAUNCHED]) if launched else None,
         micro_batch=_number_if_given(environ, ENV_MICRO_BATCH),
         gradient_checkpointing=_flag_if_given(environ, ENV_GRADIENT_CHECKPOINTING),
         grace_seconds=_number_if_given(environ, ENV_GRACE_SECONDS),

@@ -28,12 +28,10 @@ from sftjob_trainer import outcome
 from sftjob_trainer.environment import ENV_LAUNCHED, Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.gathering import Meeting, gather
-from sftjob_trainer.watchdog import DUMP_SIGNAL
+from sftjob_trainer.watchdog import DUMP_SECONDS, DUMP_SIGNAL
 
 GRACE_SECONDS: Final = 15.0
 """How long the others may take to end by themselves once one has failed. The leader flushes its reports meanwhile."""
-DUMP_SECONDS: Final = 1.0
-"""How long a process that does not end by itself has for writing down where it is."""
 COMMAND: Final = (sys.executable, "-m", "sftjob_trainer", Stage.TRAIN.value)
 """What each process runs; its environment says which of them it is."""
 OTHER_NODES_SECONDS: Final = GRACE_SECONDS + 5
@@ -146,7 +144,7 @@ def _places(config: RunConfig, environment: Environment, environ: Mapping[str, s
     threads = int(environ.get(_THREADS) or 0) or len(os.sched_getaffinity(0))
     for local_rank in range(here):
         yield {
-            ENV_LAUNCHED: "1",
+            ENV_LAUNCHED: str(os.getpid()),
             "RANK": str(environment.node_rank * here + local_rank),
             "LOCAL_RANK": str(local_rank),
             "WORLD_SIZE": str(here * config.nodes),
@@ -188,7 +186,10 @@ def _rendezvous(config: RunConfig, environment: Environment) -> tuple[str, str]:
 
 
 class _Children:
-    """Context manager: signals go to the processes that were started, and none of them outlives it."""
+    """Context manager: signals go to the processes that were started, and none of them outlives it.
+
+    DUMP_SIGNAL goes to all of them too when one sends it: see `write_peers_stacks`.
+    """
 
     def __init__(self) -> None:
         self.forwarded: list[int] = []
@@ -198,7 +199,8 @@ class _Children:
         self._given_up: set[int] = set()
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {signal.SIGTERM: self._forward, signal.SIGINT: self._forward, DUMP_SIGNAL: self._pass_on}
+        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -218,10 +220,7 @@ class _Children:
         threading.Thread(target=self._await, args=(child,), daemon=True).start()
 
     def wait(self) -> list[Ended]:
-        """How each of them ended. Once one has failed the others have GRACE_SECONDS.
-
-        Those that go on while one has hung write down where they are.
-        """
+        """How each of them ended. Once one has failed the others have GRACE_SECONDS."""
         ends: list[Ended] = []
         deadline: float | None = None
         failed = False
@@ -234,8 +233,6 @@ class _Children:
                 continue
             end = _ended(child, self._knew[child.rank])
             ends.append(replace(end, given_up=end.outcome is None and child.rank in self._given_up))
-            if _reason(end) is Reason.HUNG:
-                self._signal(DUMP_SIGNAL)
             if child.process.returncode != 0 and not failed:
                 failed, deadline = True, time.monotonic() + GRACE_SECONDS
         return ends
@@ -245,8 +242,11 @@ class _Children:
         self._knew[child.rank] = time.time()
         self._over.put(child)
 
-    def _forward(self, number: int, _frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         self.forwarded.append(number)
+        self._pass_on(number, frame)
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self._signal(number)
 
     def _give_up(self, ends: Sequence[Ended]) -> None:

@@ -37,7 +37,14 @@ from sftjob_trainer.stop import StopRequest
 from sftjob_trainer.summary import summary
 from sftjob_trainer.telemetry import SAVED_TELEMETRY, SavedTelemetry, Telemetry
 from sftjob_trainer.verdicts import verdicts
-from sftjob_trainer.watchdog import Silence, main_thread_frame, place_of, waits_for_peers, write_stacks
+from sftjob_trainer.watchdog import (
+    Silence,
+    main_thread_frame,
+    place_of,
+    waits_for_peers,
+    write_peers_stacks,
+    write_stacks,
+)
 from sftjob_trainer.world import ALONE, World, join, leave
 
 logger = logging.getLogger(__name__)
@@ -165,6 +172,8 @@ def _hung(run: Run, environment: Environment, silence: Silence) -> NoReturn:
         ended = replace(outcome.failed(Stage.TRAIN, failure), progress=run.telemetry.progress())
         outcome.write_outcome(ended, environment.termination_log)
         write_stacks(run.volume / layout.TRAIN_LOG)
+        if environment.launcher is not None:
+            write_peers_stacks(environment.launcher)
     finally:
         os._exit(ExitCode.INTERNAL)
 

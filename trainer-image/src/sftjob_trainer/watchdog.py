@@ -1,6 +1,7 @@
 """A run that hangs ends: at a deadline learned from its own pace, with the stacks of all threads in the log."""
 
 import faulthandler
+import os
 import re
 import signal
 import sys
@@ -34,6 +35,8 @@ MARGIN_SECONDS: Final = 10.0
 """How much later the second line acts: a C thread that needs no GIL, so it ends a process in which nothing else can."""
 DUMP_SIGNAL: Final = signal.SIGUSR1
 """Makes a process that is being watched write the stacks of its threads to stderr, whatever it is doing."""
+DUMP_SECONDS: Final = 1.0
+"""How long a process has for that."""
 _RECENT: Final = 50
 _STDERR: Final = 2
 """By number, since sys.stderr may be anything."""
@@ -131,6 +134,12 @@ def write_stacks(log: Path) -> None:
     faulthandler.dump_traceback(_STDERR, all_threads=True)
     with log.open("a", encoding="utf-8") as stream:
         faulthandler.dump_traceback(stream, all_threads=True)
+
+
+def write_peers_stacks(launcher: int) -> None:
+    """Make the processes that process `launcher` has started write theirs, before they learn that this one is gone."""
+    os.kill(launcher, DUMP_SIGNAL)
+    time.sleep(DUMP_SECONDS)
 
 
 def main_thread_frame() -> FrameType | None:
