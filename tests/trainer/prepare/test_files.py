@@ -123,6 +123,46 @@ PACK = {
 }
 
 
+LINES = {
+    "jsonl": ['{"text": "a"}', '{"text": "b"}'],
+    "json": ['[{"text": "a"},', '{"text": "b"}]'],
+    "csv": ["text", "a", "b"],
+    "tsv": ["text\tid", "a\t1", "b\t2"],
+    "txt": ["a", "b"],
+}
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"], ids=["CR", "CRLF", "LF"])
+@pytest.mark.parametrize("suffix", LINES)
+def test_lines_end_in_cr_too_as_old_macs_write_them(tmp_path: Path, suffix: str, end: str) -> None:
+    path = tmp_path / f"d.{suffix}"
+    path.write_bytes("".join(f"{line}{end}" for line in LINES[suffix]).encode())
+    last = len(LINES[suffix])
+    assert [(row.place, row.values["text"]) for row in rows_of(path)] == [
+        (f"d.{suffix}:{last - 1}", "a"),
+        (f"d.{suffix}:{last}", "b"),
+    ]
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "null", "NA", "N/A", "None", "<NA>", "True", "007", "1e5"])
+def test_a_cell_of_csv_is_text_as_it_is_written(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(f'prompt,completion\n{word},"{word}"\n')
+    assert rows_of(path) == [Row("d.csv:2", {"prompt": word, "completion": word})]
+
+
+def test_a_long_line_that_ends_in_cr_is_read_over_pieces_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftjob_trainer.readers.MOST_ROW_BYTES", 20)
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'{"text": "abc"}\r' * 9 + b'{"text": "abc"}')
+    assert [row.place for row in rows_of(path)] == [f"d.jsonl:{number}" for number in range(1, 11)]
+    path.write_bytes(b'{"text": "abc"}\r{"text": "' + b"a" * 40 + b'"}\r')
+    with pytest.raises(Failure, match=r"^d\.jsonl:2: the row is larger than "):
+        rows_of(path)
+
+
 @pytest.mark.parametrize("packed", PACK)
 @pytest.mark.parametrize("suffix", CONTENT)
 def test_text_files_may_be_packed(tmp_path: Path, suffix: str, packed: str) -> None:

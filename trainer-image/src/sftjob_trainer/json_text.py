@@ -1,6 +1,7 @@
 """A JSON text read piece by piece, so that a file of any size needs the memory of one row."""
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -57,7 +58,8 @@ class JsonText:
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
         self._name = name
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        self._decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
         self._text = ""
         self._at = 0
         self._line = 1
@@ -135,11 +137,12 @@ class JsonText:
         try:
             more = self._decode(raw, final=not raw)
         except UnicodeDecodeError as error:
-            line = self._line + left.count("\n") + error.object[: error.start].count(b"\n")
+            before = error.object[: error.start] + b"-"
+            line = self._line + left.count("\n") + len(before.splitlines()) - 1
             what = f"not valid UTF-8: byte 0x{error.object[error.start]:02x}; save the file as UTF-8"
             raise data_invalid(f"{self._name}:{line}", what) from error
         self._text, self._at = left + more, 0
-        return bool(raw)
+        return bool(raw or more)
 
     def _move(self, to: int) -> None:
         self._line += self._text.count("\n", self._at, to)

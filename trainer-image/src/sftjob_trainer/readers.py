@@ -105,7 +105,7 @@ _DECOMPRESSORS: Final[Mapping[str, Callable[[Path], Any]]] = {
 def _lines(file: DataFile) -> Iterator[tuple[str, str | Failure]]:
     """Place and text of each line; a Failure for one that is no UTF-8."""
     with _opened(file) as stream:
-        for number, line in enumerate(iter(partial(stream.readline, MOST_ROW_BYTES + 1), b""), 1):
+        for number, line in enumerate(_raw_lines(stream), 1):
             place = f"{file.name}:{number}"
             if len(line) > MOST_ROW_BYTES:
                 raise too_large(place)
@@ -115,6 +115,21 @@ def _lines(file: DataFile) -> Iterator[tuple[str, str | Failure]]:
             except UnicodeDecodeError as error:
                 what = f"not valid UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}"
                 yield place, data_invalid(place, f"{what}; save the file as UTF-8")
+
+
+def _raw_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of `stream` with their ends: LF, CR LF or CR, as Python's universal newlines.
+
+    One that is larger than MOST_ROW_BYTES is cut somewhere beyond it.
+    """
+    rest = b""
+    while piece := stream.readline(MOST_ROW_BYTES + 1):
+        lines = (rest + piece).splitlines(keepends=True)
+        is_whole = lines[-1].endswith(b"\n") or len(lines[-1]) > MOST_ROW_BYTES
+        rest = b"" if is_whole else lines.pop()
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _read_jsonl(file: DataFile) -> Rows:
