@@ -1,6 +1,7 @@
 """Columns by Jinja templates and by a Python function: what becomes of rows, and what is told of what fails."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.label_report import marked
 from sftjob_trainer.preprocessing import preprocessor
 from sftjob_trainer.readers import Row
+from sftjob_trainer.row_template import NotPrintableError, compile_template, template_values
 from sftjob_trainer.tokenization import Encoded, load_tokenizer
 from support.preparing import Workbench
 from support.tiny import data_source, held_out_source
@@ -33,7 +35,16 @@ TICKET: Mapping[str, Any] = {
 
 
 SO = "for its JSON"
-PRINTED_FLAGS = ("done", "done ~ '!'", "done | string", "'%s' | format(done)", "[answer, done] | join", "done | upper")
+PRINTED_FLAGS = (
+    "(not done) ~ '!'",
+    "'%s' % (not done)",
+    "done",
+    "done ~ '!'",
+    "done | string",
+    "'%s' | format(done)",
+    "[answer, done] | join",
+    "done | upper",
+)
 
 
 def template(**parts: str) -> Preprocessing:
@@ -136,6 +147,89 @@ def test_a_row_that_a_template_can_not_use_is_told_with_its_place_and_the_field(
         Reason.DATA_INVALID,
         f"d.jsonl:2: dataset.preprocessing.template.completion: {problem}",
     )
+
+
+WITHOUT_TEXT = {
+    "(answer == 'so')": "true or false",
+    "(not done)": "true or false",
+    "(answer is string)": "true or false",
+    "none": "null",
+    "[1]": "a list",
+    "(1, 2)": "a list",
+    "{'a': 1}": "an object",
+    "answer.upper": "a function",
+    "range(2)": "a sequence",
+    "([1] | map('abs'))": "a sequence",
+    "(row['no. 1'] * 1e308)": "infinity",
+}
+"""Expressions whose value has no text but in Python, and what they are in the words of the messages."""
+PRINTED = (
+    *("V", "V ~ '!'", "'!' ~ V", "'%s' % (V,)", "'%r' % (V,)", "'%(a)s' % {'a': V}", "'{}'.format(V)"),
+    *(
+        "'{a}'.format(a=V)",
+        "'{a}'.format_map({'a': V})",
+        "'%s' | format(V)",
+        "[V] | join",
+        "[V] | map('string') | join",
+    ),
+    *("[{'a': V}] | join('', attribute='a')", "answer | replace('s', V)", "V | string", "V | upper | trim", "V | e"),
+)
+
+
+def rendered(jinja: str) -> str:
+    return str(compile_template(jinja).render({"row": template_values(TICKET), **template_values(TICKET)}))
+
+
+@pytest.mark.parametrize("expression", WITHOUT_TEXT)
+@pytest.mark.parametrize("printed", PRINTED)
+def test_what_has_no_text_but_in_python_is_refused_wherever_a_template_makes_text(
+    expression: str, printed: str
+) -> None:
+    jinja = "{% set made = " + expression + " %}{{ " + printed.replace("V", "made") + " }}"
+    found = WITHOUT_TEXT[expression].replace("null", "null( or NaN)?")
+    with pytest.raises(NotPrintableError, match=f"must be text or a number, not {found}; write "):
+        rendered(jinja)
+
+
+ARGUMENTS = {
+    **dict.fromkeys(("batch", "slice"), "1"),
+    **dict.fromkeys(("map", "attr"), "'upper'"),
+    **dict.fromkeys(("groupby", "selectattr", "rejectattr"), "0"),
+    "replace": "'a', 'b'",
+}
+
+
+@pytest.mark.parametrize("name", sorted(compile_template("").environment.filters))
+def test_no_filter_of_jinja_writes_as_python_does(name: str) -> None:
+    arguments = ARGUMENTS.get(name, "")
+    for expression in WITHOUT_TEXT:
+        for value in (expression, f"[{expression}]", f"{{'a': {expression}}}", f"([{expression}] | map('list'))"):
+            try:
+                made = rendered("{% set made = " + value + " %}{{ made | " + f"{name}({arguments}) ~ '' }}}}")
+            except Exception:  # noqa: BLE001 -- any refusal will do
+                continue
+            assert not re.search(r"true|false|none|null|inf|[(\[<]", made.lower()) or name == "tojson", (value, made)
+
+
+@pytest.mark.parametrize(
+    ("jinja", "expected"),
+    [
+        ("{{ answer ~ 1 ~ (2.5 ~ '!') }}", "so12.5!"),
+        ("{{ '%s-%d' % (answer, 7) }} {{ '%(answer)s' % row }} {{ 7 % 4 }}", "so-7 so 3"),
+        ("{{ '{0[answer]} {answer:>4}'.format(row, answer=answer) }}", "so   so"),
+        ("{{ '%(answer)s' | format(**row) }} {{ '{answer}'.format_map(row) }}", "so so"),
+        ("{{ [row] | join(attribute='answer') }} {{ tags | map('upper') | join('-') }}", "so A-É"),
+        ("{{ {'a': answer} | xmlattr }} {{ {'a': answer} | urlencode }}", ' a="so" a=so'),
+        (
+            "{{ done | default('x') | tojson }} {{ (not done) | tojson }} {{ (1, none) | tojson }}",
+            "true false [1, null]",
+        ),
+        ("{% macro shout(what) %}{{ what ~ '!' }}{% endmacro %}{{ shout(answer) | upper }}", "SO!"),
+        ("{% for tag in tags %}{{ tag }}{{ ', ' if not loop.last }}{% endfor %}", "a, é"),
+    ],
+)
+def test_text_and_numbers_are_printed_and_formatted_as_jinja_does(jinja: str, expected: str) -> None:
+    assert rendered(jinja) == expected
 
 
 def test_prompt_and_completion_are_trained_as_such_whatever_other_columns_there_are(bench: Workbench) -> None:

@@ -2,27 +2,39 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import wraps
 from typing import Any, Final
 from uuid import UUID
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes, pass_context
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftjob_trainer.wording import type_name
 
 _PRINTABLE: Final = (str, int, float, Decimal, date, time, timedelta, UUID)
 """Types whose text in Python is the one that a person would write."""
+_OF_TEXT: Final = (
+    *("capitalize", "center", "e", "escape", "filesizeformat", "forceescape", "format", "indent", "lower", "replace"),
+    *("safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount"),
+    *("wordwrap", "xmlattr"),
+)
+"""Filters of Jinja that make text of whatever they are given; `join` does so of each element."""
+_WITH_TEXT: Final = ("format", "replace")
+"""Those of them that make text of their arguments too."""
+_OPERAND: Final = "an operand of ~"
+"""Name of the filter that checks one. No template can write it."""
 
 
 class NotPrintableError(Exception):
     """A template prints a value that is no text; the message says what to write instead."""
 
-    def __init__(self, found: str, name: str = "...") -> None:
+    def __init__(self, found: str, instead: str = "... | tojson", made: str = "its JSON") -> None:
         super().__init__(
-            f"a value in {{{{ }}}} must be text or a number, not {found}; write {{{{ {name} | tojson }}}} for its JSON"
+            f"a value in {{{{ }}}} must be text or a number, not {found}; write {{{{ {instead} }}}} for {made}"
         )
 
 
@@ -32,9 +44,9 @@ class Missing(Undefined):
     __slots__ = ()
 
     def _fail_with_null(self, *_: Any, **__: Any) -> Any:
-        raise NotPrintableError("null or NaN", self._undefined_name or "...")
+        raise NotPrintableError("null or NaN", f"{self._undefined_name or '...'} | tojson")
 
-    __str__ = __len__ = __iter__ = _fail_with_null
+    __str__ = __repr__ = __len__ = __iter__ = _fail_with_null
     __add__ = __radd__ = __mod__ = __lt__ = __gt__ = __le__ = __ge__ = _fail_with_null
 
     def __bool__(self) -> bool:
@@ -54,17 +66,34 @@ class Missing(Undefined):
         return hash(None)
 
 
-def _without_text(base: type) -> type:
-    """A subclass of `base` that filters and `~` cannot print. It keeps its name, which Jinja's messages show."""
+def _without_text(base: type, found: str) -> type:
+    """A subclass of `base` that has no text. It keeps its name, which Jinja's messages show."""
 
     def refuse(_: Any) -> str:
-        raise NotPrintableError(type_name(base()))
+        raise NotPrintableError(found)
 
-    return type(base.__name__, (base,), {"__str__": refuse, "__module__": base.__module__})
+    return type(base.__name__, (base,), {"__str__": refuse, "__repr__": refuse, "__module__": base.__module__})
+
+
+class _NoText:
+    """A value inside a list or an object that has no text, so that `_printed` or the value itself refuses it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return str(_printed(self._value))
+
+    __repr__ = __str__
+
+    def __format__(self, _: str) -> str:
+        return str(self)
 
 
 class _Flag(int):
-    """A truth value that filters and `~` cannot print as Python writes it; else it is that value."""
+    """A truth value without the text that Python writes for it; else it is that value."""
 
     __slots__ = ()
 
@@ -73,9 +102,63 @@ class _Flag(int):
 
     __repr__ = __str__
 
+    def __format__(self, _: str) -> str:
+        return str(self)
 
-_List: Final = _without_text(list)
-_Dict: Final = _without_text(dict)
+
+_List: Final = _without_text(list, type_name([]))
+_Dict: Final = _without_text(dict, type_name({}))
+_Tuple: Final = _without_text(tuple, type_name([]))
+
+
+class _RowEnvironment(ImmutableSandboxedEnvironment):
+    """Checks a value wherever Jinja makes text of it, so that nothing is written as only Python writes it.
+
+    These places are what `{{ }}` prints, the operands of `~`, the filters of text and the values of `%` and of
+    `str.format`.
+    """
+
+    intercepted_binops = frozenset("%")
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            finalize=_printed,
+        )
+        self.filters.pop("pprint")  # writes as Python does
+        for name in _OF_TEXT:
+            self.filters[name] = _of_text(self.filters[name], with_arguments=name in _WITH_TEXT)
+        self.filters |= {"join": _join, "tojson": _to_json, _OPERAND: _printed}
+        self.tests |= {
+            "true": _is_true,
+            "false": _is_false,
+            "boolean": lambda value: _is_true(value) or _is_false(value),
+            "none": lambda value: value is None or isinstance(value, Missing),
+        }
+
+    def parse(self, source: str, name: str | None = None, filename: str | None = None) -> nodes.Template:
+        """The syntax tree of `source`, with every operand of `~` checked."""
+        tree = super().parse(source, name, filename)
+        for joined in tree.find_all(nodes.Concat):
+            joined.nodes = [nodes.Filter(node, _OPERAND, [], [], None, None) for node in joined.nodes]
+        return tree
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """A `%`, which formats text where `left` is one."""
+        if isinstance(left, str):
+            right = tuple(map(_checked, right)) if isinstance(right, tuple) else _checked(right)
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """What to call for `value`, if that is `str.format` or `str.format_map`."""
+        made = super().wrap_str_format(value)
+        if made is None:
+            return None
+        function = made
+        return lambda *args, **kwargs: function(*map(_checked, args), **_elements_checked(kwargs))
 
 
 def compile_template(text: str) -> Any:
@@ -87,19 +170,9 @@ def compile_template(text: str) -> Any:
     Raises:
         ValueError: it does not compile; the text says where.
     """
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_printed
-    )
-    environment.filters["tojson"] = _to_json
-    environment.filters.pop("pprint")  # writes as Python does
-    environment.tests |= {
-        "true": _is_true,
-        "false": _is_false,
-        "boolean": lambda value: _is_true(value) or _is_false(value),
-    }
-    environment.tests["none"] = lambda value: value is None or isinstance(value, Missing)
     try:
-        return environment.from_string(text)
+        environment = _RowEnvironment()
+        return environment.from_string(environment.parse(text))
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from error
     except (TemplateError, RecursionError, NotPrintableError) as error:
@@ -121,6 +194,45 @@ def _seen(value: Any, name: str | None) -> Any:
     return _List([_seen(item, None) for item in value]) if isinstance(value, list) else value
 
 
+def _checked(value: Any) -> Any:
+    """What text is made of: a value that has a text, or a list or an object, of which the format may name elements."""
+    return _elements_checked(value) if isinstance(value, list | tuple | dict) else _printed(value)
+
+
+def _elements_checked(value: Any) -> Any:
+    """`value` so that what has no text refuses to be printed, at any depth."""
+    if isinstance(value, dict):
+        return _Dict({key: _elements_checked(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return (_List if isinstance(value, list) else _Tuple)(map(_elements_checked, value))
+    try:
+        return _NoText(value) if isinstance(value, Undefined) else _printed(value)
+    except NotPrintableError:
+        return _NoText(value)
+
+
+def _of_text(function: Callable[..., Any], *, with_arguments: bool) -> Callable[..., Any]:
+    """The filter `function` for values that have a text, or lists and objects that it takes apart."""
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        value, *others = args[first:]
+        if with_arguments:
+            others, kwargs = list(map(_checked, others)), _elements_checked(kwargs)
+        return function(*args[:first], _checked(value), *others, **kwargs)
+
+    return checked
+
+
+@pass_context
+def _join(context: Context, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
+    """Jinja's filter `join`, of elements that have a text."""
+    if attribute is not None:
+        value = context.environment.call_filter("map", value, kwargs={"attribute": attribute}, context=context)
+    return str(_printed(d)).join(str(_printed(item)) for item in value)
+
+
 def _printed(value: Any) -> Any:
     """What a template prints: `value` itself, if that has a text.
 
@@ -132,9 +244,15 @@ def _printed(value: Any) -> Any:
     is_no_number = isinstance(value, float) and not math.isfinite(value)
     if isinstance(value, bool | _Flag):
         raise NotPrintableError(type_name(True))
-    if is_no_number or not isinstance(value, _PRINTABLE):
-        raise NotPrintableError(type_name(value))
-    return value
+    if isinstance(value, _PRINTABLE) and not is_no_number:
+        return value
+    if callable(value):
+        raise NotPrintableError("a function", "...()", "what it returns")
+    if isinstance(value, bytes):
+        raise NotPrintableError("binary data", "....decode()", "its text")
+    if isinstance(value, Iterable) and not isinstance(value, list | tuple | dict):
+        raise NotPrintableError("a sequence", "... | list | tojson")
+    raise NotPrintableError(type_name([] if isinstance(value, tuple) else value))
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
