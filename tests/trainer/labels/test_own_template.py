@@ -242,11 +242,48 @@ def test_a_thought_that_the_generation_prompt_opens_is_trained_after_its_tag(
     assert shown(tokenizer, conversation(("user", "hi"), ("assistant", plain))) == f"{head}>>yo<|im_end|><<\n"
 
 
-@pytest.mark.parametrize("prompt", ["<|assistant|>\n", "<|im_start|>assistant\nHere is my thought:\n"])
-def test_words_that_no_turn_begins_with_are_no_tag_of_a_thought(tokenizer: Any, prompt: str) -> None:
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<|assistant|>\n",
+        "<|im_start|>assistant\nHere is my thought:\n",
+        "<|im_start|>assistant\nSure, ",
+        "<|im_start|>assistant\n ",
+        "<|im_start|>assistant \n",
+        "<|im_start|>assistant\n<think>\nSure, ",
+    ],
+)
+def test_a_generation_prompt_that_no_turn_begins_with_is_refused(tokenizer: Any, prompt: str) -> None:
     tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n' }}", prompt + "' }}")
     with pytest.raises(Failure, match="is not rendered as the beginning of one with an answer"):
         encoded(tokenizer, TWO_TURNS)
+
+
+def test_words_in_the_generation_prompt_and_in_every_turn_are_not_trained(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHATML.replace("'] + '\n' +", "'] + '\nSure, ' +").replace(
+        "assistant\n' }}", "assistant\nSure, ' }}"
+    )
+    assert shown(tokenizer, conversation(("user", "hi"), ("assistant", "Sure, yo"))) == (
+        "<|im_start|>user\nSure, hi<|im_end|>\n<|im_start|>assistant\nSure, >>Sure, yo<|im_end|><<\n"
+    )
+
+
+ALWAYS = "{% if add_generation_prompt or messages[-1].role == 'assistant' %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML.replace("{% if add_generation_prompt %}", ALWAYS),
+        CHATML.replace("<|im_end|>", "").replace("{% if add_generation_prompt %}", ALWAYS),
+        CHATML + "{% if not add_generation_prompt %}That is all.{% endif %}",
+    ],
+    ids=["header", "header-without-a-closing-token", "footer"],
+)
+def test_what_is_written_after_the_last_turn_is_not_trained(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(Failure, match="it writes more than the token that closes the turn after the last answer"):
+        encoded(tokenizer, ONE_TURN)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,11 @@ _WRONG_TEXT: Final = (
     "add_generation_prompt as it is opened in a conversation, "
     "and put {% generation %} and {% endgeneration %} around the content and the token that closes it"
 )
+_GOES_ON: Final = (
+    "it writes more than the token that closes the turn after the last answer, so a model would be trained to write "
+    "that too; put what opens the assistant's turn between {% if add_generation_prompt %} and {% endif %}, "
+    "or {% generation %} and {% endgeneration %} around the content and the token that closes it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ def check_template(
             and all(_is_turn(text[start:end], said, tokens) for said, (start, end) in zip(answers, marked, strict=True))
         ):
             raise TemplateError(_WRONG_TEXT, _line_of(template, r"\{%-?\s*generation\b"))
+    elif _goes_on(text, tuple(tokenizer.get_added_vocab())):
+        raise TemplateError(_GOES_ON, None)
     for what, messages, tools in _variants():
         _check_marks(tokenizer, template, what, messages, tools, kwargs)
 
@@ -164,6 +171,20 @@ def _header(tokenizer: Any, template: str, text: str, index: int, kwargs: Mappin
     if text[length:at].strip() and prompt == render(tokenizer, template, asked, kwargs=kwargs)[0]:
         raise TemplateError(_WRONG_TEXT, None)
     return header
+
+
+def _goes_on(text: str, tokens: tuple[str, ...]) -> bool:
+    """Whether `text`, the rendered _TALK, has more after its last turn than the first of `tokens` there.
+
+    Where none is there, more is what opens another turn of the assistant.
+    """
+    _, first, question, last = (message["content"] for message in _TALK)
+    tail = text.partition(last)[2]
+    if not _is_turn(last + tail, last, tokens):
+        return True
+    header = text.partition(question)[2].partition(last)[0].strip()
+    after_the_first = text.partition(first)[2].partition(question)[0]
+    return bool(header) and tail.rstrip().endswith(header) and header not in after_the_first
 
 
 def _check_marks(

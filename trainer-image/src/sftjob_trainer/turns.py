@@ -19,8 +19,11 @@ _CLOSES: Final = rf"[<\[◁]\|?(?:/[\w:]{{0,16}}?|(?i:end_(?:of_)?)){_WORD}\|?[>
 """Tags around a thought: <think>, [THINK], <seed:think>, ◁think▷, <|START_THINKING|>, <|begin_of_thought|>."""
 _THOUGHT: Final = re.compile(rf"\A\s*(?:{_OPENS})?(?P<thought>.*?)(?:{_CLOSES})(?P<answer>.*)\Z", re.DOTALL)
 """A thought that is written into the content of a message, in the tags of the usual models."""
+_TAG: Final = re.compile(rf"{_OPENS}|{_CLOSES}")
 _EMPTY_THOUGHT: Final = re.compile(rf"(?:\s|{_OPENS}|{_CLOSES})*")
 """What a generation prompt may end with that opens a thought, or opens and closes one."""
+_LONGEST_EMPTY_THOUGHT: Final = 200
+"""In characters. There is a limit so that a long row of blanks is not looked at from each of them."""
 
 
 class TemplateError(Exception):
@@ -44,10 +47,17 @@ def shared_beginning(one: str, other: str) -> str:
 def opening_length(prompt: str, text: str) -> int | None:
     """How much of `text`, a conversation, the generation prompt `prompt` of one of its turns is; None if it is not.
 
-    The prompt may go on with an opened or an empty thought where the turn has another one or none.
+    The prompt may go on with an opened or an empty thought where the turn has another one or none. White space alone
+    counts: what a model learned to write after `Assistant:` is not what it is asked for after `Assistant: `.
     """
     length = len(shared_beginning(prompt, text))
-    return next((at for at in range(length, 0, -1) if _EMPTY_THOUGHT.fullmatch(prompt, at)), None)
+    if length == len(prompt):
+        return length or None
+    first = max(1, len(prompt) - _LONGEST_EMPTY_THOUGHT)
+    starts = [at for at in range(first, len(prompt)) if _EMPTY_THOUGHT.fullmatch(prompt, at)]
+    if not starts or not _TAG.search(prompt, starts[0]):
+        return None
+    return max((at for at in starts if at <= length), default=None)
 
 
 def thought_and_answer(content: str) -> tuple[str, str]:
