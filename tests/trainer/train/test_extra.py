@@ -132,7 +132,11 @@ def with_lora_extra(**extra: Any) -> RunConfig:
         (with_lora_extra(peft_type="IA3"), ["method.lora.extra.peft_type is not a field of the installed peft.LoraC"]),
         (with_lora_extra(loftq_config={}), ["method.lora.extra.loftq_config can not be set here: remove it, since"]),
         (with_lora_extra(init_lora_weights="pissa"), []),
-        (with_lora_extra(init_lora_weights="eva"), ["method.lora.extra.init_lora_weights: eva needs a preparation th"]),
+        (with_lora_extra(init_lora_weights="eva"), []),
+        (
+            with_lora_extra(init_lora_weights="mica"),
+            ["method.lora.extra.init_lora_weights: mica needs a preparation t"],
+        ),
         (
             with_lora_extra(init_lora_weights="olora", rank_pattern={"q_proj": 2}),
             ["method.lora.extra.init_lora_weights: olora does not go with method.lora.extra.rank_pattern: the adapter"],

@@ -4,8 +4,9 @@ Train makes it of the loaded model, Prepare of one without weights: what the lib
 """
 
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,10 @@ from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.arguments import sft_arguments
 from sftjob_trainer.collation import LeftPadding
 from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
+from sftjob_trainer.eva import check_directions
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, autocast_precision
+from sftjob_trainer.initial_adapter import uses_eva
 from sftjob_trainer.lora import check_layers, check_tokens, layers_of, lora_config
 from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer
@@ -28,6 +31,8 @@ from sftjob_trainer.unfreezing import unfreeze
 
 REFUSALS: Final = (ValueError, TypeError, ImportError, KeyError)
 """What the libraries raise about an option."""
+_EVA_ON_META: Final = "lora with eva initialization used with low_cpu_mem_usage=False"
+"""PEFT advises to make A and B without weights first; that saves the size of an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,8 @@ class Material:
     """What a trainer is made of. `teacher` None: no distillation.
 
     `hooks` are the arguments of our Trainer that TRL's does not have. `output_dir` is TRL's, which writes there only
-    what the trainer asks it to. `evaluates`: before the first step.
+    what the trainer asks it to. `evaluates`: before the first step. `adapter` are the fields of PEFT's config that an
+    adapter to go on with has.
     """
 
     config: RunConfig
@@ -49,6 +55,7 @@ class Material:
     evaluation: Any | None = None
     evaluates: bool = False
     teacher: Any | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
 def construct(material: Material) -> Trainer:
@@ -72,15 +79,19 @@ def construct(material: Material) -> Trainer:
         "eval_dataset": material.evaluation,
         "processing_class": material.tokenizer,
         "data_collator": _collator(config, material.tokenizer, args),
-        "peft_config": None if lora is None else lora_config(lora),
+        "peft_config": None if lora is None else lora_config(lora, material.adapter),
         "loraplus_lr_ratio": None if lora is None else lora.loraplus_lr_ratio,
     }
     try:
-        trainer = _trainer(material, arguments)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_EVA_ON_META)
+            trainer = _trainer(material, arguments)
     except ValueError as error:
         raise Failure(Reason.CONFIG_INVALID, f"this model can not be trained as asked: {error}") from error
     if lora is not None:
         _check_head(trainer.model, lora)
+        if uses_eva(lora):
+            check_directions(trainer.model, lora)
         train_in_fp32(trainer.model)
     return trainer
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sftjob_contract.config import RunConfig, Training
 from sftjob_contract.optimization import Scheduler
-from sftjob_trainer.initial_adapter import initialization_problems, takes_from_base
+from sftjob_trainer.initial_adapter import EVA, EVA_CONFIG, eva_problems, initialization_problems, takes_from_base
 from sftjob_trainer.wording import type_name
 
 SFT_CONFIG: Final = (
@@ -24,6 +24,9 @@ SFT_CONFIG: Final = (
 """Package, file and class of SFTConfig and what it inherits from, bases first."""
 LORA_CONFIG: Final = (("peft", "tuners/lora/config.py", "LoraConfig"),)
 """The same of `peft.LoraConfig`, without the fields that every PEFT method has."""
+
+EVA_FIELDS: Final = (("peft", "tuners/lora/config.py", "EvaConfig"),)
+"""The same of `peft.EvaConfig`."""
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "int": (int,),
@@ -122,19 +125,23 @@ REFUSED_LORA: Final[Mapping[str, tuple[str, ...]]] = {
     "set method.lora.dora": ("use_dora",),
     "set method.lora.modulesToSave": ("modules_to_save",),
     "remove it, since it needs a preparation of its own that this trainer does not have": (
-        *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "monteclora_config"),
+        *("loftq_config", "corda_config", "lora_ga_config", "velora_config", "monteclora_config"),
         *("kasa_config", "arrow_config", "use_bdlora", "alora_invocation_tokens", "megatron_config", "megatron_core"),
         *("layer_replication", "runtime_config", "use_qalora", "qalora_group_size"),
     ),
 }
 """Fields of LoraConfig that may not be given, by what to do instead."""
+REFUSED_EVA: Final[Mapping[str, tuple[str, ...]]] = {
+    "remove it, since labels that are not trained are -100": ("label_mask_value",),
+}
+"""Fields of EvaConfig that may not be given, by what to do instead."""
 _NEEDED_OPTIONS: Final[Mapping[Scheduler, tuple[str, ...]]] = {
     Scheduler.COSINE_WITH_MIN_LR: ("min_lr", "min_lr_rate"),
     Scheduler.COSINE_WARMUP_WITH_MIN_LR: ("min_lr", "min_lr_rate"),
     Scheduler.WARMUP_STABLE_DECAY: ("num_decay_steps",),
 }
 """One of these must be given."""
-_INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
+_INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal", EVA)
 """Values of init_lora_weights that leave the base model's weights alone."""
 
 
@@ -149,10 +156,13 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
         return
     yield from _problems("method.lora.extra", lora.extra, "peft.LoraConfig", LORA_CONFIG, REFUSED_LORA)
     yield from initialization_problems(config.method, config.checkpoints.resume_from)
+    yield from eva_problems(lora, config.checkpoints.resume_from)
+    if isinstance(eva := lora.extra.get(EVA_CONFIG), Mapping):
+        yield from _problems(f"method.lora.extra.{EVA_CONFIG}", eva, "peft.EvaConfig", EVA_FIELDS, REFUSED_EVA)
     if (value := lora.extra.get("init_lora_weights", True)) not in _INITIALIZATIONS and not takes_from_base(lora):
         yield (
             f"method.lora.extra.init_lora_weights: {value} needs a preparation that this trainer does not have: write "
-            "true, false, gaussian, orthogonal, pissa, pissa_niter_16 (or another number) or olora"
+            "true, false, gaussian, orthogonal, pissa, pissa_niter_16 (or another number), olora or eva"
         )
 
 

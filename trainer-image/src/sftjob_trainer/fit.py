@@ -1,6 +1,7 @@
 """TRL's SFTTrainer on the prepared data. The one module that brings model, data and training loop together."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from sftjob_contract.reasons import Reason
 from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
 from sftjob_trainer.construction import Material, construct, try_optimizer
+from sftjob_trainer.eva import initialize, kept_shape
 from sftjob_trainer.examination import Examination, samples
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
-from sftjob_trainer.initial_adapter import initial_adapter
+from sftjob_trainer.initial_adapter import initial_adapter, uses_eva
 from sftjob_trainer.loading import loading
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.packing_check import refused
@@ -46,7 +48,7 @@ def fit(run: Run, origin: Origin, point: ResumePoint) -> None:
     transformers.utils.logging.disable_default_handler()
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.disable_progress_bar()
-    trainer = build(run, origin)
+    trainer = build(run, origin, point.directory)
     initial = initial_adapter(trainer.model, run.config.method.lora)
     with Recorder(run) as recorder, run.stop:
         trainer.add_callback(RunCallback(run, recorder, examination(run, trainer), initial))
@@ -60,8 +62,8 @@ def fit(run: Run, origin: Origin, point: ResumePoint) -> None:
         )
 
 
-def build(run: Run, origin: Origin) -> Trainer:
-    """The trainer, with model and data loaded.
+def build(run: Run, origin: Origin, checkpoint: Path | None = None) -> Trainer:
+    """The trainer, with model and data loaded; the state in a `checkpoint` of its own is loaded when it trains.
 
     Raises:
         Failure: the config does not suit model or machine.
@@ -95,6 +97,7 @@ def build(run: Run, origin: Origin) -> Trainer:
             "world": run.world,
             "rows": run.stats.sequences,
         },
+        adapter=kept_shape(checkpoint) if uses_eva(lora) and checkpoint is not None else {},
     )
     trainer = construct(material)
     if trainer.args.world_size != run.world.size:
@@ -102,6 +105,8 @@ def build(run: Run, origin: Origin) -> Trainer:
         raise Failure(Reason.INTERNAL_ERROR, f"{run.world.size} processes train, but TRL knows of {known}")
     if lora is not None and origin.checkpoint is not None:
         load_adapter(trainer.model, origin.checkpoint, lora)
+    if uses_eva(lora) and checkpoint is None:
+        initialize(trainer, run)
     trainer.remove_callback(PrinterCallback)
     try_optimizer(trainer, material)
     _tell_size(run, trainer.model, choices)

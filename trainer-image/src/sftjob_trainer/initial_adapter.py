@@ -7,23 +7,53 @@ On the base itself the same model is the adapter [B | -B0] [A / A0] of twice the
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.method import Lora, Method
+from sftjob_trainer.wording import type_name
 
 INITIAL_ADAPTER: Final = "initial_adapter.safetensors"
 """File of a checkpoint: the adapter before its first step."""
 WEIGHTS: Final = "adapter_model.safetensors"
 _OF_THE_BASE: Final = re.compile(r"pissa(_niter_\d+)?|olora")
 _FIELD: Final = "method.lora.extra.init_lora_weights"
+EVA: Final = "eva"
+"""The value of init_lora_weights for which A begins with directions of the layer's inputs (eva.py)."""
+EVA_CONFIG: Final = "eva_config"
 
 
 def takes_from_base(lora: Lora | None) -> bool:
     """Whether the initialization changes the base's weights."""
     value = None if lora is None else lora.extra.get("init_lora_weights")
     return isinstance(value, str) and _OF_THE_BASE.fullmatch(value) is not None
+
+
+def uses_eva(lora: Lora | None) -> bool:
+    """Whether the adapter begins with directions of its inputs."""
+    return lora is not None and lora.extra.get("init_lora_weights") == EVA
+
+
+def eva_problems(lora: Lora, resume_from: str | None) -> Iterator[str]:
+    """What does not go with EVA, or only with it, one sentence each."""
+    if not uses_eva(lora):
+        if EVA_CONFIG in lora.extra:
+            yield f"method.lora.extra.{EVA_CONFIG} is for {_FIELD}: {EVA} only: remove it, or write that"
+        return
+    if resume_from is not None:
+        yield (
+            f"{_FIELD}: {EVA} does not go with checkpoints.resumeFrom, which starts from an adapter: remove one of them"
+        )
+    for name in ("target_parameters", "trainable_token_indices"):
+        if lora.extra.get(name):
+            yield (
+                f"{_FIELD}: {EVA} does not go with method.lora.extra.{name}, whose weights PEFT cannot begin with EVA: "
+                "remove one of them"
+            )
+    given = lora.extra.get(EVA_CONFIG)
+    if given is not None and not isinstance(given, Mapping):
+        yield f"method.lora.extra.{EVA_CONFIG} must be a map, such as {{rho: 1}}, not {type_name(given)}"
 
 
 def initialization_problems(method: Method, resume_from: str | None) -> Iterator[str]:

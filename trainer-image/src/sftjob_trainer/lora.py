@@ -2,38 +2,46 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from sftjob_contract.method import Lora
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.initial_adapter import EVA_CONFIG, uses_eva
 
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every linear layer but the output head."""
 _SHOWN: Final = 24
 
 
-def lora_config(lora: Lora) -> Any:
-    """PEFT's LoraConfig.
+def lora_config(lora: Lora, kept: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """PEFT's LoraConfig; `kept` are fields of an adapter that is there already.
 
     Raises:
         Failure: PEFT does not take a value of `lora.extra`.
     """
-    from peft import LoraConfig
+    from peft import EvaConfig, LoraConfig
 
     modules = list(lora.target_modules)
+    given = {
+        "target_modules": ALL_LINEAR if modules == [ALL_LINEAR] else modules,
+        **lora.extra,
+        **kept,
+    }
     try:
+        if uses_eva(lora):
+            given[EVA_CONFIG] = EvaConfig(**(lora.extra.get(EVA_CONFIG) or {}))
         return LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=ALL_LINEAR if modules == [ALL_LINEAR] else modules,
             bias=lora.bias.value,
             use_rslora=lora.rslora,
             use_dora=lora.dora,
             modules_to_save=list(lora.modules_to_save) or None,
             task_type="CAUSAL_LM",
-            **lora.extra,
+            **given,
         )
     except (ValueError, TypeError) as error:
         if not lora.extra:

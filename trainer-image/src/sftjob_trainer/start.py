@@ -16,7 +16,7 @@ from sftjob_trainer import remote
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import INITIAL_ADAPTER
+from sftjob_trainer.initial_adapter import EVA, INITIAL_ADAPTER
 from sftjob_trainer.limits import model_settings
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.quantized_base import base_quantization, check_teacher
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 """PEFT's file that makes a directory an adapter."""
+_AS_EVA_CHOSE: Final = (
+    f"write target_modules of its {ADAPTER_CONFIG} in method.lora.targetModules, and rank_pattern and alpha_pattern in "
+    "method.lora.extra"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +169,10 @@ def load_adapter(model: Any, directory: Path, lora: Lora) -> None:
     weights = load_peft_weights(str(directory), device="cpu")
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if different and settings.get("init_lora_weights") == EVA:
+        raise _unlike(directory, "EVA chose its layers and their ranks", _AS_EVA_CHOSE)
+    if different:
         raise _unlike(directory, f"{different[0]} and {len(different) - 1} more of its weights do not fit")
     set_peft_model_state_dict(model, weights)
 
@@ -243,9 +250,8 @@ def _refused(source: str, problem: str, reason: Reason = Reason.CONFIG_INVALID) 
     return Failure(reason, f"checkpoints.resumeFrom: {source}: {problem}")
 
 
-def _unlike(directory: Path, problem: str) -> Failure:
+def _unlike(directory: Path, problem: str, instead: str = "write method.lora as that run had it") -> Failure:
     return Failure(
         Reason.CONFIG_INVALID,
-        f"checkpoints.resumeFrom: the adapter in {directory.name} does not suit method.lora: {problem}; "
-        "write method.lora as that run had it",
+        f"checkpoints.resumeFrom: the adapter in {directory.name} does not suit method.lora: {problem}; {instead}",
     )
