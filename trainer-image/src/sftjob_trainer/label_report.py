@@ -45,7 +45,7 @@ def stop_tokens(tokenizer: Any, directory: Path) -> Mapping[str, int]:
     if named is None:
         named = _named_stops(directory / "config.json") or []
     ids = dict.fromkeys([tokenizer.eos_token_id, *named])
-    return {str(tokenizer.convert_ids_to_tokens(token)): token for token in ids if token < len(tokenizer)}
+    return {str(tokenizer.convert_ids_to_tokens(token)): token for token in ids if 0 <= token < len(tokenizer)}
 
 
 def label_report(table: Any, stops: Mapping[str, int]) -> LabelReport:
@@ -120,4 +120,5 @@ def _named_stops(path: Path) -> list[int] | None:
         named = json.loads(path.read_bytes()).get("eos_token_id")
     except (OSError, ValueError, AttributeError):
         return None
-    return [token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)]
+    tokens = named if isinstance(named, list) else [named]
+    return [token for token in tokens if isinstance(token, int) and not isinstance(token, bool)]

@@ -22,6 +22,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
 from sftjob_trainer.chat_template import given_template
+from sftjob_trainer.config_check import check_config
 from sftjob_trainer.configuration import data_sources, devices
 from sftjob_trainer.construction_check import check_construction
 from sftjob_trainer.data import Data, Files, find_files, load_data
@@ -95,6 +96,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     model = resolve_model(config, environment)
     at = f" at commit {model.revision}" if model.revision else ""
     logger.info("[1/4] model %s%s", config.model.source, at)
+    check_config(model.directory, trust_remote_code=config.model.trust_remote_code)
     settings = model_settings(model.directory)
     check_base(config, base_quantization(settings, model.directory))
     check_scaling(model.directory, config.model)

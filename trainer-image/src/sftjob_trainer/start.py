@@ -14,6 +14,7 @@ from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import remote
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
+from sftjob_trainer.config_check import check_config
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.initial_adapter import EVA, INITIAL_ADAPTER
@@ -77,6 +78,7 @@ def fetch_teacher(config: RunConfig, environment: Environment, model: ResolvedMo
     if config.method.distillation is None:
         return None
     teacher = resolve_model(_as_model(config), environment)
+    check_config(teacher.directory, trust_remote_code=config.model.trust_remote_code, whose="the teacher")
     check_teacher(
         config.method.distillation.teacher.source,
         base_quantization(model_settings(teacher.directory), teacher.directory),

@@ -10,6 +10,7 @@ from sftjob_contract.config import Model
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.limits import read_limits
+from sftjob_trainer.wording import type_name
 
 NOT_TRAINED: Final = -100
 """Label that PyTorch's cross entropy ignores."""
@@ -52,6 +53,9 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
     names = tokenizer.vocab_files_names.values()
     if names and not any((directory / name).is_file() for name in names):
         raise _unusable(f"none of {', '.join(names)} is there")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        found = type_name(tokenizer.model_max_length)
+        raise _unusable(f"model_max_length in its tokenizer_config.json must be a number, not {found}")
     if tokenizer.eos_token_id is None:
         raise Failure(
             Reason.CONFIG_INVALID,
