@@ -485,12 +485,27 @@ def test_a_column_that_some_rows_have_is_missing_from_the_data(bench: Workbench)
     assert raised.value.reason is Reason.DATA_INVALID
 
 
+OFFER = "; dataset.onInvalidRow: Skip leaves such rows out"
+
+
+def problem_with_rows_left_out(bench: Workbench, name: str) -> str | None:
+    config = bench.config(bench.root / "data" / name)
+    skipping = replace(config.dataset, on_invalid_row=OnInvalidRow.SKIP, max_invalid_rows=100)
+    try:
+        bench.run(replace(config, dataset=skipping))
+    except Failure as failure:
+        return failure.told
+    return None
+
+
 @pytest.mark.usefixtures("no_finalizers")
 @pytest.mark.parametrize(("name", "content", "sentence"), FILES)
 def test_bad_data_is_told_with_file_and_line(bench: Workbench, name: str, content: bytes, sentence: str) -> None:
     ended = ending(Stage.PREPARE, bench.root, to_json(bench.config(bench.write(name, content))))
-    assert (ended.exit_code, ended.reason, ended.message) == (ExitCode.INVALID, Reason.DATA_INVALID, sentence)
+    told, offer, _ = (ended.message or "").partition(OFFER)
+    assert (ended.exit_code, ended.reason, told) == (ExitCode.INVALID, Reason.DATA_INVALID, sentence)
     assert not (bench.volume / "prepared" / "stats.json").exists()
+    assert bool(offer) == (told != problem_with_rows_left_out(bench, name)), "the offer is for what it helps with"
 
 
 def test_a_file_that_is_no_parquet(bench: Workbench) -> None:

@@ -134,7 +134,7 @@ def test_bad_data_is_told_on_stderr_and_in_the_outcome(bench: Workbench) -> None
     container = Container(bench.root, bench.config(bench.write("d.jsonl", [{"text": "a"}, {"text": 1}])))
     process = container.start("prepare")
     _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
-    sentence = 'd.jsonl:2: "text" must be text, not a number'
+    sentence = 'd.jsonl:2: "text" must be text, not a number; dataset.onInvalidRow: Skip leaves such rows out'
     assert process.returncode == ExitCode.INVALID
     assert said(stderr) == f"prepare failed: DataInvalid: {sentence}"
     assert (container.outcome.reason, container.outcome.message) == (Reason.DATA_INVALID, sentence)

@@ -24,10 +24,13 @@ _EXIT_CODES: Final = {
 """The reasons that a trainer can give. The others (Killed, PodLost) are the operator's to conclude."""
 
 
+_LEAVE_OUT: Final = "dataset.onInvalidRow: Skip leaves such rows out"
+
+
 class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect of this program
     """Ends the stage. `message` is one sentence for the user: what is wrong, where, and what to write instead.
 
-    `blames_peer` and `fault` as in Outcome.
+    `blames_peer` and `fault` as in Outcome. `is_of_a_row`: the data without that row could be trained on.
 
     Raises:
         KeyError: `reason` is not one that a trainer can give.
@@ -40,6 +43,12 @@ class Failure(Exception):  # noqa: N818 -- a verdict about the run, not a defect
         self.blames_peer = blames_peer
         self.fault = fault
         self.exit_code = _EXIT_CODES[reason]
+        self.is_of_a_row = False
+
+    @property
+    def told(self) -> str:
+        """The message, and for a row how to leave it out."""
+        return f"{self.message}; {_LEAVE_OUT}" if self.is_of_a_row else self.message
 
 
 class UnfitColumnsError(Failure):

@@ -52,6 +52,7 @@ class Sieve:
             Failure: no row may be left out, or no more.
         """
         if self._dataset.on_invalid_row is OnInvalidRow.FAIL:
+            failure.is_of_a_row = True
             raise failure
         before = self.counts
         self.counts = replace(

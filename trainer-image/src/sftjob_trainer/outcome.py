@@ -27,7 +27,7 @@ def failed(stage: Stage, failure: Failure) -> Outcome:
         stage=stage,
         exit_code=failure.exit_code,
         reason=failure.reason,
-        message=failure.message,
+        message=failure.told,
         blames_peer=failure.blames_peer,
         fault=failure.fault,
     )

@@ -39,7 +39,7 @@ POLICIES: Final[Mapping[Reason, Policy]] = {
     Reason.DATA_INVALID: Policy(
         told_by="exit code 65, termination message",
         retry=Retry.NEVER,
-        hint=f"Correct the data, or leave such rows out with dataset.onInvalidRow: Skip. {_AGAIN}",
+        hint=f"Correct the data. {_AGAIN}",
     ),
     Reason.CONFIG_INVALID: Policy(
         told_by=(
