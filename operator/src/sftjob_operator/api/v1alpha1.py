@@ -8,7 +8,14 @@ from pydantic import ConfigDict, Field
 
 from sftjob_contract.config import DataFormat
 from sftjob_contract.secrets import LEAKY_VALUE
-from sftjob_contract.variables import INTERPRETER_VARIABLES, WORLD_PREFIXES, WORLD_VARIABLES
+from sftjob_contract.variables import (
+    COMPILE_VARIABLES,
+    DEVICE_VARIABLES,
+    INTERPRETER_VARIABLES,
+    SHARDING_PREFIXES,
+    WORLD_PREFIXES,
+    WORLD_VARIABLES,
+)
 from sftjob_operator.api.cluster import ResourcesSpec, StorageSpec
 from sftjob_operator.api.dataset import DatasetSpec
 from sftjob_operator.api.method import MethodSpec
@@ -130,7 +137,8 @@ def _not_in_env(names: tuple[str, ...], message: str, prefixes: tuple[str, ...] 
 
     Jobs of a version without this rule may have some: they can still be suspended, since env cannot change.
     """
-    taken = " || ".join([f"entry.name in {list(names)}", *(f"entry.name.startsWith('{each}')" for each in prefixes)])
+    exact = [f"entry.name in {list(names)}"] if names else []
+    taken = " || ".join([*exact, *(f"entry.name.startsWith('{each}')" for each in prefixes)])
     allowed = f"!has(self.env) || has(self.command) || self.env.all(entry, !({taken}))"
     return {**rule(f"oldSelf.hasValue() || {allowed}", message), "fieldPath": ".env", "optionalOldSelf": True}
 
@@ -149,9 +157,25 @@ _ENV_RULES: Final = (
         "libraries the trainer runs with: remove them, or write an image of your own that has what you need",
     ),
     _not_in_env(
-        ("HF_TOKEN", "WANDB_API_KEY", "HF_HUB_OFFLINE"),
-        "HF_TOKEN, WANDB_API_KEY and HF_HUB_OFFLINE are set by the operator: write model.tokenSecretRef, "
-        "dataset.tokenSecretRef, output.hub.tokenSecretRef or tracking.wandb.apiKeySecretRef",
+        ("HF_TOKEN", "WANDB_API_KEY", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
+        "HF_TOKEN, WANDB_API_KEY, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE are for the operator to set: write "
+        "model.tokenSecretRef, dataset.tokenSecretRef, output.hub.tokenSecretRef or tracking.wandb.apiKeySecretRef",
+    ),
+    _not_in_env(
+        (),
+        "FSDP_*, MEGATRON_LM_* and PARALLELISM_CONFIG_* have no effect, since each GPU holds the whole model: remove "
+        "them, and write method.quantization, training.gradientCheckpointing or GPUs with more memory",
+        SHARDING_PREFIXES,
+    ),
+    _not_in_env(
+        DEVICE_VARIABLES,
+        "CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES and the like hide the GPUs that the job requests: remove them, "
+        "and write resources.gpus",
+    ),
+    _not_in_env(
+        COMPILE_VARIABLES,
+        "TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE silently disable training.compile: remove them, and "
+        "write training.compile: false",
     ),
 )
 
