@@ -107,8 +107,8 @@ def config_of(*, method: Method | None = None, gpus: int = 0, **training: Any) -
         ),
         (
             "llama",
-            config_of(method=lora(extra={"init_lora_weights": "loftq"})),
-            "method.lora.extra.init_lora_weights: \"loftq\": PEFT refuses it: The required package 'scipy' is not",
+            config_of(method=lora(extra={"init_lora_weights": "corda"})),
+            'method.lora.extra.init_lora_weights: "corda": PEFT refuses it: ',
         ),
         (
             "llama",

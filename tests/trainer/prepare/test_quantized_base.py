@@ -126,6 +126,15 @@ def test_prepare_refuses_a_base_that_cannot_be_trained_before_it_reads_data(
         bench.run(replace(config, model=replace(config.model, source=str(model))))
 
 
+def test_prepare_refuses_loftq_for_a_model_without_safetensors(bench: Workbench, model_without_weights: Path) -> None:
+    model = shutil.copytree(model_without_weights, bench.root / "pickled")
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    method = replace(qlora(4), lora=lora(extra={"init_lora_weights": "loftq"}).lora)
+    config = bench.config("not-there.jsonl", method=method)
+    with pytest.raises(Failure, match=r"loftq reads the weights from safetensors, which .*pickled does not have; remo"):
+        bench.run(replace(config, model=replace(config.model, source=str(model))))
+
+
 def test_prepare_refuses_a_teacher_that_cannot_be_loaded(bench: Workbench, model_without_weights: Path) -> None:
     teacher = quantized_copy(model_without_weights, bench.root / "awq", "awq")
     wanted = Distillation(teacher=Teacher(source=str(teacher), revision=None), temperature=2.0, alpha=0.5)

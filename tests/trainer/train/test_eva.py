@@ -14,7 +14,7 @@ from sftjob_contract.config import Precision
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import ComputeDtype, LoraBias, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import eva, fit
+from sftjob_trainer import eva
 from sftjob_trainer.configuration import problems
 from sftjob_trainer.eva import Row, batches
 from sftjob_trainer.weightless import refusal
@@ -68,8 +68,7 @@ def trained(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_a_is_what_peft_computes_on_the_same_batches(llama: Path, tmp_path: Path) -> None:
     from datasets import load_from_disk
-    from peft import EvaConfig, LoraConfig
-    from peft.tuners.lora.eva import get_eva_state_dict
+    from peft import EvaConfig, LoraConfig, get_eva_state_dict
 
     trainer = build_trainer(tmp_path, job(llama, method=lora(extra=EVA), max_steps=2))
     rows = load_from_disk(tmp_path / layout.PREPARED_TRAIN)
@@ -119,7 +118,7 @@ def test_a_run_resumes_as_if_undisturbed_and_computes_nothing_again(
     trained: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = as_died_after(2, trained, tmp_path / "died")
-    monkeypatch.setattr(fit, "initialize", None)
+    monkeypatch.setattr(eva, "initialize", None)
 
     outcome = run_train(volume, trained.config, attempt=2)
 

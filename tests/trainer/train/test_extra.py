@@ -130,7 +130,7 @@ def with_lora_extra(**extra: Any) -> RunConfig:
         (with_lora_extra(r=3), ["method.lora.extra.r can not be set here: set method.lora.rank"]),
         (with_lora_extra(ranks=3), ["method.lora.extra.ranks is not a field of the installed peft.LoraConfig"]),
         (with_lora_extra(peft_type="IA3"), ["method.lora.extra.peft_type is not a field of the installed peft.LoraC"]),
-        (with_lora_extra(loftq_config={}), ["method.lora.extra.loftq_config can not be set here: remove it, since"]),
+        (with_lora_extra(loftq_config={}), ["method.lora.extra.loftq_config can not be set here: set method.quant"]),
         (with_lora_extra(init_lora_weights="pissa"), []),
         (with_lora_extra(init_lora_weights="eva"), []),
         (

@@ -19,6 +19,7 @@ from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.initial_adapter import EVA
+from sftjob_trainer.lora import adapted_layers
 from sftjob_trainer.run import Run
 from sftjob_trainer.start import ADAPTER_CONFIG
 from sftjob_trainer.tokenization import NOT_TRAINED
@@ -89,7 +90,7 @@ def check_directions(model: Any, lora: Lora) -> None:
     Raises:
         Failure: one has not.
     """
-    narrowest = min(((layer.in_features, name) for name, layer in _adapted(model)), default=None)
+    narrowest = min(((layer.in_features, name) for name, layer in adapted_layers(model)), default=None)
     wanted = _directions(model)
     if narrowest is None or 2 * wanted <= narrowest[0]:
         return
@@ -132,7 +133,7 @@ def initialize(trainer: Any, run: Run) -> None:
 def _found(trainer: Any, run: Run) -> dict[str, Any]:
     """The first directions of each layer by its name in the model, as many as the layer's rank, on the CPU in fp32."""
     import torch
-    from peft.tuners.lora.eva import get_eva_state_dict
+    from peft import get_eva_state_dict
     from transformers import BatchEncoding
 
     model = trainer.model
@@ -243,12 +244,5 @@ def _settings(model: Any) -> Any:
 
 def _directions(model: Any) -> int:
     """The largest rank that a layer may get."""
-    rank: int = max((layer.r["default"] for _, layer in _adapted(model)), default=0)
+    rank: int = max((layer.r["default"] for _, layer in adapted_layers(model)), default=0)
     return round(rank * float(_settings(model).rho))
-
-
-def _adapted(model: Any) -> Iterator[tuple[str, Any]]:
-    """Layers of `model` with an A and a B, by name; PEFT begins those of embeddings, which have others, as usual."""
-    from peft.tuners.lora import LoraLayer
-
-    return ((name, one) for name, one in model.named_modules() if isinstance(one, LoraLayer) and one.lora_A)

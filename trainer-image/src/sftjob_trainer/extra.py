@@ -13,7 +13,14 @@ from typing import Any, Final
 
 from sftjob_contract.config import RunConfig, Training
 from sftjob_contract.optimization import Scheduler
-from sftjob_trainer.initial_adapter import EVA, EVA_CONFIG, eva_problems, initialization_problems, takes_from_base
+from sftjob_trainer.initial_adapter import (
+    EVA,
+    EVA_CONFIG,
+    LOFTQ,
+    eva_problems,
+    initialization_problems,
+    takes_from_base,
+)
 from sftjob_trainer.wording import type_name
 
 SFT_CONFIG: Final = (
@@ -124,8 +131,9 @@ REFUSED_LORA: Final[Mapping[str, tuple[str, ...]]] = {
     "set method.lora.rslora": ("use_rslora",),
     "set method.lora.dora": ("use_dora",),
     "set method.lora.modulesToSave": ("modules_to_save",),
+    "set method.quantization, of which LoftQ takes one step": ("loftq_config",),
     "remove it, since it needs a preparation of its own that this trainer does not have": (
-        *("loftq_config", "corda_config", "lora_ga_config", "velora_config", "monteclora_config"),
+        *("corda_config", "lora_ga_config", "velora_config", "monteclora_config"),
         *("kasa_config", "arrow_config", "use_bdlora", "alora_invocation_tokens", "megatron_config", "megatron_core"),
         *("layer_replication", "runtime_config", "use_qalora", "qalora_group_size"),
     ),
@@ -141,7 +149,7 @@ _NEEDED_OPTIONS: Final[Mapping[Scheduler, tuple[str, ...]]] = {
     Scheduler.WARMUP_STABLE_DECAY: ("num_decay_steps",),
 }
 """One of these must be given."""
-_INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal", EVA)
+_INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal", EVA, LOFTQ)
 """Values of init_lora_weights that leave the base model's weights alone."""
 
 
@@ -162,7 +170,7 @@ def extra_problems(config: RunConfig) -> Iterator[str]:
     if (value := lora.extra.get("init_lora_weights", True)) not in _INITIALIZATIONS and not takes_from_base(lora):
         yield (
             f"method.lora.extra.init_lora_weights: {value} needs a preparation that this trainer does not have: write "
-            "true, false, gaussian, orthogonal, pissa, pissa_niter_16 (or another number), olora or eva"
+            "true, false, gaussian, orthogonal, pissa, pissa_niter_16 (or another number), olora, eva or loftq"
         )
 
 

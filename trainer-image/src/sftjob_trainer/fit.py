@@ -13,16 +13,16 @@ from sftjob_contract import layout
 from sftjob_contract.batches import packed_by_best_fit
 from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.reasons import Reason
+from sftjob_trainer import eva, loftq
 from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
 from sftjob_trainer.construction import Material, construct, try_optimizer
-from sftjob_trainer.eva import initialize, kept_shape
 from sftjob_trainer.examination import Examination, samples
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
-from sftjob_trainer.initial_adapter import initial_adapter, uses_eva
+from sftjob_trainer.initial_adapter import initial_adapter, uses_eva, uses_loftq
 from sftjob_trainer.loading import loading
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.packing_check import refused
@@ -49,7 +49,7 @@ def fit(run: Run, origin: Origin, point: ResumePoint) -> None:
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.disable_progress_bar()
     trainer = build(run, origin, point.directory)
-    initial = initial_adapter(trainer.model, run.config.method.lora)
+    initial = initial_adapter(trainer.model, run.config.method.lora, point.directory)
     with Recorder(run) as recorder, run.stop:
         trainer.add_callback(RunCallback(run, recorder, examination(run, trainer), initial))
         trainer.train(resume_from_checkpoint=str(point.directory) if point.directory else None)
@@ -97,21 +97,34 @@ def build(run: Run, origin: Origin, checkpoint: Path | None = None) -> Trainer:
             "world": run.world,
             "rows": run.stats.sequences,
         },
-        adapter=kept_shape(checkpoint) if uses_eva(lora) and checkpoint is not None else {},
+        adapter=eva.kept_shape(checkpoint) if uses_eva(lora) and checkpoint is not None else {},
     )
     trainer = construct(material)
     if trainer.args.world_size != run.world.size:
         known = trainer.args.world_size
         raise Failure(Reason.INTERNAL_ERROR, f"{run.world.size} processes train, but TRL knows of {known}")
-    if lora is not None and origin.checkpoint is not None:
-        load_adapter(trainer.model, origin.checkpoint, lora)
-    if uses_eva(lora) and checkpoint is None:
-        initialize(trainer, run)
+    if lora is not None and checkpoint is None:
+        _begin(trainer, run, origin)
     trainer.remove_callback(PrinterCallback)
     try_optimizer(trainer, material)
     _tell_size(run, trainer.model, choices)
     run.telemetry.loaded("data")
     return trainer
+
+
+def _begin(trainer: Trainer, run: Run, origin: Origin) -> None:
+    """Give the adapter its first weights, where they are not PEFT's own.
+
+    Raises:
+        Failure: they cannot be had.
+    """
+    lora = run.config.method.lora
+    if lora is not None and origin.checkpoint is not None:
+        load_adapter(trainer.model, origin.checkpoint, lora)
+    elif uses_eva(lora):
+        eva.initialize(trainer, run)
+    elif uses_loftq(lora):
+        loftq.initialize(trainer, run, origin.model)
 
 
 def _check_isolation(config: RunConfig, model: Any, choices: Choices) -> None:

@@ -1,8 +1,9 @@
-"""Adapters that begin with a part of the base's weights (PiSSA, OLoRA), and as what they are published.
+"""Adapters that do not begin as PEFT's usual ones: what does not go with them, and as what they are published.
 
-Such an initialization takes B0 A0 out of the base and puts it into the adapter, so what is trained fits that base only.
-On the base itself the same model is the adapter [B | -B0] [A / A0] of twice the rank (PEFT,
-`LoraModel.subtract_mutated_init`; Meng et al. 2024, appendix C).
+PiSSA and OLoRA take B0 A0 out of the base and put it into the adapter, and LoftQ puts there what the quantization took
+out, so what is trained fits that base only. On the base itself the same model is the adapter [B | -B0] [A / A0] of
+twice the rank (PEFT, `LoraModel.subtract_mutated_init`; Meng et al. 2024, appendix C); with LoftQ, up to the error that
+it left.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sftjob_contract.method import Lora, Method
+from sftjob_contract.method import Lora, Method, Quantization, QuantizationType
 from sftjob_trainer.wording import type_name
 
 INITIAL_ADAPTER: Final = "initial_adapter.safetensors"
@@ -22,12 +23,20 @@ _FIELD: Final = "method.lora.extra.init_lora_weights"
 EVA: Final = "eva"
 """The value of init_lora_weights for which A begins with directions of the layer's inputs (eva.py)."""
 EVA_CONFIG: Final = "eva_config"
+LOFTQ: Final = "loftq"
+"""The value of init_lora_weights for which B A begins with the error of the quantization (loftq.py)."""
+_EMBEDDING_A: Final = ".lora_embedding_A"
 
 
 def takes_from_base(lora: Lora | None) -> bool:
     """Whether the initialization changes the base's weights."""
     value = None if lora is None else lora.extra.get("init_lora_weights")
     return isinstance(value, str) and _OF_THE_BASE.fullmatch(value) is not None
+
+
+def uses_loftq(lora: Lora | None) -> bool:
+    """Whether the adapter begins with the error of the base's quantization."""
+    return lora is not None and lora.extra.get("init_lora_weights") == LOFTQ
 
 
 def uses_eva(lora: Lora | None) -> bool:
@@ -57,29 +66,48 @@ def eva_problems(lora: Lora, resume_from: str | None) -> Iterator[str]:
 
 
 def initialization_problems(method: Method, resume_from: str | None) -> Iterator[str]:
-    """What does not go with an initialization that changes the base, one sentence each."""
+    """What does not go with an initialization after which the adapter fits another base, one sentence each."""
     lora = method.lora
-    if lora is None or not takes_from_base(lora):
+    if lora is None or not (takes_from_base(lora) or uses_loftq(lora)):
         return
     what = f"{_FIELD}: {lora.extra['init_lora_weights']}"
+    if uses_loftq(lora) and (problem := _not_nf4(method.quantization)):
+        yield f"{what} needs method.quantization with bits: 4 and type: nf4, {problem}"
     for name, given in (
-        ("method.quantization", method.quantization is not None),
+        ("method.quantization", method.quantization is not None and takes_from_base(lora)),
         ("method.lora.dora", lora.dora),
         ("method.lora.rslora", lora.rslora),
         ("method.lora.extra.rank_pattern", bool(lora.extra.get("rank_pattern"))),
         ("method.lora.extra.alpha_pattern", bool(lora.extra.get("alpha_pattern"))),
         ("method.lora.extra.lora_bias", bool(lora.extra.get("lora_bias"))),
         ("method.lora.extra.trainable_token_indices", bool(lora.extra.get("trainable_token_indices"))),
+        ("method.lora.extra.target_parameters", bool(lora.extra.get("target_parameters"))),
         ("checkpoints.resumeFrom", resume_from is not None),
     ):
         if given:
             yield f"{what} does not go with {name}: the adapter could not be published for the base; remove one of them"
 
 
-def initial_adapter(model: Any, lora: Lora | None) -> dict[str, Any] | None:
-    """The weights of A and B in `model` before its first step, under the names of adapter files; None: not needed."""
-    if not takes_from_base(lora):
+def _not_nf4(quantization: Quantization | None) -> str | None:
+    if quantization is None:
+        return "which is missing: write it, or remove this"
+    if quantization.bits != 4:
+        return f"not bits: {quantization.bits}: change that, or remove this"
+    found = quantization.type
+    return None if found is QuantizationType.NF4 else f"not type: {found}: change that, or remove this"
+
+
+def initial_adapter(model: Any, lora: Lora | None, checkpoint: Path | None) -> dict[str, Any] | None:
+    """The weights of A and B in `model` before its first step, under the names of adapter files; None: not needed.
+
+    LoftQ computes them for step 0 only; a `checkpoint` to go on from has them.
+    """
+    if not (takes_from_base(lora) or uses_loftq(lora)):
         return None
+    if uses_loftq(lora) and checkpoint is not None:
+        from safetensors.torch import load_file
+
+        return dict(load_file(checkpoint / INITIAL_ADAPTER))
     from peft import get_peft_model_state_dict
 
     return {
@@ -104,7 +132,8 @@ def for_the_published_base(initial: Path, adapter: Path, config_file: str) -> No
     trained, before = load_file(adapter / WEIGHTS), load_file(initial)
     for name, weights in before.items():
         now = trained[name].float()
-        grown = torch.cat((now, weights), 0) if ".lora_A." in name else torch.cat((now, -weights), 1)
+        is_a = ".lora_A." in name or name.endswith(_EMBEDDING_A)
+        grown = torch.cat((now, weights), 0) if is_a else torch.cat((now, -weights), 1)
         trained[name] = grown.contiguous()
     save_file(trained, adapter / WEIGHTS, metadata={"format": "pt"})
     path = adapter / config_file

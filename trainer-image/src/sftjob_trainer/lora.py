@@ -1,6 +1,6 @@
 """LoRA: PEFT's config from ours, and whether the model has the layers that it names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 from sftjob_contract.method import Lora
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import EVA_CONFIG, uses_eva
+from sftjob_trainer.initial_adapter import EVA_CONFIG, uses_eva, uses_loftq
 
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every linear layer but the output head."""
@@ -29,6 +29,8 @@ def lora_config(lora: Lora, kept: Mapping[str, Any] = MappingProxyType({})) -> A
         **lora.extra,
         **kept,
     }
+    if uses_loftq(lora):  # PEFT would quantize the base itself
+        given["init_lora_weights"] = True
     try:
         if uses_eva(lora):
             given[EVA_CONFIG] = EvaConfig(**(lora.extra.get(EVA_CONFIG) or {}))
@@ -49,6 +51,13 @@ def lora_config(lora: Lora, kept: Mapping[str, Any] = MappingProxyType({})) -> A
         raise Failure(
             Reason.CONFIG_INVALID, f"method.lora.extra: {', '.join(lora.extra)}: PEFT refuses it: {error}"
         ) from error
+
+
+def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Layers of PEFT's `model` with an A and a B, by name; those of embeddings are others."""
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, one) for name, one in model.named_modules() if isinstance(one, LoraLayer) and one.lora_A)
 
 
 @dataclass(frozen=True, kw_only=True)

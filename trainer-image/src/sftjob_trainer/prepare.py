@@ -45,6 +45,7 @@ from sftjob_trainer.label_report import (
 )
 from sftjob_trainer.length_report import data_warnings
 from sftjob_trainer.limits import check_length, check_prompts, check_vocabulary, model_settings, read_limits
+from sftjob_trainer.loftq import check_weight_files
 from sftjob_trainer.lora import check_layers
 from sftjob_trainer.model_shape import read_layers, read_model_shape
 from sftjob_trainer.outputs import write_run_config
@@ -99,6 +100,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     check_config(model.directory, trust_remote_code=config.model.trust_remote_code)
     settings = model_settings(model.directory)
     check_base(config, base_quantization(settings, model.directory))
+    check_weight_files(config, model.directory)
     check_scaling(model.directory, config.model)
     check_packed_layers(config, str(settings.get("model_type")), image_packages())
     shape = read_model_shape(model.directory)

@@ -10,6 +10,7 @@ from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.method import ComputeDtype, Quantization
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
+from sftjob_trainer.initial_adapter import LOFTQ, uses_loftq
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,8 @@ def _problems(config: RunConfig, base: BaseQuantization) -> Iterator[str]:
         yield f"write method.lora with method.quantization.bits: {base.bits}, since such weights cannot be trained"
     elif quantization is None or quantization.bits != base.bits:
         yield f"write method.quantization.bits: {base.bits}"
+    if uses_loftq(config.method.lora):
+        yield f"remove method.lora.extra.init_lora_weights: {LOFTQ}, which needs the weights before they were quantized"
     if config.output.merge_adapter:
         yield "remove output.mergeAdapter, since an adapter is not merged into such weights"
 

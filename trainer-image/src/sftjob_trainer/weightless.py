@@ -24,6 +24,7 @@ from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.child import limit_memory, print_answer
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, best_machine, choose
+from sftjob_trainer.initial_adapter import uses_loftq
 from sftjob_trainer.libraries import hide_bitsandbytes, hide_wandb
 from sftjob_trainer.lora import ALL_LINEAR
 
@@ -199,6 +200,7 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
     from datasets import Dataset
 
     from sftjob_trainer.construction import Material, construct, try_optimizer
+    from sftjob_trainer.loftq import check_names
     from sftjob_trainer.tokenization import load_tokenizer
     from sftjob_trainer.world import ALONE
 
@@ -224,6 +226,8 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
         )
         with torch.device("meta"):  # PEFT's new weights too
             trainer = construct(material)
+        if uses_loftq(config.method.lora):
+            check_names(trainer.model, directory)
         try_optimizer(trainer, material)
     _begin(trainer)
     return trainer
