@@ -1,9 +1,18 @@
 """How weights are adapted: part of the run config."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+INIT_LORA_WEIGHTS: Final = "init_lora_weights"
+"""PEFT's option for how an adapter begins."""
+EVA: Final = "eva"
+"""Its value for which A begins with directions of the layer's inputs, and layers share their ranks out."""
+LOFTQ: Final = "loftq"
+"""Its value for which B A begins with the error of the quantization."""
+_OF_THE_BASE: Final = re.compile(r"pissa(_niter_\d+)?|olora")
 
 
 class LoraBias(StrEnum):
@@ -47,6 +56,27 @@ class Lora:
     modules_to_save: tuple[str, ...]
     extra: Mapping[str, Any] = field(hash=False)
     loraplus_lr_ratio: float | None = None
+
+
+def takes_from_base(lora: Lora | None) -> bool:
+    """Whether the initialization takes a part of the base's weights into the adapter (PiSSA, OLoRA)."""
+    value = None if lora is None else lora.extra.get(INIT_LORA_WEIGHTS)
+    return isinstance(value, str) and _OF_THE_BASE.fullmatch(value) is not None
+
+
+def uses_eva(lora: Lora | None) -> bool:
+    """Whether the adapter begins with directions of its inputs."""
+    return lora is not None and lora.extra.get(INIT_LORA_WEIGHTS) == EVA
+
+
+def uses_loftq(lora: Lora | None) -> bool:
+    """Whether the adapter begins with the error of the base's quantization."""
+    return lora is not None and lora.extra.get(INIT_LORA_WEIGHTS) == LOFTQ
+
+
+def keeps_initial_adapter(lora: Lora | None) -> bool:
+    """Whether a checkpoint has the adapter before its first step too, and the output is of twice the rank."""
+    return takes_from_base(lora) or uses_loftq(lora)
 
 
 @dataclass(frozen=True, kw_only=True)

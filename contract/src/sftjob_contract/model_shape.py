@@ -7,6 +7,21 @@ LINEAR_KINDS_LIMIT: Final = 16
 """Most kinds of linear layers in a ModelShape, so that it fits into a termination message; dense models have 4 to 7."""
 LINEAR_NAME_LIMIT: Final = 64
 """Longest name of one, in characters."""
+UNFROZEN_KINDS_LIMIT: Final = 7
+"""Most sizes of weights in ModelShape.unfrozen; dense models have 4 to 7, all vectors counted as one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfrozenShape:
+    """`count` weights of `rows` x `columns` that method.full.unfrozenParameters trains.
+
+    Vectors have one column, and are told as a single one. `is_embedding`: some optimizers treat it apart.
+    """
+
+    rows: int
+    columns: int
+    count: int
+    is_embedding: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +43,7 @@ class ModelShape:
 
     `parameters` counts tied weights once; `bias_parameters` are those of them that are biases. `weight_bytes` is the
     size of the weight files. `head_size` is the width of one attention head. `tied_embeddings`: the output head is the
-    embedding.
+    embedding. `unfrozen` is what is trained of it where that is a part; None: all of it, or an adapter.
     """
 
     parameters: int
@@ -43,3 +58,4 @@ class ModelShape:
     vocabulary_size: int
     tied_embeddings: bool
     linear_layers: tuple[LinearShape, ...]
+    unfrozen: tuple[UnfrozenShape, ...] | None = None

@@ -11,12 +11,21 @@ import pytest
 
 from sftjob_contract.codec import encode, from_json, to_json
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
+from sftjob_contract.model_shape import (
+    LINEAR_KINDS_LIMIT,
+    LINEAR_NAME_LIMIT,
+    UNFROZEN_KINDS_LIMIT,
+    LinearShape,
+    ModelShape,
+    UnfrozenShape,
+)
 from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES, Stage
 from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, termination_message
 from sftjob_contract.stats import PreparedStats
+from sftjob_trainer.failure import Failure
 from sftjob_trainer.lora import layers_of
-from sftjob_trainer.model_shape import read_layers, read_model_shape
+from sftjob_trainer.model_shape import read_layers, read_model_shape, read_unfrozen
+from sftjob_trainer.unfreezing import unfreeze
 from support.preparing import Workbench
 from support.training import PEFT_IS_BEHIND, stats_of
 
@@ -106,6 +115,33 @@ def test_pickled_weights_of_a_known_model_follow_from_its_config(name: str, tmp_
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 1000)
     assert encode(read(tmp_path)) == {**expected, "weightBytes": 1000}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("patterns", [(r".*(mlp|attention)", ".*norm"), (r".*embed", ".*wte"), ("lm_head",), (".",)])
+def test_weights_that_are_trained_by_name_are_those_that_are_unfrozen(
+    name: str, patterns: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = build(name)
+    model.save_pretrained(tmp_path)
+    found = read_unfrozen(tmp_path, patterns)
+    try:
+        unfreeze(model, patterns)
+    except Failure:
+        assert found is None
+        return
+    trained = [weights for weights in model.parameters() if weights.requires_grad]
+    embeddings = [model.get_input_embeddings().weight] + [p for n, p in model.named_parameters() if "wpe" in n]
+    assert found is not None
+    assert sum(kind.rows * kind.columns * kind.count for kind in found) == sum(p.numel() for p in trained)
+    assert sum(kind.count for kind in found if kind.columns > 1) == sum(p.ndim > 1 for p in trained)
+    assert sum(kind.count for kind in found if kind.is_embedding) == sum(
+        any(weights is embedding for embedding in embeddings) for weights in trained
+    )
+
+
+def test_a_pattern_that_begins_no_name_of_the_files_leaves_open_what_is_trained(copied: Path) -> None:
+    assert read_unfrozen(copied, ["model.layers.0", "transformer.h"]) is None
 
 
 def test_qwen2_is_read_in_full(qwen2: Path) -> None:
@@ -259,6 +295,7 @@ def test_the_largest_shape_fits_into_a_termination_message() -> None:
         vocabulary_size=huge,
         tied_embeddings=True,
         linear_layers=kinds,
+        unfrozen=(UnfrozenShape(rows=10**9, columns=10**9, count=10**9, is_embedding=True),) * UNFROZEN_KINDS_LIMIT,
     )
     stats = stats_of(**dict.fromkeys(("rows", "train_rows", "tokens", "trained_tokens", "max_steps"), huge))
     told = Outcome(

@@ -11,6 +11,7 @@ from sftjob_contract import layout
 from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import Method
+from sftjob_contract.model_shape import ModelShape, UnfrozenShape
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.configuration import problems
 from sftjob_trainer.weightless import refusal
@@ -97,13 +98,19 @@ def test_what_is_no_pattern_is_told_at_once(method: Method, problem: str) -> Non
 
 
 @pytest.mark.slow
-def test_memory_is_not_planned_for_weights_that_the_plan_does_not_know_apart(qwen2: Path, tmp_path: Path) -> None:
+def test_prepare_says_which_weights_are_trained_as_far_as_the_files_name_them(qwen2: Path, tmp_path: Path) -> None:
     bench = Workbench(tmp_path, qwen2)
     data = bench.write("train.jsonl", [{"text": "a line"}] * 2)
 
-    def shape(config: RunConfig) -> object:
+    def shape(config: RunConfig) -> ModelShape | None:
         return bench.run(config).model_shape
 
     config = bench.config(data)
-    assert shape(config) is not None
-    assert shape(replace(config, method=of("model.layers.1"))) is None
+    whole, part = shape(config), shape(replace(config, method=of(r"model\.layers\.1\.mlp")))
+    assert whole is not None
+    assert part is not None
+    assert part == replace(whole, unfrozen=part.unfrozen)
+    assert part.unfrozen == (
+        UnfrozenShape(rows=32, columns=64, count=1),
+        UnfrozenShape(rows=64, columns=32, count=2),
+    )

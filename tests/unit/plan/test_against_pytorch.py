@@ -15,7 +15,9 @@ from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.optimization import Optimizer
 from sftjob_operator.plan import checkpoint_bytes, gpu_memory, trainable_parameters
 from sftjob_operator.plan.memory import HEAD_TOKENS, HEAD_WORDS, base_weight_bytes
-from sftjob_trainer.model_shape import read_model_shape
+from sftjob_trainer.initial_adapter import initial_adapter
+from sftjob_trainer.model_shape import read_model_shape, read_unfrozen
+from sftjob_trainer.unfreezing import unfreeze
 from support.optimizers import INSTALLED
 from support.tiny import lora, run_config
 from support.training import PEFT_IS_BEHIND
@@ -116,6 +118,46 @@ def test_weights_adapter_and_gradients_take_the_bytes_that_pytorch_gives_them(
     memory = gpu_memory(a_run(method), shape, TOKENS)
     assert memory.weights + memory.adapter == size(parameters)
     assert memory.gradients == size(parameter.grad for parameter in parameters)
+
+
+@pytest.mark.parametrize("patterns", [("model.layers.2", "model.norm"), ("lm_head",), ("model.embed_tokens",)])
+def test_of_weights_that_are_trained_by_name_only_those_have_gradients_and_states(
+    patterns: tuple[str, ...], directory: Path, shape: ModelShape
+) -> None:
+    import torch
+
+    model = load(directory, FULL)
+    unfreeze(model, patterns)
+    backward(model)
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    steps = torch.optim.AdamW(trained)
+    steps.step()
+    states = [state[name] for state in steps.state.values() for name in ("exp_avg", "exp_avg_sq")]
+
+    run, part = (
+        a_run(replace(FULL, unfrozen_parameters=patterns)),
+        replace(shape, unfrozen=read_unfrozen(directory, patterns)),
+    )
+    memory = gpu_memory(run, part, TOKENS)
+
+    assert memory.weights == size(parameters)
+    assert memory.gradients == size(parameter.grad for parameter in trained)
+    assert memory.optimizer == size(states)
+    assert checkpoint_bytes(run, part) == size(parameters) + size(states)
+    head = shape.vocabulary_size * shape.hidden_size * 4
+    assert gpu_memory(a_run(FULL), shape, TOKENS).logits - memory.logits == (0 if patterns == ("lm_head",) else head)
+
+
+@pytest.mark.parametrize("value", ["pissa", "olora", "gaussian"])
+def test_a_checkpoint_holds_the_adapter_before_its_first_step_where_the_base_was_changed(
+    value: str, directory: Path, shape: ModelShape
+) -> None:
+    plain, method = lora(4), lora(4, extra={"init_lora_weights": value})
+    kept = initial_adapter(load(directory, method), method.lora, None) or {}
+    more = checkpoint_bytes(a_run(method), shape) - checkpoint_bytes(a_run(plain), shape)
+    assert more == size(kept.values())
+    assert bool(more) == (value != "gaussian")
 
 
 @pytest.mark.parametrize("optimizer", INSTALLED)

@@ -1,10 +1,11 @@
 """What a job's status tells of its plan, and when a run is refused, with which words."""
 
+import dataclasses
 import re
 
 import pytest
 
-from sftjob_contract.model_shape import ModelShape
+from sftjob_contract.model_shape import ModelShape, UnfrozenShape
 from sftjob_operator.api import PlanStatus, SFTJob
 from sftjob_operator.plan import training_disk_bytes
 from sftjob_operator.reconcile.planning import misfit, plan_status
@@ -83,6 +84,26 @@ def test_options_of_peft_that_may_change_the_adapter_leave_the_rest_open() -> No
     told = plan(on("1Gi").lora(extra={"rank_pattern": {"q_proj": 4}}))
     assert told.parameters == LLAMA_8B.parameters
     assert (told.trainable_parameters, told.memory, told.misfit) == (None, None, None)
+
+
+def test_an_initialization_of_the_adapter_is_planned_for_and_eva_which_chooses_ranks_is_not() -> None:
+    usual, pissa, eva = (
+        plan(on("80Gi").lora(extra=extra), QWEN_05B)
+        for extra in ({}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "eva"})
+    )
+    assert pissa.trainable_parameters == usual.trainable_parameters
+    assert (pissa.checkpoint_bytes or 0) - (usual.checkpoint_bytes or 0) == 4 * 8_798_208
+    assert (eva.parameters, eva.checkpoint_bytes) == (usual.parameters, None)
+
+
+def test_a_run_that_trains_a_part_of_the_weights_is_not_refused_for_activations_that_it_may_not_need() -> None:
+    part = dataclasses.replace(LLAMA_8B, unfrozen=(UnfrozenShape(rows=4096, columns=1, count=1),))
+    job = on("40Gi").full().training(per_device_batch_size=256, gradient_checkpointing=False)
+    told = plan(job, part)
+    assert told.memory is not None
+    assert told.memory.total > 1.25 * 40 * GIB
+    assert (told.trainable_parameters, told.misfit) == (4096, None)
+    assert misfit(plan(job)) is not None
 
 
 def test_disk_holds_model_data_checkpoints_and_output() -> None:

@@ -14,7 +14,7 @@ from trl import SFTConfig
 
 from sftjob_contract.batches import packed_by_best_fit
 from sftjob_contract.config import PaddingSide, RunConfig
-from sftjob_contract.method import Lora
+from sftjob_contract.method import Lora, uses_eva
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer.arguments import sft_arguments
@@ -23,7 +23,6 @@ from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_voc
 from sftjob_trainer.eva import check_directions
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, autocast_precision
-from sftjob_trainer.initial_adapter import uses_eva
 from sftjob_trainer.lora import check_layers, check_tokens, layers_of, lora_config
 from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer

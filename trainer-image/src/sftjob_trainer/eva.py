@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sftjob_contract.method import Lora
+from sftjob_contract.method import EVA, Lora
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import EVA
 from sftjob_trainer.lora import adapted_layers
 from sftjob_trainer.run import Run
 from sftjob_trainer.start import ADAPTER_CONFIG

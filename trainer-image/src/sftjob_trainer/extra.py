@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.config import RunConfig, Training
+from sftjob_contract.method import EVA, LOFTQ, takes_from_base
 from sftjob_contract.optimization import Scheduler
-from sftjob_trainer.initial_adapter import (
-    EVA,
-    EVA_CONFIG,
-    LOFTQ,
-    eva_problems,
-    initialization_problems,
-    takes_from_base,
-)
+from sftjob_trainer.initial_adapter import EVA_CONFIG, eva_problems, initialization_problems
 from sftjob_trainer.wording import type_name
 
 SFT_CONFIG: Final = (

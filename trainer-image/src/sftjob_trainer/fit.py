@@ -12,6 +12,7 @@ from transformers import PrinterCallback
 from sftjob_contract import layout
 from sftjob_contract.batches import packed_by_best_fit
 from sftjob_contract.config import Precision, RunConfig
+from sftjob_contract.method import uses_eva, uses_loftq
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import eva, loftq
 from sftjob_trainer.callbacks import RunCallback
@@ -22,7 +23,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.flops import arithmetic
 from sftjob_trainer.generation import Generator
 from sftjob_trainer.hardware import Choices, autocast_precision, choose, this_machine, trainable_parameters
-from sftjob_trainer.initial_adapter import initial_adapter, uses_eva, uses_loftq
+from sftjob_trainer.initial_adapter import initial_adapter
 from sftjob_trainer.loading import loading
 from sftjob_trainer.model import attention_of, load_model, load_teacher
 from sftjob_trainer.packing_check import refused

@@ -7,41 +7,29 @@ it left.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sftjob_contract.method import Lora, Method, Quantization, QuantizationType
+from sftjob_contract.method import (
+    EVA,
+    Lora,
+    Method,
+    Quantization,
+    QuantizationType,
+    keeps_initial_adapter,
+    takes_from_base,
+    uses_eva,
+    uses_loftq,
+)
 from sftjob_trainer.wording import type_name
 
 INITIAL_ADAPTER: Final = "initial_adapter.safetensors"
 """File of a checkpoint: the adapter before its first step."""
 WEIGHTS: Final = "adapter_model.safetensors"
-_OF_THE_BASE: Final = re.compile(r"pissa(_niter_\d+)?|olora")
 _FIELD: Final = "method.lora.extra.init_lora_weights"
-EVA: Final = "eva"
-"""The value of init_lora_weights for which A begins with directions of the layer's inputs (eva.py)."""
 EVA_CONFIG: Final = "eva_config"
-LOFTQ: Final = "loftq"
-"""The value of init_lora_weights for which B A begins with the error of the quantization (loftq.py)."""
 _EMBEDDING_A: Final = ".lora_embedding_A"
-
-
-def takes_from_base(lora: Lora | None) -> bool:
-    """Whether the initialization changes the base's weights."""
-    value = None if lora is None else lora.extra.get("init_lora_weights")
-    return isinstance(value, str) and _OF_THE_BASE.fullmatch(value) is not None
-
-
-def uses_loftq(lora: Lora | None) -> bool:
-    """Whether the adapter begins with the error of the base's quantization."""
-    return lora is not None and lora.extra.get("init_lora_weights") == LOFTQ
-
-
-def uses_eva(lora: Lora | None) -> bool:
-    """Whether the adapter begins with directions of its inputs."""
-    return lora is not None and lora.extra.get("init_lora_weights") == EVA
 
 
 def eva_problems(lora: Lora, resume_from: str | None) -> Iterator[str]:
@@ -68,7 +56,7 @@ def eva_problems(lora: Lora, resume_from: str | None) -> Iterator[str]:
 def initialization_problems(method: Method, resume_from: str | None) -> Iterator[str]:
     """What does not go with an initialization after which the adapter fits another base, one sentence each."""
     lora = method.lora
-    if lora is None or not (takes_from_base(lora) or uses_loftq(lora)):
+    if lora is None or not keeps_initial_adapter(lora):
         return
     what = f"{_FIELD}: {lora.extra['init_lora_weights']}"
     if uses_loftq(lora) and (problem := _not_nf4(method.quantization)):
@@ -102,7 +90,7 @@ def initial_adapter(model: Any, lora: Lora | None, checkpoint: Path | None) -> d
 
     LoftQ computes them for step 0 only; a `checkpoint` to go on from has them.
     """
-    if not (takes_from_base(lora) or uses_loftq(lora)):
+    if not keeps_initial_adapter(lora):
         return None
     if uses_loftq(lora) and checkpoint is not None:
         from safetensors.torch import load_file

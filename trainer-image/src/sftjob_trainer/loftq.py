@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.config import RunConfig
+from sftjob_contract.method import LOFTQ, uses_loftq
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import LOFTQ, uses_loftq
 from sftjob_trainer.lora import adapted_layers
 from sftjob_trainer.run import Run
 from sftjob_trainer.weights import safe_weight_files

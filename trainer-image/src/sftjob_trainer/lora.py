@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from sftjob_contract.method import Lora
+from sftjob_contract.method import Lora, uses_eva, uses_loftq
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import EVA_CONFIG, uses_eva, uses_loftq
+from sftjob_trainer.initial_adapter import EVA_CONFIG
 
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every linear layer but the output head."""

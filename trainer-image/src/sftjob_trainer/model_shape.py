@@ -8,11 +8,18 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
+from sftjob_contract.model_shape import (
+    LINEAR_KINDS_LIMIT,
+    LINEAR_NAME_LIMIT,
+    UNFROZEN_KINDS_LIMIT,
+    LinearShape,
+    ModelShape,
+    UnfrozenShape,
+)
 from sftjob_trainer.lora import Layers
 from sftjob_trainer.weights import SAFE_INDEX, SAFE_WEIGHTS, safe_weight_files
 
@@ -81,6 +88,42 @@ def read_layers(directory: Path) -> Layers:
     )
 
 
+def read_unfrozen(directory: Path, patterns: Sequence[str]) -> tuple[UnfrozenShape, ...] | None:
+    """What `patterns` train of a model whose shape is known, as unfreezing.py does it.
+
+    None where that is not certain: a pattern begins no name in the weight files, whose names may begin otherwise than
+    those of the loaded model.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    found = _parameters(_tensors(directory, config)[0], config)
+    sizes = {f"{_HEAD}.weight" if name in _HEADS else name: size for name, size in found.items()}
+    if not all(any(re.match(pattern, name) for name in sizes) for pattern in patterns):
+        return None
+    trained = {name: size for name, size in sizes.items() if any(re.match(pattern, name) for pattern in patterns)}
+    vectors = sum(size[0] for size in trained.values() if len(size) == 1)
+    kinds = Counter(
+        (size[0], math.prod(size[1:]), not _IN_A_LAYER.fullmatch(name) and name not in _HEADS)
+        for name, size in trained.items()
+        if len(size) > 1
+    )
+    if vectors:
+        kinds[vectors, 1, False] = 1
+    if len(kinds) > UNFROZEN_KINDS_LIMIT:
+        return None
+    return tuple(
+        UnfrozenShape(rows=rows, columns=columns, count=count, is_embedding=is_embedding)
+        for (rows, columns, is_embedding), count in sorted(kinds.items())
+    )
+
+
+def _parameters(tensors: Tensors, config: Any) -> Tensors:
+    """Those of `tensors` that are parameters, tied ones once."""
+    left_out = _HEADS if config.tie_word_embeddings else ()
+    return {name: size for name, size in tensors.items() if not name.endswith(_BUFFERS) and name not in left_out}
+
+
 def shape_of(config: Any, tensors: Tensors, weight_bytes: int) -> ModelShape:
     """The shape of a dense decoder of `config` that is made of `tensors`.
 
@@ -88,9 +131,7 @@ def shape_of(config: Any, tensors: Tensors, weight_bytes: int) -> ModelShape:
         _NoShapeError: it is not one.
     """
     _check_dense(config)
-    tensors = {name: size for name, size in tensors.items() if not name.endswith(_BUFFERS)}
-    if config.tie_word_embeddings:
-        tensors = {name: size for name, size in tensors.items() if name not in _HEADS}
+    tensors = _parameters(tensors, config)
     linear = _linear_layers(tensors, config)
     heads = config.num_attention_heads
     return ModelShape(

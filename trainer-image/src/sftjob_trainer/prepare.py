@@ -47,7 +47,7 @@ from sftjob_trainer.length_report import data_warnings
 from sftjob_trainer.limits import check_length, check_prompts, check_vocabulary, model_settings, read_limits
 from sftjob_trainer.loftq import check_weight_files
 from sftjob_trainer.lora import check_layers
-from sftjob_trainer.model_shape import read_layers, read_model_shape
+from sftjob_trainer.model_shape import read_layers, read_model_shape, read_unfrozen
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
@@ -131,7 +131,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_snapshot=_snapshot(model, environment.cache),
         teacher_snapshot=None if teacher is None else _snapshot(teacher, environment.cache),
         model_revision=model.revision,
-        model_shape=_planned(shape, config),
+        model_shape=_planned(shape, config, model.directory),
     )
     check_schedule(stats.max_steps, config.training)
     if config.evaluation.sample_prompts:
@@ -149,12 +149,18 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     return stats
 
 
-def _planned(shape: ModelShape | None, config: RunConfig) -> ModelShape | None:
-    """The shape to plan memory with, which knows of all weights or an adapter and not of single weights that train."""
-    if shape is None or config.method.unfrozen_parameters is None:
+def _planned(shape: ModelShape | None, config: RunConfig, directory: Path) -> ModelShape | None:
+    """The shape to plan memory with, and which of the weights are trained if that is a part of them."""
+    patterns = config.method.unfrozen_parameters
+    if shape is None or patterns is None:
         return shape
-    logger.info("      memory is not planned for, since method.full.unfrozenParameters trains a part of the weights")
-    return None
+    unfrozen = read_unfrozen(directory, patterns)
+    if unfrozen is None:
+        logger.info(
+            "      memory is not planned for, since method.full.unfrozenParameters names other weights than the files"
+        )
+        return None
+    return replace(shape, unfrozen=unfrozen)
 
 
 def _without_numbers(lora: Lora) -> Lora:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.config import Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, Quantization
+from sftjob_contract.method import LOFTQ, ComputeDtype, Quantization, uses_loftq
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import LOFTQ, uses_loftq
 
 logger = logging.getLogger(__name__)
 

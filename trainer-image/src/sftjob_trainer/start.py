@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sftjob_contract import layout
 from sftjob_contract.config import RunConfig
-from sftjob_contract.method import Lora
+from sftjob_contract.method import EVA, Lora
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import remote
@@ -17,7 +17,7 @@ from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.config_check import check_config
 from sftjob_trainer.environment import Environment
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.initial_adapter import EVA, INITIAL_ADAPTER
+from sftjob_trainer.initial_adapter import INITIAL_ADAPTER
 from sftjob_trainer.limits import model_settings
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.quantized_base import base_quantization, check_teacher

@@ -17,14 +17,13 @@ from typing import Any, Final
 
 from sftjob_contract.codec import from_json
 from sftjob_contract.config import Kernels, Precision, RunConfig
-from sftjob_contract.method import Lora, LoraBias
+from sftjob_contract.method import Lora, LoraBias, uses_loftq
 from sftjob_contract.optimization import Optimizer, Scheduler
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer.child import limit_memory, print_answer
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, best_machine, choose
-from sftjob_trainer.initial_adapter import uses_loftq
 from sftjob_trainer.libraries import hide_bitsandbytes, hide_wandb
 from sftjob_trainer.lora import ALL_LINEAR
 

@@ -19,7 +19,9 @@ from sftjob_operator.plan.tensors import (
     adapted_layers,
     linear_parameters,
     trainable_parameters,
+    trained_linear_parameters,
     trained_tensors,
+    trains_head,
 )
 
 CONTEXT_BYTES: Final = 512 << 20
@@ -32,7 +34,6 @@ HEAD_WORDS: Final = 32768
 _FP32: Final = 4
 _QUANTIZATION_BLOCK: Final = 64
 _SCALE_BLOCK: Final = 256
-_HEADS: Final = frozenset({"lm_head", "embed_out"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +111,15 @@ def _cast_bytes(config: RunConfig, shape: ModelShape) -> int:
 
     Together 6 bytes a weight: https://huggingface.co/docs/transformers/model_memory_anatomy.
     """
-    if config.method.lora is not None or weight_bytes(config) == compute_bytes(config):
+    if weight_bytes(config) == compute_bytes(config):
         return 0
-    return linear_parameters(shape) * compute_bytes(config)
+    return trained_linear_parameters(config.method, shape) * compute_bytes(config)
 
 
 def _activation_bytes(config: RunConfig, shape: ModelShape, tokens: int, row_tokens: int) -> int:
     """What the backward pass needs of the forward pass.
 
+    Where only a part of the weights is trained that is too much: layers below the first of them need nothing kept.
     With checkpointing (Chen et al. 2016), and where it is left open: the input of every layer, and all of the one layer
     that is computed again.
     """
@@ -181,11 +183,9 @@ def _logit_bytes(config: RunConfig, shape: ModelShape, tokens: int) -> int:
 
     The logits of all tokens and words are never there at once (`trl.trainer.utils.add_fused_lm_head`).
     """
-    lora = config.method.lora
     compute, words = compute_bytes(config), min(shape.vocabulary_size, HEAD_WORDS)
     tile = min(tokens, HEAD_TOKENS) * words * compute
     cast = words * shape.hidden_size * compute if weight_bytes(config) != compute else 0
     inputs = tokens * shape.hidden_size * (_FP32 + weight_bytes(config))
-    is_trained = lora is None or not _HEADS.isdisjoint(lora.modules_to_save)
-    gradient = shape.vocabulary_size * shape.hidden_size * _FP32 if is_trained else 0
+    gradient = shape.vocabulary_size * shape.hidden_size * _FP32 if trains_head(config.method, shape) else 0
     return tile + cast + inputs + gradient

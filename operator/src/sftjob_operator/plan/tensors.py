@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sftjob_contract.method import Lora, LoraBias, Method
+from sftjob_contract.method import Lora, LoraBias, Method, keeps_initial_adapter
 from sftjob_contract.model_shape import LinearShape, ModelShape
 
 ALL_LINEAR: Final = "all-linear"
@@ -36,7 +36,41 @@ def trainable_parameters(method: Method, shape: ModelShape) -> int:
 
 def trained_tensors(method: Method, shape: ModelShape) -> tuple[TrainedTensors, ...]:
     """Everything that `method` trains."""
-    return tuple(_all(shape) if method.lora is None else _adapter(method.lora, shape))
+    if method.lora is not None:
+        return tuple(_adapter(method.lora, shape))
+    if shape.unfrozen is None:
+        return tuple(_all(shape))
+    return tuple(
+        TrainedTensors(rows=kind.rows, columns=kind.columns, count=kind.count, is_embedding=kind.is_embedding)
+        for kind in shape.unfrozen
+    )
+
+
+def trained_linear_parameters(method: Method, shape: ModelShape) -> int:
+    """Those of `linear_parameters` that `method` trains themselves."""
+    if method.lora is not None:
+        return 0
+    if shape.unfrozen is None:
+        return linear_parameters(shape)
+    inside = (kind for kind in shape.unfrozen if kind.columns > 1 and kind.rows != shape.vocabulary_size)
+    return sum(kind.rows * kind.columns * kind.count for kind in inside)
+
+
+def trains_head(method: Method, shape: ModelShape) -> bool:
+    """Whether the weight of the output head is trained, which may be the embedding."""
+    if method.lora is not None:
+        return not _HEADS.isdisjoint(method.lora.modules_to_save)
+    size = (shape.vocabulary_size, shape.hidden_size)
+    return shape.unfrozen is None or any(
+        (kind.rows, kind.columns) == size and kind.is_embedding is shape.tied_embeddings for kind in shape.unfrozen
+    )
+
+
+def initial_adapter_parameters(method: Method, shape: ModelShape) -> int:
+    """A and B as they were before the first step, where a checkpoint keeps them."""
+    if method.lora is None or not keeps_initial_adapter(method.lora):
+        return 0
+    return sum(tensors.elements * tensors.count for tensors in _matrices(method.lora, shape))
 
 
 def linear_parameters(shape: ModelShape) -> int:
@@ -70,6 +104,15 @@ def _all(shape: ModelShape) -> Iterator[TrainedTensors]:
 
 
 def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
+    """The matrices of LoRA, biases, and copies of whole modules."""
+    yield from _matrices(lora, shape)
+    if lora.bias is not LoraBias.NONE:
+        yield TrainedTensors(rows=shape.bias_parameters)
+    for name in lora.modules_to_save:
+        yield from _saved(name, shape)
+
+
+def _matrices(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
     """A is rank x in and B is out x rank; DoRA adds a magnitude for each output (Liu et al. 2024, section 4.1)."""
     layers = adapted_layers(lora, shape)
     for kind in layers:
@@ -80,10 +123,6 @@ def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
     if any(_names(name, _EMBEDDINGS) for name in lora.target_modules):
         yield TrainedTensors(rows=lora.rank, columns=shape.vocabulary_size)
         yield TrainedTensors(rows=shape.hidden_size, columns=lora.rank + lora.dora)
-    if lora.bias is not LoraBias.NONE:
-        yield TrainedTensors(rows=shape.bias_parameters)
-    for name in lora.modules_to_save:
-        yield from _saved(name, shape)
 
 
 def _saved(name: str, shape: ModelShape) -> Iterator[TrainedTensors]:

@@ -11,7 +11,7 @@ from sftjob_contract.stats import PreparedStats
 from sftjob_operator.plan.dtypes import compute_bytes, trained_bytes, weight_bytes
 from sftjob_operator.plan.memory import gpu_memory
 from sftjob_operator.plan.optimizer import OptimizerBytes, optimizer_bytes
-from sftjob_operator.plan.tensors import trainable_parameters, trained_tensors
+from sftjob_operator.plan.tensors import initial_adapter_parameters, trainable_parameters, trained_tensors
 
 CPU_PROCESS_BYTES: Final = 550 << 20
 """Python with PyTorch, transformers and TRL imported: 548 MiB measured with torch 2.13 and trl 1.16."""
@@ -38,8 +38,8 @@ def host_memory_bytes(config: RunConfig, shape: ModelShape, row_tokens: int) -> 
 
 
 def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
-    """Size of one checkpoint: what is trained, and the optimizer's states; a tokenizer's few MB are not counted."""
-    return _saved_bytes(config, shape) + _states(config, shape).total
+    """Size of one checkpoint: model or adapter, and the optimizer's states; a tokenizer's few MB are not counted."""
+    return _saved_bytes(config, shape) + _initial_bytes(config, shape) + _states(config, shape).total
 
 
 def disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats, *, caches_on_volume: bool) -> int:
@@ -58,7 +58,8 @@ def disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats, *, ca
 def training_disk_bytes(config: RunConfig, shape: ModelShape, stats: PreparedStats) -> int:
     """What of `disk_bytes` training adds to what Prepare left: checkpoints and output."""
     most = min(config.checkpoints.keep + 2, _saves(config, stats))
-    output = _saved_bytes(config, shape) + 2 * _merged_bytes(config, shape)  # the merge works on the disk
+    published = _saved_bytes(config, shape) + _initial_bytes(config, shape)
+    output = published + 2 * _merged_bytes(config, shape)  # the merge works on the disk
     return most * checkpoint_bytes(config, shape) + output
 
 
@@ -77,7 +78,15 @@ def _saves(config: RunConfig, stats: PreparedStats) -> int:
 
 
 def _saved_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """The adapter, or all of the model, whatever part of it is trained."""
+    if config.method.lora is None:
+        return shape.parameters * weight_bytes(config)
     return trainable_parameters(config.method, shape) * trained_bytes(config)
+
+
+def _initial_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """What a checkpoint keeps of an adapter that began as a part of the base, and what it grows by when published."""
+    return initial_adapter_parameters(config.method, shape) * _FP32
 
 
 def _merged_bytes(config: RunConfig, shape: ModelShape) -> int:

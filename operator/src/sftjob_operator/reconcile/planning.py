@@ -5,6 +5,7 @@ from dataclasses import replace as changed
 from typing import Final
 
 from sftjob_contract.config import RunConfig
+from sftjob_contract.method import INIT_LORA_WEIGHTS, Lora, uses_eva
 from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.stats import PreparedStats
 from sftjob_operator.api import COUNT_LIMIT, MemoryPlanStatus, PlanStatus, SFTJob, replace
@@ -45,7 +46,7 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
     if shape is None:
         return counted
     counted = replace(counted, parameters=shape.parameters)
-    if config.method.lora is not None and config.method.lora.extra:  # it may change what an adapter consists of
+    if not _is_known(config.method.lora):
         return counted
     row_tokens = longest_row(config)
     return replace(
@@ -60,6 +61,11 @@ def plan_status(job: SFTJob, stats: PreparedStats) -> PlanStatus:
         ),
         misfit=_misfit(job, config, stats, shape) or _disk_misfit(job, config, stats, shape),
     )
+
+
+def _is_known(lora: Lora | None) -> bool:
+    """Whether the size of an adapter follows from its fields; most of `extra` may change what it consists of."""
+    return lora is None or not (lora.extra.keys() - {INIT_LORA_WEIGHTS} or uses_eva(lora))
 
 
 def _is_published(job: SFTJob) -> bool:
@@ -177,6 +183,8 @@ def _misfit(job: SFTJob, config: RunConfig, stats: PreparedStats, shape: ModelSh
         return None
     row_tokens = typical_row(config, stats)
     needed = gpu_memory(config, shape, row_tokens)
+    if shape.unfrozen is not None:  # how far down a step goes back is not known
+        needed = changed(needed, activations=0)
     if needed.total <= known * MARGIN:
         return None
     largest = ", ".join(f"{_gib(size)} for {name}" for name, size in _largest(needed))
