@@ -45,6 +45,7 @@ UNEXPORTED: Final = {
             "train/test_loftq.py::test_it_begins_nearer_to_the_model_than_quantization_alone"
         ),
         "peft.tuners.lora.LoraLayer": "train/test_merge.py::test_the_merged_model_computes_what_base_and_adapter_do",
+        "peft.tuners.lora.ParamWrapper": "train/test_eva.py::test_adapters_of_experts_are_refused_in_prepare",
     },
     "transformers": {
         "transformers.integrations.bitsandbytes.replace_with_bnb_linear": (

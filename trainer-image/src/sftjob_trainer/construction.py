@@ -23,7 +23,7 @@ from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_voc
 from sftjob_trainer.eva import check_directions
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, autocast_precision
-from sftjob_trainer.lora import check_layers, check_tokens, layers_of, lora_config
+from sftjob_trainer.lora import check_beginning, check_layers, check_tokens, layers_of, lora_config
 from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer
 from sftjob_trainer.unfreezing import unfreeze
@@ -89,6 +89,7 @@ def construct(material: Material) -> Trainer:
         raise Failure(Reason.CONFIG_INVALID, f"this model can not be trained as asked: {error}") from error
     if lora is not None:
         _check_head(trainer.model, lora)
+        check_beginning(trainer.model, lora)
         if uses_eva(lora):
             check_directions(trainer.model, lora)
         train_in_fp32(trainer.model)

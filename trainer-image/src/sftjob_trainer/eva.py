@@ -18,7 +18,7 @@ from sftjob_contract.method import EVA, Lora
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.lora import adapted_layers
+from sftjob_trainer.lora import PREFIX, adapted_layers
 from sftjob_trainer.run import Run
 from sftjob_trainer.start import ADAPTER_CONFIG
 from sftjob_trainer.tokenization import NOT_TRAINED
@@ -97,7 +97,7 @@ def check_directions(model: Any, lora: Lora) -> None:
     raise Failure(
         Reason.CONFIG_INVALID,
         f"{FIELD} looks for rank x rho = {wanted} directions ({lora.rank} x {_settings(model).rho:g}) among the inputs "
-        f"of a layer, of which {name.removeprefix('base_model.model.')} has {inputs}, and there must be twice as many; "
+        f"of a layer, of which {name.removeprefix(PREFIX)} has {inputs}, and there must be twice as many; "
         f"lower method.lora.rank, or write a lower rho in method.lora.extra.eva_config",
     )
 
@@ -119,6 +119,7 @@ def initialize(trainer: Any, run: Run) -> None:
         initialize_lora_eva_weights(model, eva_state_dict=dict(found))
     for warning in told:
         logger.info("EVA: %s", warning.message)
+    name_layers(model)
     train_in_fp32(model)
     ranks = []
     with torch.no_grad():
@@ -127,6 +128,18 @@ def initialize(trainer: Any, run: Run) -> None:
             if len(directions):  # PEFT has put it through the dtype of the base
                 model.get_submodule(name).lora_A["default"].weight.copy_(directions)
     logger.info("EVA: %d layers have ranks of %d to %d, %d together", len(ranks), min(ranks), max(ranks), sum(ranks))
+
+
+def name_layers(model: Any) -> None:
+    """Have PEFT's config name the layers of `model` that have an adapter in full.
+
+    PEFT shortens the names as if layers that have lost theirs did not exist, so another model loaded by such a config
+    would have them again.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = [name for name, one in model.named_modules() if isinstance(one, LoraLayer)]
+    model.peft_config["default"].target_modules = sorted(name.removeprefix(PREFIX) for name in layers)
 
 
 def _found(trainer: Any, run: Run) -> dict[str, Any]:
@@ -206,7 +219,7 @@ def inputs_at(given: Any, positions: Any, name: str) -> Any:
     if len(rows) != positions.numel():
         raise Failure(
             Reason.CONFIG_INVALID,
-            f"{FIELD} needs layers that see every token, which {name.removeprefix('base_model.model.')} does not; "
+            f"{FIELD} needs layers that see every token, which {name.removeprefix(PREFIX)} does not; "
             "write other layers in method.lora.targetModules",
         )
     return rows[positions.reshape(-1)]

@@ -106,6 +106,8 @@ def build(run: Run, origin: Origin, checkpoint: Path | None = None) -> Trainer:
         raise Failure(Reason.INTERNAL_ERROR, f"{run.world.size} processes train, but TRL knows of {known}")
     if lora is not None and checkpoint is None:
         _begin(trainer, run, origin)
+    elif uses_eva(lora):
+        eva.name_layers(trainer.model)
     trainer.remove_callback(PrinterCallback)
     try_optimizer(trainer, material)
     _tell_size(run, trainer.model, choices)

@@ -15,15 +15,13 @@ from sftjob_contract.method import LOFTQ, uses_loftq
 from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
 from sftjob_trainer.failure import Failure
-from sftjob_trainer.lora import adapted_layers
+from sftjob_trainer.lora import PREFIX, adapted_layers
 from sftjob_trainer.run import Run
 from sftjob_trainer.weights import safe_weight_files
 
 logger = logging.getLogger(__name__)
 
 FIELD: Final = f"method.lora.extra.init_lora_weights: {LOFTQ}"
-_PREFIX: Final = "base_model.model."
-"""Of a layer's name in PEFT's model."""
 _LARGEST_ERROR: Final = 0.5
 """Of quantization, as a part of the weights; that of nf4 is about a tenth."""
 
@@ -132,7 +130,7 @@ def _factors(layer: Any, weights: Any) -> tuple[Any, Any]:
 
 def _key(model: Any, name: str, stored: Mapping[str, Path]) -> str:
     """The name in the files of the weights of the layer `name` of PEFT's `model`, some without the model's own part."""
-    full = f"{name.removeprefix(_PREFIX)}.weight"
+    full = f"{name.removeprefix(PREFIX)}.weight"
     short = full.removeprefix(f"{model.get_base_model().base_model_prefix}.")
     for key in (full, short):
         if key in stored:

@@ -12,6 +12,8 @@ from sftjob_trainer.initial_adapter import EVA_CONFIG
 
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every linear layer but the output head."""
+PREFIX: Final = "base_model.model."
+"""With which the names of all layers begin in PEFT's model."""
 _SHOWN: Final = 24
 
 
@@ -58,6 +60,25 @@ def adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
 
     return ((name, one) for name, one in model.named_modules() if isinstance(one, LoraLayer) and one.lora_A)
+
+
+def check_beginning(model: Any, lora: Lora) -> None:
+    """See that every adapter in PEFT's `model` can begin as `lora` has it: those of experts have an A for each.
+
+    Raises:
+        Failure: one cannot.
+    """
+    from peft.tuners.lora import ParamWrapper
+
+    if not (uses_eva(lora) or uses_loftq(lora)):
+        return
+    experts = next((name for name, one in model.named_modules() if isinstance(one, ParamWrapper)), None)
+    if experts is not None:
+        raise _refused(
+            f"method.lora.extra.init_lora_weights: {lora.extra['init_lora_weights']} is not for weights of experts, "
+            f"such as {experts.removeprefix(PREFIX)}; write linear layers in method.lora.targetModules, such as q_proj "
+            "and v_proj, or remove it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
