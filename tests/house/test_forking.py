@@ -13,12 +13,12 @@ import pytest
 from support.forking import NOT_FORKED, is_ready, write_python
 from support.wait import wait_until
 
-PROBE = """
+PROBE = f"""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 print(sys.stdin.read(), sys.argv[1:], os.getcwd(), sys.path[:3], __name__, __spec__.name)
-print(sorted((name, value) for name, value in os.environ.items() if name not in ("_", "TRAINER_IS_NOT_FORKED")))
+print(sorted((name, value) for name, value in os.environ.items() if name not in ("_", "{NOT_FORKED}")))
 print("to stderr", file=sys.stderr)
 exec(sys.argv[2])
 """

@@ -16,12 +16,15 @@ from typing import Final
 
 NOT_FORKED: Final = "TRAINER_IS_NOT_FORKED"
 """Environment variable of a process that is to be one of its own."""
+_UNLESS: Final = (NOT_FORKED, "HF_ENDPOINT")
+"""Variables of processes that are not forked; the second is read when a library is imported."""
 _HERE: Final = Path(__file__).parent
 
 
 def write_python(script: Path, *import_paths: str) -> None:
     """Write the program `script`: Python with these import paths first, whose trainers are forked."""
-    command = [sys.executable, "-I", "-S", str(_HERE / "client.py"), str(_server()), str(script), sys.executable]
+    client = [sys.executable, "-I", "-S", str(_HERE / "client.py")]
+    command = [*client, str(_server()), ",".join(_UNLESS), str(script), sys.executable]
     path = os.pathsep.join(import_paths)
     script.write_text(
         f'#!/bin/sh\nexport PYTHONPATH="{path}${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}"\n'

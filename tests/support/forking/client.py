@@ -1,7 +1,8 @@
-"""A process that a fork server runs for this one: `python -I -S client.py DIRECTORY SCRIPT PYTHON ARGUMENT...`.
+"""A process that a fork server runs for this one: `python -I -S client.py DIRECTORY UNLESS SCRIPT PYTHON ARGUMENT...`.
 
-SCRIPT is what the process takes for its interpreter, PYTHON the real one, which runs whatever is no module of the
-trainer, and everything once the server is gone. See server.py.
+UNLESS are names of variables, with commas between: with one of them the process is one of its own. SCRIPT is what the
+process takes for its interpreter, PYTHON the real one, which runs whatever is no module of the trainer, and everything
+once the server is gone. See server.py.
 """
 
 import array
@@ -14,15 +15,13 @@ from contextlib import suppress
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LIGHT = ["-m", "sftjob_trainer", "prepare"]
-NOT_FORKED = "TRAINER_IS_NOT_FORKED", "HF_ENDPOINT"
-"""Variables, of which the second is read when a library is imported."""
 
 
 def main() -> None:
     """Be that process, as far as whoever started it can see."""
-    directory, script, python, *arguments = sys.argv[1:]
+    directory, unless, script, python, *arguments = sys.argv[1:]
     is_ours = len(arguments) > 1 and arguments[0] == "-m" and arguments[1].partition(".")[0] == "sftjob_trainer"
-    is_forked = is_ours and not any(name in os.environ for name in NOT_FORKED)
+    is_forked = is_ours and not any(name in os.environ for name in unless.split(","))
     connection = socket.socket(socket.AF_UNIX)
     try:
         if not is_forked:

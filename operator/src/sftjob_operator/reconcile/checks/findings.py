@@ -13,7 +13,7 @@ from sftjob_operator.reconcile.groups import pod_names
 from sftjob_operator.reconcile.observed import Create, Delete, PodPhase, PodView
 from sftjob_operator.reconcile.policy import STOPPED
 from sftjob_operator.reconcile.retries import backoff_seconds, exhausted, may_retry
-from sftjob_operator.reconcile.sentences import closed, log_hint, pods_stop, prepared_sentence
+from sftjob_operator.reconcile.sentences import closed, log_hint, pod_runs, pod_waits, pods_stop, prepared_sentence
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.reconcile.times import parse_time, rfc3339
 from sftjob_operator.render import config_map, config_map_name
@@ -137,10 +137,17 @@ def new_attempt(at: Situation, stage: Stage, number: int) -> AttemptStatus:
 
 
 def waits_again(at: Situation, stage: Stage) -> Finding | None:
-    """The last attempt of `stage`, which follows Prepare, ended, and the wait before the next one is not over."""
+    """The last attempt of `stage` ended, and the wait before the next one is not over."""
     last = at.last(stage)
     if last is None or (wait := wait_seconds(at, last)) <= 0:
         return None
-    return Finding(
-        phase=Phase.RESTARTING, prepared=prepared(at), running=backing_off(at, last, wait), recheck_seconds=wait
-    )
+    said = backing_off(at, last, wait)
+    of_both = (said, not_yet_training()) if stage is Stage.PREPARE else (prepared(at), said)
+    return Finding(phase=Phase.RESTARTING, prepared=of_both[0], running=of_both[1], recheck_seconds=wait)
+
+
+def pod_stands(at: Situation, view: PodView, doing: ConditionReason) -> tuple[bool, str, str]:
+    """Whether the only Pod of a stage runs; reason, which is `doing` if it does, and message of a condition."""
+    if view.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN):
+        return True, doing, pod_runs(at, view)
+    return False, *pod_waits(at, view, doing)

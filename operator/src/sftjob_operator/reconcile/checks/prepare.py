@@ -3,18 +3,17 @@
 from sftjob_contract.names import Stage
 from sftjob_operator.api import ConditionReason, ConditionStatus, Phase
 from sftjob_operator.reconcile.checks.findings import (
-    backing_off,
     ends,
     given_up,
     missing_config,
     new_attempt,
     next_number,
     not_yet_training,
+    pod_stands,
     stopping,
-    wait_seconds,
+    waits_again,
 )
-from sftjob_operator.reconcile.observed import Create, PodPhase
-from sftjob_operator.reconcile.sentences import pod_runs, pod_waits
+from sftjob_operator.reconcile.observed import Create
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.render import config_map, pod, volume_claim
 
@@ -26,9 +25,7 @@ def prepare_live(at: Situation) -> Finding | None:
     (view,) = group.live
     if view.deleting:
         return stopping(at, ends(at, view.stage, view.attempt))
-    running = view.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN)
-    preparing = ConditionReason.PREPARING
-    reason, message = (preparing, pod_runs(at, view)) if running else pod_waits(at, view, preparing)
+    running, reason, message = pod_stands(at, view, ConditionReason.PREPARING)
     first = Phase.PENDING if view.attempt == 1 else Phase.RESTARTING
     return Finding(
         phase=Phase.PREPARING if running else first,
@@ -45,15 +42,7 @@ def prepare_failed(at: Situation) -> Finding | None:
 
 def prepare_waits(at: Situation) -> Finding | None:
     """The last prepare attempt ended, and the wait before the next one is not over."""
-    last = at.last(Stage.PREPARE)
-    if last is None or (wait := wait_seconds(at, last)) <= 0:
-        return None
-    return Finding(
-        phase=Phase.RESTARTING,
-        prepared=backing_off(at, last, wait),
-        running=not_yet_training(),
-        recheck_seconds=wait,
-    )
+    return waits_again(at, Stage.PREPARE)
 
 
 def prepare_starts(at: Situation) -> Finding | None:

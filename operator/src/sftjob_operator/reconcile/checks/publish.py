@@ -8,12 +8,13 @@ from sftjob_operator.reconcile.checks.findings import (
     missing_config,
     new_attempt,
     next_number,
+    pod_stands,
     prepared,
     stopping,
     waits_again,
 )
-from sftjob_operator.reconcile.observed import Create, PodPhase
-from sftjob_operator.reconcile.sentences import TRAINED, pod_runs, pod_waits
+from sftjob_operator.reconcile.observed import Create
+from sftjob_operator.reconcile.sentences import TRAINED
 from sftjob_operator.reconcile.situation import Finding, Said, Situation
 from sftjob_operator.render import config_map, pod
 
@@ -25,9 +26,7 @@ def publish_live(at: Situation) -> Finding | None:
     (view,) = group.live
     if view.deleting:
         return stopping(at, ends(at, view.stage, view.attempt))
-    running = view.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN)
-    publishing = ConditionReason.PUBLISHING
-    reason, message = (publishing, pod_runs(at, view)) if running else pod_waits(at, view, publishing)
+    running, reason, message = pod_stands(at, view, ConditionReason.PUBLISHING)
     return Finding(
         phase=Phase.PUBLISHING if running else _before_running(view.attempt),
         prepared=prepared(at),
