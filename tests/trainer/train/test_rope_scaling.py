@@ -227,7 +227,6 @@ OWN = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_fa
             scaling(factor=2, original_max_position_embeddings=1024),
             "factor 2 of 1024 positions is 2048, not above the 2048 that the model has; raise factor, or remove it",
         ),
-        ({"model_type": "of nobody"}, scaling(), "the model's config cannot be loaded: "),
     ],
 )
 def test_what_cannot_be_scaled_is_refused_in_a_sentence(
