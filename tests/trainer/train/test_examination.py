@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import DataFormat, Metric, RunConfig
+from sftjob_contract.config import DataFormat, Metric, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
 from sftjob_contract.optimization import Optimizer
 from sftjob_contract.outcome import Outcome
 from sftjob_trainer.configuration import problems
@@ -366,3 +367,27 @@ def test_held_out_prompts_cost_bounded_time_and_never_a_run(
 
 def _cannot(*_: Any, **__: Any) -> None:
     raise NotImplementedError("recurrent")
+
+
+NF4 = Quantization(bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.FLOAT32)
+
+
+@PEFT_IS_BEHIND
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        pytest.param(lora(modules_to_save=("embed_tokens", "lm_head")), Precision.BF16, id="whole modules"),
+        pytest.param(lora(bias=LoraBias.ALL, modules_to_save=("norm",)), Precision.BF16, id="biases and norms"),
+        pytest.param(lora(quantization=NF4, modules_to_save=("lm_head",)), Precision.FP32, id="QLoRA"),
+    ],
+)
+def test_answers_are_generated_where_what_is_trained_has_another_dtype_than_the_rest(
+    llama: Path, tmp_path: Path, method: Method, precision: Precision
+) -> None:
+    config = asking(job(llama, method=method, precision=precision, max_steps=1), metrics=(Metric.EXACT_MATCH,))
+
+    run = finish(tmp_path, config)
+
+    assert run.outcome.exit_code is ExitCode.DONE, run.outcome.message
+    assert run.outcome.output is not None
+    assert "evalExactMatch" in run.outcome.output.metrics

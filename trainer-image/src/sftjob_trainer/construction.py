@@ -24,7 +24,6 @@ from sftjob_trainer.eva import check_directions
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, autocast_precision
 from sftjob_trainer.lora import check_beginning, check_layers, check_tokens, layers_of, lora_config
-from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.trainer import Trainer
 from sftjob_trainer.unfreezing import unfreeze
 
@@ -92,7 +91,6 @@ def construct(material: Material) -> Trainer:
         check_beginning(trainer.model, lora)
         if uses_eva(lora):
             check_directions(trainer.model, lora)
-        train_in_fp32(trainer.model)
     return trainer
 
 

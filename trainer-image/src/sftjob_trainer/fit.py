@@ -1,6 +1,7 @@
 """TRL's SFTTrainer on the prepared data. The one module that brings model, data and training loop together."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ def examination(run: Run, trainer: Trainer) -> Examination:
             batch_size=config.training.per_device_batch_size,
             broken_off=run.agree_to_stop,
             hurried=lambda: run.stop.signalled and not run.telemetry.ended,
+            autocast=trainer.accelerator.autocast if config.method.lora else nullcontext,
             world=run.world,
         ),
         questions=questions(_prepared(run, layout.PREPARED_SAMPLES)) if needs_answers(config.evaluation) else (),

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -33,7 +33,8 @@ class Generator:
     """Greedy answers of `model`, `batch_size` at a time; several processes take a batch each.
 
     `broken_off` is asked before each batch and after the last, by all of them; `hurried` before each token, by one,
-    whose answers are not wanted any more once it says yes. `max_new_tokens` bounds each answer.
+    whose answers are not wanted any more once it says yes. `max_new_tokens` bounds each answer. `autocast` is entered
+    for each batch: an adapter's weights may be of another dtype than the frozen ones.
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Generator:
     batch_size: int
     broken_off: Callable[[], bool]
     hurried: Callable[[], bool] = lambda: False
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     world: World = ALONE
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]] | None:
@@ -83,12 +85,13 @@ class Generator:
         settings = GenerationConfig(
             **self._length(width), do_sample=False, use_cache=True, eos_token_id=sorted(ends), pad_token_id=pad
         )
-        found = self.model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=settings,
-            stopping_criteria=StoppingCriteriaList([_Hurried(self.hurried)]),
-        )
+        with self.autocast():
+            found = self.model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList([_Hurried(self.hurried)]),
+            )
         for row in found[:, width:].tolist():
             yield list(takewhile(lambda token: token not in ends, row))
 

@@ -14,6 +14,7 @@ from trl import SFTTrainer
 from sftjob_trainer.heads import CHUNK_TOKENS, Head, head_of, last_hidden_states
 from sftjob_trainer.sampling import LongestFirst, RowsThenFilling
 from sftjob_trainer.tokenization import NOT_TRAINED
+from sftjob_trainer.trained_weights import train_in_fp32
 from sftjob_trainer.world import World
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,10 @@ class Trainer(SFTTrainer):
         self._tokens = 0
         self._passed_over = 0
         self._seen_tokens = 0
-        self._own_head, why = self._head_on_cpu()
+        if hasattr(self.model, "peft_config"):
+            train_in_fp32(self.model)
+        with self.accelerator.autocast():  # the weights that are trained may be of another dtype than the frozen ones
+            self._own_head, why = self._head_on_cpu()
         logger.info("cross entropy computed by %s: %s", "TRL" if self._own_head is None else "PyTorch", why)
 
     def compute_loss(
