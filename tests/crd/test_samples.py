@@ -117,6 +117,7 @@ METHODS = [
     ("validated-code", "lora", 16),
     ("extra", "lora", 16),
     ("long-context", "lora", 8),
+    ("added-tokens", "lora", 16),
     ("resume", "lora", 16),
     ("s3", "lora", 16),
     ("gcs", "lora", 16),

@@ -34,6 +34,7 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     "must be an s3:// or gs:// URI": ("s3://models/out", "gs://models"),
     "must be an http:// or https:// URL": ("https://tracking.example.com", "http://mlflow:5000/api"),
     "must be ORG/NAME of a repository": ("acme/tuned", "a.b/c_d-e"),
+    "must be a token without white space": ("<|tool|>", "#x", "\u00e9", "t" * 64),
     "must be the name of a Kubernetes object": ("demo", "team-a", "shared.storage", "s" * 63),
     "must be a label's value": ("yes", "NVIDIA-A100-SXM4-80GB", "a_b.c"),
     _LABEL_KEY: ("gpu", "nvidia.com/gpu.product", "topology.kubernetes.io/zone"),
@@ -193,6 +194,9 @@ def _model(draw: st.DrawFn, spec: Node) -> None:
     if "chatTemplate" in model:
         _keep_one(draw, model["chatTemplate"], ("name", "jinja", "configMapKeyRef"), "chatml")
     _rope(model.get("ropeScaling", {}))
+    if "addedSpecialTokens" in model:
+        special, plain = model["addedSpecialTokens"], model.get("addedTokens", [])
+        model["addedSpecialTokens"] = [token for token in special if token not in plain]
     teacher = spec["method"].get("distillation", {}).get("teacher", {})
     for node in (model, teacher):
         if not _on_hub(node.get("source")):

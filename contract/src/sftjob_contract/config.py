@@ -167,7 +167,8 @@ class Model:
     """The model to start from. `chat_template` None: the one that comes with it, given `chat_template_kwargs`.
 
     `source`: hf://ORG/NAME, pvc://CLAIM/PATH, s3://, gs:// or https:// URI of a directory or an archive of one, or a
-    path in the container. `rope_scaling` None: the positions that it has.
+    path in the container. `rope_scaling` None: the positions that it has. `added_tokens` and `added_special_tokens` are
+    not empty; None: the vocabulary that it has.
     """
 
     source: str
@@ -180,6 +181,8 @@ class Model:
     padding_side: PaddingSide
     chat_template_kwargs: Mapping[str, Any] | None = field(hash=False)
     rope_scaling: RopeScaling | None = None
+    added_tokens: tuple[str, ...] | None = None
+    added_special_tokens: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,8 @@ class ModelShape:
     `parameters` counts tied weights once; `bias_parameters` are those of them that are biases. `weight_bytes` is the
     size of the weight files. `head_size` is the width of one attention head. `tied_embeddings`: the output head is the
     embedding. `unfrozen` is what is trained of it where that is a part; None: all of it, or an adapter.
+    `new_token_matrices`: how many of embedding and head an adapter trains as a whole for tokens that are new to the
+    model; 0 without such tokens.
     """
 
     parameters: int
@@ -59,3 +61,4 @@ class ModelShape:
     tied_embeddings: bool
     linear_layers: tuple[LinearShape, ...]
     unfrozen: tuple[UnfrozenShape, ...] | None = None
+    new_token_matrices: int = 0

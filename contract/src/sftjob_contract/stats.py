@@ -25,6 +25,7 @@ class PreparedStats:
     `passed_over_files` are at the sources and not read. `warnings` say what of the data needs a look, a sentence each.
     `dataset_fingerprint` is of the data files and of the functions of dataset.preprocessing, `code_fingerprint` of the
     latter alone, None where there are none.
+    `embedding_rows`: how many rows the embedding of the model gets for its new tokens; None: as many as it has.
     `model_snapshot` is where a downloaded model lies, relative to the cache; None when it is read in place; so is
     `teacher_snapshot` for the teacher of a distillation. `free_bytes` is the room that Prepare left on the volume, None
     where the filesystem does not say. `publish_stage`: this trainer has the stage publish, so that Train can leave the
@@ -56,5 +57,6 @@ class PreparedStats:
     teacher_snapshot: str | None = None
     model_revision: str | None = None
     model_shape: ModelShape | None = None
+    embedding_rows: int | None = None
     publish_stage: bool | None = field(default=None, compare=False)
     free_bytes: int | None = field(default=None, compare=False)

@@ -46,6 +46,8 @@ READ = {
     "model.rope_scaling.high_freq_factor": "rope",
     "model.rope_scaling.beta_fast": "rope",
     "model.rope_scaling.beta_slow": "rope",
+    "model.added_tokens": "added_tokens",
+    "model.added_special_tokens": "added_tokens",
     "dataset.sources.source": "sources",
     "dataset.sources.revision": "sources",
     "dataset.sources.subset": "sources",

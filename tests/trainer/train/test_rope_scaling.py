@@ -16,7 +16,7 @@ from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
 from sftjob_contract.rope import RopeScaling, RopeType
-from sftjob_trainer.card import model_card
+from sftjob_trainer.card import Made, model_card
 from sftjob_trainer.configuration import problems
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.limits import read_limits
@@ -301,9 +301,28 @@ def test_limits_and_the_config_have_the_same_positions(kind: RopeType, qwen2: Pa
     assert config.max_position_embeddings == read_limits(qwen2, rope).positions == 1690
 
 
-def test_the_card_of_an_adapter_of_a_hub_model_names_its_revision(adapter: Finished) -> None:
-    from sftjob_trainer.card import Made
+def test_the_card_of_an_adapter_scales_the_base_and_gives_it_rows_for_added_tokens(adapter: Finished) -> None:
+    """Scaling is of the config, before the base is loaded; rows are of the loaded base."""
+    config = replace(adapter.config, model=replace(adapter.config.model, source="hf://team/base"))
+    stats = replace(adapter.stats, embedding_rows=514)
+    made = Made(config=config, stats=stats, metrics={}, libraries={})
+    unscaled = replace(made, config=replace(config, model=replace(config.model, rope_scaling=None)))
 
+    assert (
+        "base = AutoModelForCausalLM.from_pretrained(BASE, config=config)\n"
+        "base.resize_token_embeddings(514, mean_resizing=False)\n"
+        "model = PeftModel.from_pretrained(base, PLACE)\n" in model_card(made, layout.OUTPUT_ADAPTER)
+    )
+    assert (
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        "BASE = 'team/base'\nPLACE = \".\"  # this directory, or its repository on the hub\n"
+        "base = AutoModelForCausalLM.from_pretrained(BASE)\n"
+        "base.resize_token_embeddings(514, mean_resizing=False)\n" in model_card(unscaled, layout.OUTPUT_ADAPTER)
+    )
+    assert "resize" not in model_card(unscaled, layout.OUTPUT_MERGED)
+
+
+def test_the_card_of_an_adapter_of_a_hub_model_names_its_revision(adapter: Finished) -> None:
     config = replace(adapter.config, model=replace(adapter.config.model, source="hf://team/base", revision="v2"))
     rope = scaling(RopeType.LLAMA3, 8, original_max_position_embeddings=8192)
     card = model_card(

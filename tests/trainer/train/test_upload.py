@@ -268,7 +268,7 @@ def test_a_run_starts_from_a_checkpoint_in_an_object_store(
     config = replace(finished.config, checkpoints=replace(finished.config.checkpoints, resume_from=source))
     where = environment(tmp_path)
 
-    fetch_checkpoint(config, where)
+    fetch_checkpoint(config, where, Path(config.model.source))
 
     found = starting_checkpoint(config, where)
     assert found is not None
@@ -287,6 +287,6 @@ def test_a_place_without_a_complete_checkpoint_is_refused(
     config = replace(finished.config, checkpoints=replace(finished.config.checkpoints, resume_from="s3://lab"))
 
     with pytest.raises(Failure, match="s3://lab has no complete checkpoint") as raised:
-        fetch_checkpoint(config, environment(tmp_path))
+        fetch_checkpoint(config, environment(tmp_path), Path(config.model.source))
 
     assert raised.value.reason is Reason.MODEL_NOT_FOUND

@@ -85,6 +85,25 @@ def test_options_of_lora_add_what_they_train(changes: dict[str, Any], more: int)
     assert trainable_parameters(lora(4, **changes), QWEN_05B) == 2_199_552 + more
 
 
+@pytest.mark.parametrize(
+    ("tied", "changes", "matrices"),
+    [
+        (True, {}, 1),
+        (True, {"modules_to_save": ("embed_tokens",)}, 1),
+        (True, {"modules_to_save": ("embed_tokens", "lm_head")}, 2),
+        (False, {}, 2),
+        (False, {"modules_to_save": ("lm_head",)}, 2),
+        (False, {"extra": {"trainable_token_indices": {"embed_tokens": [151_936]}}}, 1),
+    ],
+)
+def test_tokens_that_are_new_to_the_model_add_embedding_and_head(
+    tied: bool, changes: dict[str, Any], matrices: int
+) -> None:
+    shape = replace(QWEN_05B, vocabulary_size=151_938, tied_embeddings=tied, new_token_matrices=1 if tied else 2)
+
+    assert trainable_parameters(lora(4, **changes), shape) == 2_199_552 + matrices * 151_938 * 896
+
+
 def test_full_fine_tuning_trains_everything() -> None:
     assert trainable_parameters(FULL, QWEN_05B) == QWEN_05B.parameters
 

@@ -49,25 +49,32 @@ PLACE = "."  # this directory, or its repository on the hub
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE{trust}), PLACE)
 tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
 """
-_ADAPTER_LOADED_SCALED: Final = """\
+_ADAPTER_LOADED_ONTO_CHANGED: Final = """\
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import {classes}
 
 BASE = {base!r}{where}
 PLACE = "."  # this directory, or its repository on the hub
+{scaling}base = AutoModelForCausalLM.from_pretrained(BASE{config}{trust}{revision})
+{resizing}model = PeftModel.from_pretrained(base, PLACE)
+tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
+"""
+_SCALING: Final = """\
 config = AutoConfig.from_pretrained(BASE{trust}{revision})
 text = config.get_text_config()
 positions = text.max_position_embeddings
 text.rope_parameters = {{**text.rope_parameters, {parameters}}}
 text.max_position_embeddings = round({factor} * {original})
-base = AutoModelForCausalLM.from_pretrained(BASE, config=config{trust}{revision})
-model = PeftModel.from_pretrained(base, PLACE)
-tokenizer = AutoTokenizer.from_pretrained(PLACE{trust})
 """
+_RESIZING: Final = "base.resize_token_embeddings({rows}, mean_resizing=False)\n"
 _SCALED: Final = (
     "The positions of the base are scaled (RoPE, type {type}, factor {factor:g}). An adapter does not have the config "
     "of its base: scale the base the same way wherever the adapter is loaded, as this code does. On the base as it is "
     "the adapter computes something else than was trained."
+)
+_RESIZED: Final = (
+    "The base gets an embedding of {rows} rows, for added tokens. An adapter does not have the config of its base: "
+    "resize the base the same way wherever the adapter is loaded, as this code does; the adapter has the rows."
 )
 
 
@@ -104,8 +111,8 @@ def model_card(made: Made, path: str) -> str:
         f"---\n{_head(made.config, path)}\n---",
         f"# {made.config.job.name}",
         what,
-        *_about_scaling(made.config.model, path),
-        f"```python\n{_how_to_load(made.config.model, path)}```",
+        *_about_base(made, path),
+        f"```python\n{_how_to_load(made, path)}```",
         "## Results",
         _table(("metric", "value"), ((name, f"{value:.6g}") for name, value in made.metrics.items())),
         *(() if made.note is None else (f"Note: {made.note}.",)),
@@ -115,36 +122,55 @@ def model_card(made: Made, path: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _how_to_load(model: Model, path: str) -> str:
+def _how_to_load(made: Made, path: str) -> str:
     """Python that loads the output from its own directory as it stands, once the base is where it looks for it."""
+    model, rows = made.config.model, made.stats.embedding_rows
     trust = ", trust_remote_code=True" if model.trust_remote_code else ""
     if path != layout.OUTPUT_ADAPTER:
         return _LOADED.format(trust=trust)
-    if model.rope_scaling is not None:
-        return _scaled_base(model, model.rope_scaling, trust)
+    if model.rope_scaling is not None or rows is not None:
+        return _changed_base(model, rows, trust)
     if _is_on_hub(model.source):
         return _ADAPTER_LOADED.format(trust=trust)
     return _ADAPTER_LOADED_ONTO.format(base=_directory_of(model), source=model.source, trust=trust)
 
 
-def _about_scaling(model: Model, path: str) -> tuple[str, ...]:
-    scaling = model.rope_scaling
-    if scaling is None or path != layout.OUTPUT_ADAPTER:
-        return ()
-    return (_SCALED.format(type=scaling.type, factor=scaling.factor),)
+def _about_base(made: Made, path: str) -> Iterator[str]:
+    """What has to be done to the base before an adapter is loaded onto it."""
+    scaling, rows = made.config.model.rope_scaling, made.stats.embedding_rows
+    if path != layout.OUTPUT_ADAPTER:
+        return
+    if scaling is not None:
+        yield _SCALED.format(type=scaling.type, factor=scaling.factor)
+    if rows is not None:
+        yield _RESIZED.format(rows=rows)
 
 
-def _scaled_base(model: Model, scaling: RopeScaling, trust: str) -> str:
-    """Python that scales the base before it loads it, in terms of the positions that the base has."""
+def _changed_base(model: Model, rows: int | None, trust: str) -> str:
+    """Python that scales the base before it loads it, and gives it so many `rows` of the embedding."""
     on_hub = _is_on_hub(model.source)
+    revision = f", revision={model.revision!r}" if on_hub and model.revision else ""
+    scaling = model.rope_scaling
+    return _ADAPTER_LOADED_ONTO_CHANGED.format(
+        classes=f"{'' if scaling is None else 'AutoConfig, '}AutoModelForCausalLM, AutoTokenizer",
+        base=base_model_name(model) if on_hub else _directory_of(model),
+        where="" if on_hub else f"  # the directory that has {model.source}",
+        scaling="" if scaling is None else _scaling(scaling, trust, revision),
+        config="" if scaling is None else ", config=config",
+        trust=trust,
+        revision=revision,
+        resizing="" if rows is None else _RESIZING.format(rows=rows),
+    )
+
+
+def _scaling(scaling: RopeScaling, trust: str, revision: str) -> str:
+    """Python that scales the config of the base, in terms of the positions that it has."""
     original = "positions" if scaling.original_max_position_embeddings is None else scaling.original(0)
     parameters = rope_parameters(scaling, 0)
     written = {name: str(original) if name == ORIGINAL else repr(value) for name, value in parameters.items()}
-    return _ADAPTER_LOADED_SCALED.format(
-        base=base_model_name(model) if on_hub else _directory_of(model),
-        where="" if on_hub else f"  # the directory that has {model.source}",
+    return _SCALING.format(
         trust=trust,
-        revision=f", revision={model.revision!r}" if on_hub and model.revision else "",
+        revision=revision,
         parameters=", ".join(f"{name!r}: {value}" for name, value in written.items()),
         factor=float(scaling.factor),
         original=original,

@@ -15,6 +15,7 @@ from sftjob_contract.config import RUN_CONFIG_VERSION, Dataset, DataSource, RunC
 from sftjob_contract.layout import may_have_splits
 from sftjob_contract.method import Method
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.added_tokens import token_problems
 from sftjob_trainer.extra import extra_problems
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.image import package_problems
@@ -118,6 +119,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     if config.gpus < 0:
         yield f"gpus must be at least 0, not {config.gpus}"
     yield from rope_problems(config.model.rope_scaling)
+    yield from token_problems(config.model)
     yield from _interval_problems(config)
     yield from _training_problems(config.training)
     yield from _method_problems(config.method)

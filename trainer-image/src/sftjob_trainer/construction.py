@@ -5,7 +5,7 @@ Train makes it of the loaded model, Prepare of one without weights: what the lib
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from sftjob_contract.config import PaddingSide, RunConfig
 from sftjob_contract.method import Lora, uses_eva
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
+from sftjob_trainer.added_tokens import check_unfrozen, with_embeddings
 from sftjob_trainer.arguments import sft_arguments
 from sftjob_trainer.collation import LeftPadding
 from sftjob_trainer.distillation import DistillationTrainer, Weights, shared_vocabulary
@@ -39,7 +40,7 @@ class Material:
 
     `hooks` are the arguments of our Trainer that TRL's does not have. `output_dir` is TRL's, which writes there only
     what the trainer asks it to. `evaluates`: before the first step. `adapter` are the fields of PEFT's config that an
-    adapter to go on with has.
+    adapter to go on with has. `new_tokens` are ids that are new to the model.
     """
 
     config: RunConfig
@@ -54,6 +55,7 @@ class Material:
     evaluates: bool = False
     teacher: Any | None = None
     adapter: Mapping[str, Any] = field(default_factory=dict)
+    new_tokens: Collection[int] = ()
 
 
 def construct(material: Material) -> Trainer:
@@ -66,8 +68,10 @@ def construct(material: Material) -> Trainer:
     if lora is not None:
         check_layers(lora, layers_of(material.model))
         check_tokens(lora, len(material.model.get_input_embeddings().weight))
+        lora = with_embeddings(lora, material.model, material.new_tokens)
     if config.method.unfrozen_parameters is not None:
         unfreeze(material.model, config.method.unfrozen_parameters)
+        check_unfrozen(material.model, material.new_tokens)
     args = sft_config(material)
     arguments = {
         **material.hooks,
@@ -91,6 +95,8 @@ def construct(material: Material) -> Trainer:
         check_beginning(trainer.model, lora)
         if uses_eva(lora):
             check_directions(trainer.model, lora)
+        if material.new_tokens:
+            _save_trained_weights_only(trainer.model)
     return trainer
 
 
@@ -135,6 +141,15 @@ def _collator(config: RunConfig, tokenizer: Any, args: Any) -> LeftPadding | Non
         return None
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return LeftPadding(pad_token_id=pad, pad_to_multiple_of=args.pad_to_multiple_of)
+
+
+def _save_trained_weights_only(model: Any) -> None:
+    """Keep PEFT from saving the frozen embedding twice beside the trained one, as it does with one that was resized.
+
+    PEFT finds that out from the config of the base that is named here; the output names its base again.
+    """
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = ""
 
 
 def _check_head(model: Any, lora: Lora) -> None:

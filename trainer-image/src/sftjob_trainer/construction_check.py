@@ -12,6 +12,7 @@ from sftjob_contract.codec import to_json
 from sftjob_contract.config import RunConfig
 from sftjob_contract.method import Lora, LoraBias
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.added_tokens import added
 from sftjob_trainer.child import NoAnswerError, answer_of
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.packing_check import PROVEN, model_type
@@ -51,6 +52,7 @@ def has_options(config: RunConfig) -> bool:
         bool(config.training.extra)
         or method.unfrozen_parameters is not None
         or config.model.rope_scaling is not None
+        or bool(added(config.model))
         or (method.lora is not None and _has_options(method.lora))
     )
 

@@ -16,6 +16,7 @@ from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.method import uses_eva, uses_loftq
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import eva, loftq
+from sftjob_trainer.added_tokens import resize_embedding, rows_for
 from sftjob_trainer.callbacks import RunCallback
 from sftjob_trainer.checkpoints import ResumePoint
 from sftjob_trainer.construction import Material, construct, try_optimizer
@@ -34,7 +35,7 @@ from sftjob_trainer.recording import Recorder
 from sftjob_trainer.run import Run
 from sftjob_trainer.sampling import filled_up
 from sftjob_trainer.start import Origin, load_adapter
-from sftjob_trainer.tokenization import load_prepared_tokenizer
+from sftjob_trainer.tokenization import load_prepared_tokenizer, new_tokens
 from sftjob_trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def build(run: Run, origin: Origin, checkpoint: Path | None = None) -> Trainer:
     source = origin.model if lora else origin.checkpoint or origin.model
     with loading(run, source):
         model = load_model(source, config, choices, origin.model)
+    new = new_tokens(origin.model, config.model).values()
+    resize_embedding(model, rows_for(new), config.training.seed)
     logger.info("attention is computed by %s", attention_of(model))
     _check_isolation(config, model, choices)
     run.telemetry.loaded("model")
@@ -93,6 +96,7 @@ def build(run: Run, origin: Origin, checkpoint: Path | None = None) -> Trainer:
         evaluates=run.evaluates_at(run.telemetry.step) and run.telemetry.eval_loss_at(run.telemetry.step) is None,
         output_dir=run.store.staging,
         teacher=_teacher(run, origin, choices),
+        new_tokens=new,
         hooks={
             "broken_off": run.agree_to_stop,
             "fetching": run.fetching,

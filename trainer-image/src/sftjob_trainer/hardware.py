@@ -15,6 +15,7 @@ import psutil
 from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, RunConfig
 from sftjob_contract.method import LoraBias
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.added_tokens import added
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.image import FLASH_PACKAGES, LIGER_PACKAGE, has_compiler, image_packages
 
@@ -213,13 +214,13 @@ def has_code_for(capability: tuple[int, int], architectures: tuple[str, ...]) ->
 def autocast_precision(config: RunConfig, choices: Choices) -> Precision:
     """The precision of TRL's autocast.
 
-    Modules and biases that LoRA trains are fp32. Where the weights beside them have 16 bits, products of both need
-    autocast, in the dtype in which those weights are multiplied anyway.
+    Modules (of added tokens too) and biases that LoRA trains are fp32. Where the weights beside them have 16 bits,
+    products of both need autocast, in the dtype in which those weights are multiplied anyway.
     """
     lora = config.method.lora
     if lora is None or choices.precision is not Precision.FP32:
         return choices.precision
-    if not lora.modules_to_save and lora.bias is LoraBias.NONE:
+    if not (lora.modules_to_save or added(config.model)) and lora.bias is LoraBias.NONE:
         return Precision.FP32
     halves = {ModelDtype.BFLOAT16: Precision.BF16, ModelDtype.FLOAT16: Precision.FP16}
     return halves.get(choices.dtype, Precision.FP32)

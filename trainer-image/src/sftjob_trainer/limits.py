@@ -1,13 +1,14 @@
 """What the model can take at most, read from its config.json, and whether the run stays within it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sftjob_contract.reasons import Reason
 from sftjob_contract.rope import RopeScaling
+from sftjob_trainer.added_tokens import rows_for
 from sftjob_trainer.failure import Failure
 
 
@@ -92,6 +93,12 @@ def check_vocabulary(limits: Limits, largest_token: int) -> None:
             f"the tokenizer made token {largest_token} but the model's vocabulary has {limits.vocabulary} tokens; "
             "tokenizer and model do not belong together",
         )
+
+
+def grown(limits: Limits, ids: Collection[int]) -> int | None:
+    """Rows that the embedding gets for new tokens of these `ids`; None: it has rows for them, padding aside."""
+    rows = rows_for(ids)
+    return None if limits.vocabulary is not None and rows <= limits.vocabulary else rows or None
 
 
 def _number(settings: dict[str, Any], key: str) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sftjob_contract import layout
 from sftjob_contract.config import Precision
+from sftjob_trainer.added_tokens import resize_embedding, rows_for
 from sftjob_trainer.card import CARD, Made, model_card
 from sftjob_trainer.durable import replace_directory, sync_tree
 from sftjob_trainer.merge_proof import MERGED_LOSS, answers, check_agreement, loss_of_merging, read_rows
@@ -22,6 +23,7 @@ from sftjob_trainer.model import config_option
 from sftjob_trainer.outputs import write_results
 from sftjob_trainer.quantized_base import loading_config, save_unquantized
 from sftjob_trainer.start import ADAPTER_CONFIG
+from sftjob_trainer.tokenization import new_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +52,7 @@ def merge(base: Path, made: Made, volume: Path) -> Mapping[str, float]:
     staging = target.with_name(f".{target.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     options = {"trust_remote_code": made.config.model.trust_remote_code}
-    wanted = made.config.output.merge_dtype
-    stored = loading_config(base, made.config, Precision.FP32)
-    given = {"dtype": "auto" if wanted is None else wanted.value, **config_option(stored, base, made.config.model)}
-    model = AutoModelForCausalLM.from_pretrained(base, **given, **options)
-    if stored is not None:
-        save_unquantized(model)
+    model = _loaded(base, made, options)
     untie(model, json.loads((adapter / ADAPTER_CONFIG).read_bytes()))
     adapted = PeftModel.from_pretrained(model, str(adapter))
     rows, held_out = read_rows(volume)
@@ -88,6 +85,20 @@ def merge(base: Path, made: Made, volume: Path) -> Mapping[str, float]:
         len(rows),
     )
     return measured
+
+
+def _loaded(base: Path, made: Made, options: Mapping[str, Any]) -> Any:
+    """The model in `base` with its positions scaled, and with rows for added tokens."""
+    from transformers import AutoModelForCausalLM
+
+    config, wanted = made.config, made.config.output.merge_dtype
+    stored = loading_config(base, config, Precision.FP32)
+    given = {"dtype": "auto" if wanted is None else wanted.value, **config_option(stored, base, config.model)}
+    model = AutoModelForCausalLM.from_pretrained(base, **given, **options)
+    if stored is not None:
+        save_unquantized(model)
+    resize_embedding(model, rows_for(new_tokens(base, config.model).values()), config.training.seed)
+    return model
 
 
 def _finish(adapter: Path, staging: Path, target: Path, card: str) -> None:

@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from sftjob_contract.model_shape import (
     ModelShape,
     UnfrozenShape,
 )
+from sftjob_trainer.added_tokens import keeps_tied
 from sftjob_trainer.lora import Layers
 from sftjob_trainer.weights import SAFE_INDEX, SAFE_WEIGHTS, safe_weight_files
 
@@ -148,6 +150,22 @@ def shape_of(config: Any, tensors: Tensors, weight_bytes: int) -> ModelShape:
         tied_embeddings=bool(config.tie_word_embeddings),
         linear_layers=linear,
     )
+
+
+def with_new_tokens(shape: ModelShape, rows: int | None, embedding: str) -> ModelShape:
+    """`shape` with tokens that are new to the model. Embedding and head grow to so many `rows`; None: they do not.
+
+    `embedding` is the name of the embedding, by which PEFT knows whether it can keep the head tied to it.
+    """
+    shape = replace(shape, new_token_matrices=1 if shape.tied_embeddings and keeps_tied(embedding) else 2)
+    if rows is None:
+        return shape
+    size = (shape.vocabulary_size, shape.hidden_size)
+    unfrozen = shape.unfrozen and tuple(
+        replace(kind, rows=rows) if (kind.rows, kind.columns) == size else kind for kind in shape.unfrozen
+    )
+    grown = (rows - shape.vocabulary_size) * shape.hidden_size * (1 if shape.tied_embeddings else 2)
+    return replace(shape, parameters=shape.parameters + grown, vocabulary_size=rows, unfrozen=unfrozen)
 
 
 def _check_dense(config: Any) -> None:

@@ -3,7 +3,7 @@
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -21,6 +21,7 @@ from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
 from sftjob_trainer import outcome, plan
+from sftjob_trainer.added_tokens import PLAIN, SPECIAL, added, keeps_tied
 from sftjob_trainer.chat_template import given_template
 from sftjob_trainer.config_check import check_config
 from sftjob_trainer.configuration import data_sources, devices
@@ -44,10 +45,10 @@ from sftjob_trainer.label_report import (
     stop_tokens,
 )
 from sftjob_trainer.length_report import data_warnings
-from sftjob_trainer.limits import check_length, check_prompts, check_vocabulary, model_settings, read_limits
+from sftjob_trainer.limits import check_length, check_prompts, check_vocabulary, grown, model_settings, read_limits
 from sftjob_trainer.loftq import check_weight_files
 from sftjob_trainer.lora import check_layers
-from sftjob_trainer.model_shape import read_layers, read_model_shape, read_unfrozen
+from sftjob_trainer.model_shape import read_layers, read_model_shape, read_unfrozen, with_new_tokens
 from sftjob_trainer.outputs import write_run_config
 from sftjob_trainer.packing_check import check_packing
 from sftjob_trainer.preprocessing import code_fingerprint
@@ -59,7 +60,7 @@ from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest
 from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
 from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
 from sftjob_trainer.template_rendering import without_markers
-from sftjob_trainer.tokenization import cuts_otherwise, load_tokenizer
+from sftjob_trainer.tokenization import cuts_otherwise, load_tokenizer, new_tokens, own_tokenizer
 from sftjob_trainer.tokenizing import Tokenized, Workshop
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     check_scaling(model.directory, config.model)
     check_packed_layers(config, str(settings.get("model_type")), image_packages())
     shape = read_model_shape(model.directory)
+    new, rows = _new_tokens(config, model)
     lora = config.method.lora
     if lora is not None and shape is not None:
         check_layers(_without_numbers(lora), read_layers(model.directory))
@@ -111,11 +113,11 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     teacher = fetch_teacher(config, environment, model)
     if teacher is not None:
         check_length(read_limits(teacher.directory), config.training.max_length, "method.distillation.teacher")
-    fetch_checkpoint(config, environment)
+    fetch_checkpoint(config, environment, model.directory)
     found = shape is not None and lora is not None and _without_numbers(lora) == lora
     check_construction(config, model.directory, layers_known=lora is None or found)
     try:
-        data, report = _tokenized(config, environment, model)
+        data, report = _tokenized(config, environment, model, rows)
         train_sequences = _save(data.train, config, volume, layout.PREPARED_TRAIN)
         _check_batch(train_sequences, config)
         evaluation_sequences = _save(data.evaluation, config, volume, layout.PREPARED_EVALUATION)
@@ -131,12 +133,11 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         model_snapshot=_snapshot(model, environment.cache),
         teacher_snapshot=None if teacher is None else _snapshot(teacher, environment.cache),
         model_revision=model.revision,
-        model_shape=_planned(shape, config, model.directory),
+        model_shape=_with_new_tokens(_planned(shape, config, model.directory), model.directory, new, rows),
+        embedding_rows=rows,
     )
     check_schedule(stats.max_steps, config.training)
-    if config.evaluation.sample_prompts:
-        prompts = prompt_tokens(config, stats, _tokenizer(config, model, volume))
-        check_prompts(read_limits(model.directory, config.model.rope_scaling), [len(ids) for ids in prompts])
+    _check_sample_prompts(config, stats, model, volume)
     _write_report(report, stats, config, volume)
     write_atomically(volume / layout.PREPARED_STATS, to_json(stats) + "\n")
     logger.info(
@@ -147,6 +148,41 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
         stats.max_steps,
     )
     return stats
+
+
+def _check_sample_prompts(config: RunConfig, stats: PreparedStats, model: ResolvedModel, volume: Path) -> None:
+    """See that the model has positions for the prompts that the job names.
+
+    Raises:
+        Failure: one is too long.
+    """
+    if config.evaluation.sample_prompts:
+        prompts = prompt_tokens(config, stats, _tokenizer(config, model, volume))
+        check_prompts(read_limits(model.directory, config.model.rope_scaling), [len(ids) for ids in prompts])
+
+
+def _new_tokens(config: RunConfig, model: ResolvedModel) -> tuple[Mapping[str, int], int | None]:
+    """Ids of the tokens that the job adds to the model, and how many rows its embedding gets; None: as many as it has.
+
+    Raises:
+        Failure: the tokenizer does not take one, or a teacher would have to know them.
+    """
+    new = new_tokens(model.directory, config.model)
+    limits = read_limits(model.directory)
+    rows = grown(limits, new.values())
+    if known := [token for token in added(config.model) if token not in new]:
+        logger.info("      in the tokenizer already, and taken as they are: %s", ", ".join(known))
+    if new:
+        logger.info("      added to the tokenizer: %s", ", ".join(f"{token} (id {new[token]})" for token in new))
+        room = "has" if rows is None else f"grows from {limits.vocabulary} to"
+        logger.info("      the embedding %s %s rows, and is trained", room, rows or limits.vocabulary)
+    if new and config.method.distillation is not None:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"method.distillation: {next(iter(new))} is new to the model, and a teacher has no such token; remove "
+            f"{PLAIN} and {SPECIAL}, or train without a teacher",
+        )
+    return new, rows
 
 
 def _planned(shape: ModelShape | None, config: RunConfig, directory: Path) -> ModelShape | None:
@@ -163,6 +199,15 @@ def _planned(shape: ModelShape | None, config: RunConfig, directory: Path) -> Mo
     return replace(shape, unfrozen=unfrozen)
 
 
+def _with_new_tokens(
+    shape: ModelShape | None, directory: Path, new: Mapping[str, int], rows: int | None
+) -> ModelShape | None:
+    """`shape` with the `new` tokens, for which embedding and head of the model in `directory` get so many `rows`."""
+    if shape is None or not new:
+        return shape
+    return with_new_tokens(shape, rows, next(filter(keeps_tied, read_layers(directory).weighted), ""))
+
+
 def _without_numbers(lora: Lora) -> Lora:
     """`lora` without the names of single layers, which weight files and the loaded model may begin differently."""
     return replace(
@@ -172,14 +217,17 @@ def _without_numbers(lora: Lora) -> Lora:
     )
 
 
-def _tokenized(config: RunConfig, environment: Environment, model: ResolvedModel) -> tuple[Data, LabelReport]:
+def _tokenized(
+    config: RunConfig, environment: Environment, model: ResolvedModel, rows: int | None
+) -> tuple[Data, LabelReport]:
     tokenizer = _tokenizer(config, model, environment.volume)
     limits = read_limits(model.directory, config.model.rope_scaling)
+    limits = limits if rows is None else replace(limits, vocabulary=rows)
     check_length(limits, config.training.max_length)
 
     files = find_files(config, environment)
     _tell_files(files)
-    if cuts_otherwise(tokenizer, model.directory):
+    if cuts_otherwise(own_tokenizer(model.directory, config.model), model.directory):
         logger.warning(
             "      the %s that transformers makes for this model cuts text otherwise than its tokenizer.json; "
             "trained is what transformers makes of it, and that tokenizer is kept with the output",

@@ -13,6 +13,7 @@ from sftjob_contract.method import EVA, Lora
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import PreparedStats
 from sftjob_trainer import remote
+from sftjob_trainer.added_tokens import PLAIN, SPECIAL
 from sftjob_trainer.checkpoints import BrokenCheckpointError, verify
 from sftjob_trainer.config_check import check_config
 from sftjob_trainer.environment import Environment
@@ -22,13 +23,15 @@ from sftjob_trainer.limits import model_settings
 from sftjob_trainer.neighbours import content, is_missing
 from sftjob_trainer.quantized_base import base_quantization, check_teacher
 from sftjob_trainer.sources import ResolvedModel, local_path, model_path, resolve_model
-from sftjob_trainer.tokenization import load_tokenizer
+from sftjob_trainer.tokenization import load_tokenizer, own_tokenizer
 from sftjob_trainer.weights import Read
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 """PEFT's file that makes a directory an adapter."""
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+"""transformers' file that every saved tokenizer has."""
 _AS_EVA_CHOSE: Final = (
     f"write target_modules of its {ADAPTER_CONFIG} in method.lora.targetModules, and rank_pattern and alpha_pattern in "
     "method.lora.extra"
@@ -53,7 +56,10 @@ def origin(config: RunConfig, environment: Environment, stats: PreparedStats) ->
     Raises:
         Failure: something of it is not there, or can not be used.
     """
-    return replace(continued(config, environment, stats), checkpoint=starting_checkpoint(config, environment))
+    found = replace(continued(config, environment, stats), checkpoint=starting_checkpoint(config, environment))
+    if found.checkpoint is not None:
+        check_tokens_of(found.checkpoint, found.model, config)
+    return found
 
 
 def continued(config: RunConfig, environment: Environment, stats: PreparedStats) -> Origin:
@@ -134,8 +140,31 @@ def starting_checkpoint(config: RunConfig, environment: Environment) -> Path | N
     return found
 
 
-def fetch_checkpoint(config: RunConfig, environment: Environment) -> None:
+def check_tokens_of(checkpoint: Path, model: Path, config: RunConfig) -> None:
+    """Refuse a checkpoint whose rows of the embedding mean other tokens than those of this run.
+
+    Raises:
+        Failure: its tokenizer has another vocabulary.
+    """
+    if not (checkpoint / _TOKENIZER_CONFIG).is_file():
+        return
+    ours = load_tokenizer(model, config.model).get_vocab()
+    theirs = own_tokenizer(checkpoint, config.model).get_vocab()
+    if ours == theirs:
+        return
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    raise _refused(
+        config.checkpoints.resume_from or str(checkpoint),
+        f"its tokenizer has {len(theirs)} tokens and that of this run {len(ours)}, of which {len(differing)} differ, "
+        f"such as {differing[0]!r}; write {PLAIN} and {SPECIAL} as that run had them, or name its output in "
+        "model.source",
+    )
+
+
+def fetch_checkpoint(config: RunConfig, environment: Environment, model: Path) -> None:
     """Download the other run's checkpoint, if it lies in an object store: the one named, or the newest that verifies.
+
+    It must be of the tokens that this run has with the model in `model`.
 
     Raises:
         Failure: there is none, it can not be used, or we may not have it.
@@ -148,7 +177,9 @@ def fetch_checkpoint(config: RunConfig, environment: Environment) -> None:
         _fetch_newest(source, environment)
     else:
         remote.fetch(root, "checkpoint", lambda names, _: _files_of(name, names), environment)
-    starting_checkpoint(config, environment)
+    found = starting_checkpoint(config, environment)
+    if found is not None:
+        check_tokens_of(found, model, config)
 
 
 def load_adapter(model: Any, directory: Path, lora: Lora) -> None:

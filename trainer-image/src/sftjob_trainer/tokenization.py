@@ -1,13 +1,14 @@
 """The tokenizer that comes with a model, and examples as token ids and labels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract import layout
 from sftjob_contract.config import Model
 from sftjob_contract.reasons import Reason
+from sftjob_trainer.added_tokens import add_tokens, added
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.limits import read_limits
 from sftjob_trainer.wording import type_name
@@ -32,10 +33,12 @@ Encoder = Callable[[Sequence[Any]], list[Encoded]]
 
 
 def load_tokenizer(directory: Path, model: Model) -> Any:
-    """The tokenizer that comes with the model in `directory`, padding where `model` says. Nothing is fetched.
+    """The tokenizer that comes with the model in `directory`, with the tokens that `model` adds, padding where it says.
+
+    Nothing is fetched.
 
     Raises:
-        Failure: it can not be loaded, or has no end-of-sequence token.
+        Failure: it can not be loaded, has no end-of-sequence token, or does not take a token.
     """
     from transformers import AutoTokenizer
 
@@ -62,11 +65,30 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
             "the model's tokenizer has no end-of-sequence token, so a model could not learn to stop; "
             "set eos_token in its tokenizer_config.json",
         )
+    add_tokens(tokenizer, model)
     tokenizer.padding_side = model.padding_side.value
     if model.rope_scaling is not None:
         positions = read_limits(directory, model.rope_scaling).positions
         tokenizer.model_max_length = max(tokenizer.model_max_length, positions or 0)
     return tokenizer
+
+
+def new_tokens(directory: Path, model: Model) -> Mapping[str, int]:
+    """Ids, by token, of what `model` adds and the tokenizer in `directory` does not have.
+
+    Raises:
+        Failure: as `load_tokenizer`.
+    """
+    return add_tokens(own_tokenizer(directory, model), model) if added(model) else {}
+
+
+def own_tokenizer(directory: Path, model: Model) -> Any:
+    """The tokenizer in `directory` without added tokens.
+
+    Raises:
+        Failure: as `load_tokenizer`.
+    """
+    return load_tokenizer(directory, replace(model, added_tokens=None, added_special_tokens=None))
 
 
 def text_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

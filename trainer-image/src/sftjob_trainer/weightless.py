@@ -21,6 +21,7 @@ from sftjob_contract.method import Lora, LoraBias, uses_loftq
 from sftjob_contract.optimization import Optimizer, Scheduler
 from sftjob_contract.reasons import Reason
 from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_trainer.added_tokens import resize_embedding, rows_for
 from sftjob_trainer.child import limit_memory, print_answer
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.hardware import Choices, best_machine, choose
@@ -200,7 +201,7 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
 
     from sftjob_trainer.construction import Material, construct, try_optimizer
     from sftjob_trainer.loftq import check_names
-    from sftjob_trainer.tokenization import load_tokenizer
+    from sftjob_trainer.tokenization import load_tokenizer, new_tokens
     from sftjob_trainer.world import ALONE
 
     choices = _choices(config)
@@ -208,6 +209,9 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
     try:
         model = _model(tried, directory, choices, quantized=quantized)
         tokenizer = load_tokenizer(directory, config.model)
+        new = new_tokens(directory, config.model).values()
+        with torch.device("meta"):
+            resize_embedding(model, rows_for(new), config.training.seed)
     except Failure:
         raise
     except Exception as error:
@@ -221,6 +225,7 @@ def construct_without_weights(config: RunConfig, directory: Path, *, quantized: 
             tokenizer=tokenizer,
             train=Dataset.from_dict({"input_ids": [[0, 1]], "labels": [[0, 1]]}),
             output_dir=Path(output),
+            new_tokens=new,
             hooks={"broken_off": bool, "fetching": nullcontext, "world": ALONE, "rows": 1},
         )
         with torch.device("meta"):  # PEFT's new weights too

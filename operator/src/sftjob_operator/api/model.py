@@ -86,10 +86,38 @@ class RopeScalingSpec(Model):
     """Rotations above which a frequency stays as it is, for llama3. Absent: 4. transformers: high_freq_factor."""
 
 
+AddedTokens = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=64,
+                json_schema_extra=rules(
+                    rule("self.matches('^\\\\S+$')", "must be a token without white space, such as <|tool|>")
+                ),
+            ),
+        ],
+        ...,
+    ],
+    Field(max_length=256, json_schema_extra={"x-kubernetes-list-type": "set"}),
+]
+"""Tokens for the tokenizer."""
+
+
 class ModelSpec(Model):
     """The model to start from."""
 
-    model_config = ConfigDict(json_schema_extra=rules(REVISION_ON_HUB))
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            REVISION_ON_HUB,
+            rule(
+                "!has(self.addedTokens) || !has(self.addedSpecialTokens) "
+                "|| !self.addedTokens.exists(token, token in self.addedSpecialTokens)",
+                "a token must be in one of addedTokens and addedSpecialTokens: remove it from the other",
+            ),
+        )
+    )
 
     source: ModelSource
     """Where the model lies: ORG/NAME or hf://ORG/NAME on the hub, pvc://CLAIM/PATH, an s3://, gs:// or https:// URI,
@@ -118,6 +146,12 @@ class ModelSpec(Model):
     rope_scaling: RopeScalingSpec | None = None
     """Give the model more positions than it was trained with, for a longer training.maxLength. The config of the output
     has it. Absent: the positions of the model."""
+    added_tokens: AddedTokens = ()
+    """Tokens to add to the tokenizer; each becomes one token id. The embedding grows where it has no rows for them, and
+    is trained with any method. Those that the tokenizer has already are taken as they are. Axolotl: tokens."""
+    added_special_tokens: AddedTokens = ()
+    """The same for special tokens, which are left out where generated text is shown. transformers:
+    extra_special_tokens."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret with a hub token, for private and gated models and for the teacher. Only the Prepare Pod sees it."""
     secret_ref: SecretRef | None = None

@@ -59,7 +59,7 @@ def trained_linear_parameters(method: Method, shape: ModelShape) -> int:
 def trains_head(method: Method, shape: ModelShape) -> bool:
     """Whether the weight of the output head is trained, which may be the embedding."""
     if method.lora is not None:
-        return not _HEADS.isdisjoint(method.lora.modules_to_save)
+        return shape.new_token_matrices > 0 or not _HEADS.isdisjoint(method.lora.modules_to_save)
     size = (shape.vocabulary_size, shape.hidden_size)
     return shape.unfrozen is None or any(
         (kind.rows, kind.columns) == size and kind.is_embedding is shape.tied_embeddings for kind in shape.unfrozen
@@ -108,7 +108,7 @@ def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
     yield from _matrices(lora, shape)
     if lora.bias is not LoraBias.NONE:
         yield TrainedTensors(rows=shape.bias_parameters)
-    for name in lora.modules_to_save:
+    for name in (*lora.modules_to_save, *_of_new_tokens(lora, shape)):
         yield from _saved(name, shape)
 
 
@@ -123,6 +123,21 @@ def _matrices(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
     if any(_names(name, _EMBEDDINGS) for name in lora.target_modules):
         yield TrainedTensors(rows=lora.rank, columns=shape.vocabulary_size)
         yield TrainedTensors(rows=shape.hidden_size, columns=lora.rank + lora.dora)
+
+
+def _of_new_tokens(lora: Lora, shape: ModelShape) -> Iterator[str]:
+    """What the trainer adds to modulesToSave for new tokens: embedding and head, or one where they stay tied."""
+    if not shape.new_token_matrices:
+        return
+    given = [frozenset({name.rpartition(".")[2]}) for name in lora.modules_to_save]
+    has_embedding, has_head = (any(name & names for name in given) for names in (_EMBEDDINGS, _HEADS))
+    by_token = bool(lora.extra.get("trainable_token_indices"))
+    if shape.new_token_matrices == 1 and (has_embedding or has_head):
+        return
+    if not (has_embedding or by_token):
+        yield "embed_tokens"
+    if not has_head and shape.new_token_matrices > 1:
+        yield "lm_head"
 
 
 def _saved(name: str, shape: ModelShape) -> Iterator[TrainedTensors]:

@@ -140,6 +140,8 @@ def _model(model: ModelSpec) -> run.Model:
         # Absent rather than empty: a trainer of the release before, which does not know the key, reads the config then.
         chat_template_kwargs=model.chat_template_kwargs or None,
         rope_scaling=None if model.rope_scaling is None else _rope_scaling(model.rope_scaling),
+        added_tokens=model.added_tokens or None,
+        added_special_tokens=model.added_special_tokens or None,
     )
 
 
