@@ -150,8 +150,8 @@ class ModelSpec(Model):
     """Tokens to add to the tokenizer; each becomes one token id. The embedding grows where it has no rows for them, and
     is trained with any method. Those that the tokenizer has already are taken as they are. Axolotl: tokens."""
     added_special_tokens: AddedTokens = ()
-    """The same for special tokens, which are left out where generated text is shown. transformers:
-    extra_special_tokens."""
+    """The same for special tokens, which are left out where generated text is shown. LLaMA-Factory:
+    add_special_tokens."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret with a hub token, for private and gated models and for the teacher. Only the Prepare Pod sees it."""
     secret_ref: SecretRef | None = None
