@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sftjob_contract.codec import ContractError, from_untrusted_json
-from sftjob_contract.model_shape import LinearShape, ModelShape
+from sftjob_contract.model_shape import LinearShape, ModelShape, UnfrozenShape
 from sftjob_contract.names import LABEL_ATTEMPT, TERMINATION_MESSAGE_LIMIT_BYTES, Stage
 from sftjob_contract.outcome import Output
 from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
@@ -23,7 +23,7 @@ from sftjob_operator.render import pod
 from support.builders import a_job
 from support.decisions import PREPARED, a_pod, an_ended_pod
 from support.fake_cluster import RENDER, SETTINGS, START, an_outcome, ended, running
-from support.model_shapes import QWEN_05B, stats_with
+from support.model_shapes import LLAMA_8B, QWEN_05B, stats_with
 from support.progress import a_progress
 from support.stored_status import refusals
 
@@ -89,6 +89,7 @@ progresses = st.builds(
     skipped_checkpoints=st.lists(st.builds(SkippedCheckpoint, path=texts, why=texts), max_size=40).map(tuple),
     history=st.lists(st.builds(HistoryPoint, step=counts, loss=measures), max_size=60).map(tuple),
 )
+UNFROZEN = (UnfrozenShape(rows=896, columns=4864, count=2), UnfrozenShape(rows=1792, columns=1, count=1))
 sizes = st.sampled_from([-1, 0, 1, 1000, 10**9, 10**12, 10**15, 10**300])
 shapes = st.builds(
     ModelShape,
@@ -106,6 +107,9 @@ shapes = st.builds(
     linear_layers=st.lists(
         st.builds(LinearShape, name=texts, in_features=sizes, out_features=sizes, count=sizes), max_size=2
     ).map(tuple),
+    unfrozen=st.none()
+    | st.lists(st.builds(UnfrozenShape, rows=sizes, columns=sizes, count=sizes), max_size=9).map(tuple),
+    new_token_matrices=sizes,
 )
 good_shapes = st.builds(
     lambda **parts: replace(QWEN_05B, **parts),
@@ -143,6 +147,18 @@ def test_every_report_that_is_accepted_makes_a_status_that_the_server_stores(tol
     report = Report(progress=progress, received=START)
     seen = Observed(job=a_job().build(), pods=(PREPARED, a_pod(Stage.TRAIN)), report=report)
     assert refusals(to_dict(decide(seen, SETTINGS, START).status)) == []
+
+
+@pytest.mark.parametrize(
+    "shape", [QWEN_05B, LLAMA_8B, replace(QWEN_05B, unfrozen=UNFROZEN), replace(LLAMA_8B, new_token_matrices=2)]
+)
+def test_what_prepare_counts_is_accepted_and_becomes_the_plan(shape: ModelShape) -> None:
+    outcome = an_outcome(Stage.PREPARE, 0, prepared=replace(stats_with(QWEN_05B), model_shape=shape))
+    pod = an_ended_pod(Stage.PREPARE, 0, outcome=usable_outcome(outcome))
+    plan = decide(Observed(job=LIMITED.build(), pods=(pod,)), SETTINGS, START).status.plan
+    assert plan is not None
+    assert plan.parameters == shape.parameters
+    assert plan.memory is not None
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-from sftjob_contract.model_shape import LINEAR_KINDS_LIMIT, LINEAR_NAME_LIMIT, LinearShape, ModelShape
+from sftjob_contract.model_shape import (
+    LINEAR_KINDS_LIMIT,
+    LINEAR_NAME_LIMIT,
+    UNFROZEN_KINDS_LIMIT,
+    ModelShape,
+)
 from sftjob_contract.names import Stage
 from sftjob_contract.outcome import Outcome, Output
 from sftjob_contract.progress import HISTORY_LIMIT, Checkpoint, Progress, SkippedCheckpoint
@@ -39,6 +44,8 @@ _LONGEST_PATH: Final = 512
 _LONGEST_SECONDS: Final = 10**9
 _LARGEST_PARAMETERS: Final = 10**15
 _LARGEST_DIMENSION: Final = 10**9
+_TOTALS: Final = frozenset({"parameters", "bias_parameters", "weight_bytes", "new_token_matrices"})
+"""Sizes in a ModelShape that may be 0."""
 _SHOWN_CHARACTERS: Final = 60
 _LABEL: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_./@-]{0,127}")
 """Name of a metric or library."""
@@ -108,21 +115,24 @@ def _check_prepared(prepared: PreparedStats) -> None:
 
 def _check_shape(shape: ModelShape) -> None:
     """Accept the size of a model as far as memory can be computed from it."""
-    if len(shape.linear_layers) > LINEAR_KINDS_LIMIT:
-        raise ValueError(f"linearLayers must have at most {LINEAR_KINDS_LIMIT} entries")
-    parts: tuple[ModelShape | LinearShape, ...] = (shape, *shape.linear_layers)
-    for part in parts:
+    unfrozen = shape.unfrozen or ()
+    for name, kinds, most in (
+        ("linearLayers", shape.linear_layers, LINEAR_KINDS_LIMIT),
+        ("unfrozen", unfrozen, UNFROZEN_KINDS_LIMIT),
+    ):
+        if len(kinds) > most:
+            raise ValueError(f"{name} must have at most {most} entries")
+    for part in (shape, *shape.linear_layers, *unfrozen):
         for name, size in vars(part).items():
-            _check_size(part, name, size)
+            _check_size(name, size)
 
 
-def _check_size(part: ModelShape | LinearShape, name: str, size: object) -> None:
+def _check_size(name: str, size: object) -> None:
     if isinstance(size, str) and len(size) > LINEAR_NAME_LIMIT:
         raise ValueError(f"modelShape: {name} must have at most {LINEAR_NAME_LIMIT} characters")
     if not isinstance(size, int) or isinstance(size, bool):
         return
-    total = isinstance(part, ModelShape) and name in {"parameters", "bias_parameters", "weight_bytes"}
-    least, most = (0, _LARGEST_PARAMETERS) if total else (1, _LARGEST_DIMENSION)
+    least, most = (0, _LARGEST_PARAMETERS) if name in _TOTALS else (1, _LARGEST_DIMENSION)
     if not least <= size <= most:
         raise ValueError(f"modelShape: {name} must be between {least} and {most}, not {size}")
 
