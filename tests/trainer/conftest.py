@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.added_tokens import without_room
 from support.tiny import CHATML_GENERATION, write_model, write_model_without_weights
 
 
@@ -20,6 +21,18 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama model with random weights; ChatML template with generation markers. Read only."""
     return write_model(tmp_path_factory.mktemp("llama"), "llama", chat_template=CHATML_GENERATION)
+
+
+@pytest.fixture(scope="session")
+def tied(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a tied head and no rows for added tokens. Read only."""
+    return without_room(qwen2, tmp_path_factory.mktemp("tied") / "model")
+
+
+@pytest.fixture(scope="session")
+def untied(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a head of its own and no rows for added tokens. Read only."""
+    return without_room(llama, tmp_path_factory.mktemp("untied") / "model")
 
 
 @pytest.fixture(scope="session")

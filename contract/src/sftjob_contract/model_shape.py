@@ -15,7 +15,7 @@ UNFROZEN_KINDS_LIMIT: Final = 7
 class UnfrozenShape:
     """`count` weights of `rows` x `columns` that method.full.unfrozenParameters trains.
 
-    Vectors have one column, and are told as a single one. `is_embedding`: some optimizers treat it apart.
+    All vectors count as one entry with one column. `is_embedding`: some optimizers treat it differently.
     """
 
     rows: int

@@ -15,7 +15,7 @@ from sftjob_trainer.failure import Failure
 from sftjob_trainer.model_shape import read_model_shape, with_new_tokens
 from sftjob_trainer.tokenization import load_tokenizer, new_tokens
 from sftjob_trainer.weightless import refusal
-from support.added_tokens import END, FIRST_ID, NOTE, TOOL, adding, without_room
+from support.added_tokens import END, FIRST_ID, NOTE, TOOL, adding
 from support.preparing import Workbench
 from support.tiny import VOCABULARY, lora, run_config
 from support.training import PEFT_IS_BEHIND
@@ -24,16 +24,6 @@ pytestmark = PEFT_IS_BEHIND
 
 FULL = Method(lora=None, quantization=None, distillation=None)
 KNOWN = "<|im_start|>"
-
-
-@pytest.fixture(scope="module")
-def untied(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return without_room(llama, tmp_path_factory.mktemp("untied") / "model")
-
-
-@pytest.fixture(scope="module")
-def tied(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return without_room(qwen2, tmp_path_factory.mktemp("tied") / "model")
 
 
 def config_of(model: Path, plain: tuple[str, ...] = (NOTE,), **options: Any) -> RunConfig:

@@ -19,7 +19,7 @@ from sftjob_trainer.added_tokens import resize_embedding, with_embeddings
 from sftjob_trainer.failure import Failure
 from sftjob_trainer.lora import lora_config
 from sftjob_trainer.start import origin
-from support.added_tokens import END, FIRST_ID, NOTE, TOOL, adding, without_room
+from support.added_tokens import END, FIRST_ID, NOTE, TOOL, adding
 from support.preparing import Workbench
 from support.processes import prepare_for_two, train_in_two
 from support.quantized import write_bitsandbytes
@@ -35,16 +35,6 @@ NEW = {NOTE: FIRST_ID, TOOL: FIRST_ID + 1, END: FIRST_ID + 2}
 NF4 = Quantization(bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.FLOAT32)
 ROWS_OF_DATA = [{"prompt": f"{TOOL}the item {number}", "completion": f"{END} {NOTE} a word"} for number in range(10)]
 IDS = torch.tensor([[5, NEW[TOOL], 7, NEW[END], NEW[NOTE], 9]])
-
-
-@pytest.fixture(scope="module")
-def tied(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return without_room(qwen2, tmp_path_factory.mktemp("tied") / "model")
-
-
-@pytest.fixture(scope="module")
-def untied(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return without_room(llama, tmp_path_factory.mktemp("untied") / "model")
 
 
 def prepared_and_trained(
