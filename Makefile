@@ -7,8 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := contract operator trainer-image sandbox
-SOURCES := $(PACKAGES:%=%/src) tests bench examples tools
+PACKAGES := contract operator trainer-image sandbox dev
+SOURCES := $(PACKAGES:%=%/src) trainer-image/check_triton.py tests bench examples tools
 
 .PHONY: help
 help: ## List every target
@@ -17,27 +17,31 @@ help: ## List every target
 .PHONY: setup
 setup: $(INSTALLED) ## Create .venv with everything that the other targets need
 
-$(INSTALLED): requirements/constraints.txt requirements/dev.txt requirements/dev-no-deps.txt $(PACKAGES:%=%/pyproject.toml)
-	$(PYTHON) -m venv $(VENV)
+$(INSTALLED): tools/install.py requirements/constraints.txt requirements/dev.txt requirements/dev-no-deps.txt \
+  $(PACKAGES:%=%/pyproject.toml)
 	@echo "Installing packages into $(VENV) (PyTorch is the large one) ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
-	  --requirement requirements/dev.txt $(PACKAGES:%=--editable ./%)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt \
-	  --no-deps --requirement requirements/dev-no-deps.txt
+	$(PYTHON) tools/install.py $(VENV) $(PACKAGES)
 	@touch $@
 
 .PHONY: demo
 demo: $(INSTALLED) ## Run two SFTJobs from apply to Succeeded: no cluster, no GPU, no kubectl
-	@$(BIN)/python examples/quickstart/demo.py
+	@$(BIN)/python -m examples.quickstart.demo
 
 .PHONY: sandbox
-sandbox: $(INSTALLED) ## Start the local API server, a node and the operator; stays up until Ctrl-C
-	@$(BIN)/python examples/quickstart/stack.py
+sandbox: $(INSTALLED) ## Start the local API server, a node and the operator until Ctrl-C; OPERATOR=no: no operator
+	@$(BIN)/python -m sftjob_dev sandbox $(if $(filter no,$(OPERATOR)),--no-operator)
+
+.PHONY: operator
+operator: $(INSTALLED) ## Run the operator of a sandbox that was started with OPERATOR=no, until Ctrl-C
+	@$(BIN)/python -m sftjob_dev operator
 
 .PHONY: test
-test: $(INSTALLED) ## Run every test but those that build images
-	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/image/test_images.py
+test: $(INSTALLED) ## Run the quick tests: eight minutes on two cores; T=PATH: every test there
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(or $(T),-m "not slow")
+
+.PHONY: test-all
+test-all: $(INSTALLED) ## Run every test, also the demo, chaos and the image builds (root; see image-tools)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-cluster
 test-cluster: $(INSTALLED) ## Test a cluster: KUBECONFIG=FILE, and REGISTRY and STORAGE_CLASS if needed (docs/testing.md)
@@ -55,33 +59,45 @@ fmt: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix --quiet $(SOURCES)
 
 .PHONY: lint
-lint: $(INSTALLED) ## Check style, types, layers and sizes
+lint: $(INSTALLED) ## Check style, words, types, layers and sizes
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/python tools/check_size.py $(PACKAGES:%=%/src) bench examples tools
+	$(BIN)/python tools/check_english.py
 	$(BIN)/lint-imports
-	$(BIN)/mypy $(PACKAGES:%=%/src) examples bench tools
+	$(BIN)/mypy $(PACKAGES:%=%/src) trainer-image/check_triton.py examples bench tools
 
 .PHONY: generate
-generate: $(INSTALLED) ## Write the generated files: crds/sftjobs.yaml, docs/reference, parts of the chart and of gitops/
+generate: $(INSTALLED) figures ## Write the generated files: CRD, docs/reference, docs/figures, docs/architecture.md, chart and gitops/
 	$(BIN)/python -m sftjob_operator.api.crd crds/sftjobs.yaml
 	$(BIN)/python -m sftjob_operator.api.reference docs/reference/sftjob.md
 	$(BIN)/python tools/chart.py
 	$(BIN)/python tools/dashboard.py
 	$(BIN)/python tools/gitops.py
+	$(BIN)/python tools/architecture.py
+
+.PHONY: figures
+figures: $(INSTALLED) ## Draw docs/figures
+	$(BIN)/python -m tools.figures.draw
+
+.PHONY: record-figures
+record-figures: $(INSTALLED) ## Train the runs whose loss curves docs/figures shows, then draw
+	$(BIN)/python -m tools.figures.record
+	$(BIN)/python -m tools.figures.draw
 
 .PHONY: verify
 verify: generate ## Fail if a generated file differs from the committed one
-	git diff --exit-code -- crds/sftjobs.yaml docs/reference/ charts/ gitops/
+	git diff --exit-code -- crds/sftjobs.yaml docs/reference/ docs/figures/ docs/architecture.md charts/ gitops/
 
 .PHONY: lock
 lock: $(INSTALLED) ## Write the locks that the images are built from, in the versions of requirements/constraints.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/lock.py
 
 .PHONY: images
-images: ## Build both images: BASE, TORCH_INDEX_URL, TRACKERS, WHEELS and REGISTRY can be given (docs/images.md)
+images: ## Build both images: BASE, TORCH_INDEX_URL, DEVICE, TRACKERS, WHEELS, REGISTRY can be set (docs/images.md)
 	@$(PYTHON) tools/images.py $(if $(BASE),--base $(BASE)) $(if $(TORCH_INDEX_URL),--torch-index-url $(TORCH_INDEX_URL)) \
-	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TRACKERS),--trackers $(TRACKERS))
+	  $(if $(DEVICE),--device $(DEVICE)) $(if $(WHEELS),--wheels $(WHEELS)) $(if $(REGISTRY),--registry $(REGISTRY)) \
+	  $(if $(TRACKERS),--trackers $(TRACKERS))
 
 .PHONY: image-tools
 image-tools: ## Install what builds and runs images on Debian (root)
@@ -90,24 +106,24 @@ image-tools: ## Install what builds and runs images on Debian (root)
 
 .PHONY: bench-operator
 bench-operator: $(INSTALLED) ## Measure the operator: requests, latency, CPU and memory for 1, 100 and 1000 jobs, and reports
-	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/operator/operator_bench.py
-	PYTHONPATH=tests:examples/quickstart:bench $(BIN)/python bench/operator/reports_bench.py
+	$(BIN)/python -m bench.operator.operator_bench
+	PYTHONPATH=tests $(BIN)/python -m bench.operator.reports_bench
 
 .PHONY: bench-trainer
 bench-trainer: $(INSTALLED) ## Measure the trainer: tokens per second against plain TRL, by default and tuned by hand
-	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/trainer/trainer_bench.py
+	$(BIN)/python -m bench.trainer.trainer_bench
 
 .PHONY: bench-startup
 bench-startup: $(INSTALLED) ## Measure the trainer: seconds to the first step against plain TRL, and to refuse a config
-	PYTHONPATH=examples/quickstart:bench:bench/trainer $(BIN)/python bench/startup/startup_bench.py
+	$(BIN)/python -m bench.startup.startup_bench
 
 .PHONY: bench-quality
 bench-quality: $(INSTALLED) ## Measure answers to held-out questions before and after tuning
-	PYTHONPATH=examples/quickstart:bench $(BIN)/python bench/quality/quality_bench.py
+	$(BIN)/python -m bench.quality.quality_bench
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## Play ten minutes of chaos on real trainers: kills, lost connections, API faults (ARGS="--seed 1 --minutes 5")
-	PYTHONPATH=tests:examples/quickstart:bench:bench/operator $(BIN)/python -m chaos.chaos $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m chaos.chaos $(ARGS)
 
 .PHONY: clean
 clean: ## Remove everything that can be made again

@@ -1,4 +1,4 @@
-"""The measured sections of docs/benchmarks.md, each between its own markers and written by what measured it."""
+"""The measured sections of docs/benchmarks.md, each between its own markers and written by its benchmark."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ def begin(target: str) -> str:
 
 
 def machine() -> str:
-    """This machine, without its name."""
+    """This machine's description, without its name."""
     memory = psutil.virtual_memory().total / 2**30
     load = os.getloadavg()[0]
     return (
@@ -34,7 +34,7 @@ def section(target: str, machine_text: str, header: Sequence[str], rows: Sequenc
 
 
 def replace_section(page: str, new: str) -> str:
-    """`page` with the section that begins as `new` does replaced by it."""
+    """`page` with the section that has the same first line as `new` replaced by `new`."""
     first = new.partition("\n")[0]
     head, _, rest = page.partition(first)
     return head + new + rest.partition(END)[2]

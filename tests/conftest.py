@@ -2,16 +2,34 @@
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support.helm import Helm, running_helm
-from support.rbac import Grant, grants
+from support.checks.rbac import Grant, grants
+from support.clients.helm import Helm, running_helm
 
 # Test processes run side by side: a thread for each core in each of them would spend its time waiting for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+DEFAULT_TIMEOUT_SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that take longest first, so that no worker waits at the end for one that began late.
+
+    A file is ordered by its slow tests and their time limits.
+    """
+    longest: Counter[Path] = Counter()
+    for item in items:
+        if item.get_closest_marker("slow"):
+            limit = item.get_closest_marker("timeout")
+            longest[item.path] = max(longest[item.path], limit.args[0] if limit else DEFAULT_TIMEOUT_SECONDS)
+    items.sort(key=lambda item: -longest[item.path])
+
 
 # How long an example takes says something about the machine's other work, not about the code.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,11 +15,11 @@ END = "<!-- end of values -->\n"
 
 
 class ChartError(Exception):
-    """The values can not be told; the text says why."""
+    """The values cannot be documented; the message gives the reason."""
 
 
 def rows(values: str) -> Iterator[tuple[str, str, str]]:
-    """Dotted name, default as JSON, and description of every value: the comment right above its key.
+    """Dotted name, default as JSON, and description of every value: the comment directly above its key.
 
     Raises:
         ChartError: a value has no comment.
@@ -42,7 +42,7 @@ def _rows(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[tup
 
 
 def _comment(lines: list[str], line: int) -> str:
-    """The comment that ends right above a line."""
+    """The comment that ends directly above a line."""
     found: list[str] = []
     while line > 0 and (match := re.match(r"\s*# ?(.*)", lines[line - 1])):
         found.insert(0, match[1])
@@ -51,7 +51,7 @@ def _comment(lines: list[str], line: int) -> str:
 
 
 def readme(text: str, values: str) -> str:
-    """The README with its table of values anew.
+    """The README with a regenerated table of values.
 
     Raises:
         ChartError: a value has no comment.
@@ -59,7 +59,7 @@ def readme(text: str, values: str) -> str:
     table = [f"| `{name}` | `{default}` | {comment} |\n" for name, default, comment in rows(values)]
     before, _, rest = text.partition(BEGIN)
     return "".join(
-        [before, BEGIN, "| value | default | what it says |\n|---|---|---|\n", *table, END, rest.partition(END)[2]]
+        [before, BEGIN, "| value | default | description |\n|---|---|---|\n", *table, END, rest.partition(END)[2]]
     )
 
 

@@ -1,4 +1,4 @@
-"""Fail when a function or file outgrows the house: 60 lines or 6 parameters a function, 450 lines a file."""
+"""Fail when a function or file exceeds the limits: 60 lines or 6 parameters a function, 450 lines a file."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ MAX_FILE_LINES = 450
 
 
 def oversized(path: Path) -> Iterator[str]:
-    """One sentence for each function or file that is too large."""
+    """One message for each function or file that is too large."""
     text = path.read_text(encoding="utf-8")
     if (lines := text.count("\n")) > MAX_FILE_LINES:
         yield f"{path}: {lines} lines, at most {MAX_FILE_LINES}"
@@ -27,7 +27,7 @@ def oversized(path: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Check every Python file below the folders named on the command line."""
+    """Check every Python file below the directories named on the command line."""
     found = [line for root in sys.argv[1:] for path in sorted(Path(root).rglob("*.py")) for line in oversized(path)]
     for line in found:
         print(line)

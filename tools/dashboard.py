@@ -9,19 +9,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DASHBOARD = ROOT / "charts" / "sftjob-operator" / "dashboards" / "sftjob.json"
 COLUMNS = 24
-"""Width of a dashboard in Grafana's units."""
+"""Width of a dashboard in Grafana's grid units."""
 HEIGHT = 8
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 RUN = "{{job_namespace}}/{{job_name}}"
 CHOSEN = 'job_namespace=~"$job_namespace", job_name=~"$job_name"'
-"""The jobs that the dashboard's variables choose."""
+"""The jobs selected by the dashboard's variables."""
 BY_JOB = "job_namespace, job_name"
 RUNNING = f'and on ({BY_JOB}) sftjob_job_info{{phase="Running"}}'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One panel; `queries` are PromQL and the legend of its series."""
+    """One panel; `queries` are PromQL expressions and the legends of their series."""
 
     title: str
     description: str
@@ -33,12 +33,12 @@ class Panel:
 
 
 def chosen(metric: str, *further: str) -> str:
-    """A metric of the chosen jobs."""
+    """A metric of the selected jobs."""
     return f"{metric}{{{', '.join((CHOSEN, *further))}}}"
 
 
 def latency(quantile: float) -> str:
-    """Seconds within which that share of the looks at jobs was done."""
+    """The given quantile of reconcile durations, in seconds."""
     buckets = "rate(sftjob_reconcile_duration_seconds_bucket[$__rate_interval])"
     return f"histogram_quantile({quantile}, sum by (le) ({buckets}))"
 
@@ -49,19 +49,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Jobs": (
         Panel(
             title="Jobs by phase",
-            description="All SFTJobs that there are.",
+            description="All SFTJobs.",
             queries=(("sum by (phase) (sftjob_jobs)", "{{phase}}"),),
             stacked=True,
         ),
         Panel(
             title="Why jobs failed",
-            description="Failed SFTJobs by reason; docs/failures.md tells what each means.",
+            description="Failed SFTJobs by reason; docs/failures.md describes each reason.",
             queries=(('sum by (reason) (sftjob_jobs{phase="Failed"})', "{{reason}}"),),
             stacked=True,
         ),
         Panel(
             title="Why jobs wait",
-            description="SFTJobs that do not train yet, or not now.",
+            description="SFTJobs that are not running yet, or are suspended or waiting.",
             queries=(
                 (
                     'sum by (phase, reason) (sftjob_jobs{phase!~"Running|Succeeded|Failed"})',
@@ -74,13 +74,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Runs": (
         Panel(
             title="Progress",
-            description="Optimizer steps done of those of the whole run.",
+            description="Completed share of the optimizer steps of the run.",
             queries=((f"{chosen('sftjob_job_step')} / {chosen('sftjob_job_max_steps')}", RUN),),
             unit="percentunit",
         ),
         Panel(
             title="Loss",
-            description="Mean training loss over the last logging window, and the newest evaluation loss.",
+            description="Mean training loss of the last logging window, and the latest evaluation loss.",
             queries=(
                 (chosen("sftjob_job_loss"), RUN),
                 (chosen("sftjob_job_eval_loss"), f"{RUN} evaluation"),
@@ -88,47 +88,47 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             title="Time left",
-            description="Until the last step, at the present speed.",
+            description="Estimated time to the last step at the current speed.",
             queries=((chosen("sftjob_job_eta_seconds"), RUN),),
             unit="s",
         ),
         Panel(
             title="Tokens per second",
-            description="Of the running attempt, over all devices.",
+            description="Throughput of the running attempt, summed over all devices.",
             queries=((chosen("sftjob_job_tokens_per_second"), RUN),),
         ),
         Panel(
             title="Model FLOPs utilization",
-            description="Share of the devices' peak that the model's own arithmetic uses, where that peak is known.",
+            description="Model FLOPs as a share of the devices' peak FLOPs. Only for devices whose peak is known.",
             queries=((chosen("sftjob_job_mfu_ratio"), RUN),),
             unit="percentunit",
         ),
         Panel(
             title="Attempts",
-            description="How often training has begun.",
+            description="Number of training attempts.",
             queries=((chosen("sftjob_job_attempts", 'stage="train"'), RUN),),
         ),
         Panel(
             title="Age of the newest checkpoint",
-            description="What a crash would cost now; of running jobs.",
+            description="Training time of running jobs that a crash would lose.",
             queries=((f"time() - {chosen('sftjob_job_checkpoint_timestamp_seconds')} {RUNNING}", RUN),),
             unit="s",
         ),
         Panel(
             title="Since the last report",
-            description="Of running jobs; a trainer reports every few seconds.",
+            description="Running jobs only. A trainer reports every few seconds.",
             queries=((f"time() - {chosen('sftjob_job_last_report_timestamp_seconds')} {RUNNING}", RUN),),
             unit="s",
         ),
         Panel(
             title="Goodput",
-            description="Share of the time in which containers of a run ran that went into steps which were kept.",
+            description="Share of a run's container time that was spent on steps that were kept.",
             queries=((f"sum by ({BY_JOB}) ({TRAINED}) / (sum by ({BY_JOB}) ({RAN}) > 0)", RUN),),
             unit="percentunit",
         ),
         Panel(
             title="Where the time went",
-            description="Life so far of the chosen jobs together, by what it was used for.",
+            description="Total time of the selected jobs since their creation, by use.",
             queries=((f"sum by (use) ({chosen('sftjob_job_time_seconds')})", "{{use}}"),),
             unit="s",
             width=COLUMNS,
@@ -137,14 +137,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Operator": (
         Panel(
-            title="Time of one look at a job",
-            description="With its requests to the API server.",
+            title="Reconcile duration",
+            description="Includes the requests to the API server.",
             queries=((latency(0.5), "p50"), (latency(0.99), "p99")),
             unit="s",
         ),
         Panel(
-            title="Looks at jobs",
-            description="And those that have to be repeated, by cause.",
+            title="Reconciles",
+            description="All reconciles, and the failed ones by cause.",
             queries=(
                 ("sum(rate(sftjob_reconcile_duration_seconds_count[$__rate_interval]))", "all"),
                 ("sum by (cause) (rate(sftjob_reconcile_errors_total[$__rate_interval]))", "{{cause}}"),
@@ -153,24 +153,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             title="API requests",
-            description="By verb and code; code none was not answered.",
+            description='By verb and response code. Code "none": no response.',
             queries=(("sum by (verb, code) (rate(sftjob_api_requests_total[$__rate_interval]))", "{{verb}} {{code}}"),),
             unit="reqps",
         ),
         Panel(
-            title="Queue and jobs left out",
-            description="Jobs that wait for a worker, and jobs without series of their own.",
+            title="Queue, and jobs without series",
+            description="Jobs waiting for a worker, and jobs without per-job series.",
             queries=(("max(sftjob_workqueue_depth)", "waiting"), ("max(sftjob_jobs_left_out)", "left out")),
         ),
         Panel(
             title="Age of the older watch",
-            description="Since the API server last answered it; the operator is restarted at 900 s.",
+            description="Time since the API server last responded. The operator restarts at 900 s.",
             queries=(("max(sftjob_watch_age_seconds)", "age"),),
             unit="s",
         ),
         Panel(
             title="Memory",
-            description="Of the operator's process.",
+            description="Resident memory of the operator.",
             queries=(("process_resident_memory_bytes and on (job, instance) sftjob_workqueue_depth", "resident"),),
             unit="bytes",
         ),
@@ -179,7 +179,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana imports it."""
+    """The dashboard in Grafana's import format."""
     return {
         "uid": "sftjob",
         "title": "SFTJobs",
@@ -201,7 +201,7 @@ def _source() -> dict[str, Any]:
 
 
 def _variable(label: str) -> dict[str, Any]:
-    """A choice among the values that a label has."""
+    """A dashboard variable with the values of a label."""
     within = '{job_namespace=~"$job_namespace"}' if label == "job_name" else ""
     return {
         "name": label,
@@ -259,7 +259,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write it."""
+    """Write the dashboard."""
     DASHBOARD.parent.mkdir(exist_ok=True)
     DASHBOARD.write_text(json.dumps(dashboard(), indent=2) + "\n", encoding="utf-8")
 

@@ -10,11 +10,11 @@ from sftjob_contract.names import GROUP, KIND
 FOLDER: Final = Path(__file__).resolve().parents[1] / "gitops" / "argocd"
 SCRIPT: Final = FOLDER / "health.lua"
 CONFIG_MAP: Final = FOLDER / "argocd-cm.yaml"
-HEADER: Final = "# What Argo CD has to know about SFTJobs (docs/gitops.md). Written from health.lua by make generate.\n"
+HEADER: Final = "# Argo CD's health check of SFTJobs (docs/gitops.md). Generated from health.lua by make generate.\n"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text of several lines as a block."""
+    """Writes multi-line text as a block scalar."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -25,7 +25,7 @@ _Dumper.add_representer(str, _text)
 
 
 def config_map(health: str) -> dict[str, object]:
-    """The part of Argo CD's own ConfigMap that is about SFTJobs. Progress alone is no reason to look at an app anew."""
+    """The SFTJob part of Argo CD's own ConfigMap. Changes of progress alone do not refresh an application."""
     customization = "resource.customizations"
     return {
         "apiVersion": "v1",

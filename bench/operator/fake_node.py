@@ -1,32 +1,32 @@
-"""A node that only plays the life of the operator's Pods: nothing runs, everything succeeds."""
+"""A node that only simulates the life cycle of the operator's Pods: nothing runs, everything succeeds."""
 
 import asyncio
 import signal
 from typing import Any, Final
 
-from sftjob_contract.config import DataFormat
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.layout import OUTPUT_MODEL
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, TOKEN_AUDIENCE, Stage
-from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
-from sftjob_contract.stats import STATS_VERSION, PreparedStats
-from sftjob_sandbox.errors import ApiError
+from sftjob_contract.reports.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
+from sftjob_contract.reports.stats import STATS_VERSION, PreparedStats
+from sftjob_contract.run.config import DataFormat
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.objects import Object, name_of, namespace_of, timestamp, uid_of
+from sftjob_sandbox.cluster.store import Store
 from sftjob_sandbox.node.status import ContainerView, PodView, Running, State, Terminated, pod_status
-from sftjob_sandbox.objects import Object, name_of, namespace_of, timestamp, uid_of
-from sftjob_sandbox.store import Store
 
 NODE: Final = "fake"
 START_SECONDS: Final = {Stage.PREPARE: 5.0, Stage.TRAIN: 1.0}
-"""From a Pod's creation to its container's start: scheduling, volume, image; the second Pod finds the image there."""
+"""From a Pod's creation to its container's start: scheduling, volume, image; the second Pod finds the image pulled."""
 STUCK: Final = "stuck"
 STEADY: Final = "steady"
 RUN_SECONDS: Final = {Stage.PREPARE: 6.0, Stage.TRAIN: 3.0}
-"""How long a Pod of each stage pretends to work."""
+"""How long a Pod of each stage appears to run."""
 
 _KILLED: Final = signal.SIGKILL
 _SIGNAL_BASE: Final = 128
 _OF_ANOTHER_POD: Final = (404, 409)
-"""What the store answers for a Pod that is gone, and for one in whose place there is another."""
+"""The store's errors for a Pod that is deleted, or replaced by another one."""
 _TOKEN_SECONDS: Final = 3600
 _STATS: Final = PreparedStats(
     version=STATS_VERSION,
@@ -55,11 +55,11 @@ _WORDS: Final = {
 
 
 async def play(store: Store, pace: float, *, mortal: bool = False, steady: bool = False) -> None:
-    """Start every new Pod after a while, let it run for its time, end it with exit code 0 and a proper last word.
+    """Start every new Pod after a delay, run it for its time, and end it with exit code 0 and a valid outcome.
 
-    Times are multiplied by `pace`: 1 is lifelike, less is faster. `mortal`: first train attempts are killed instead.
-    `steady`: train Pods keep running until they are deleted, as they do of jobs whose name begins with STEADY. Pods of
-    jobs whose name begins with STUCK never start, and Pods that have a node already are left as they are.
+    `pace` scales all times: 1 is realistic, less is faster. `mortal`: first train attempts are killed instead.
+    `steady`: train Pods run until they are deleted, as do those of jobs whose name begins with STEADY. Pods of jobs
+    whose name begins with STUCK never start. Pods that already have a node are ignored.
     """
     async with asyncio.TaskGroup() as lives:
         async for change, pod in store.watch_from_start("pods"):
@@ -73,7 +73,7 @@ async def play(store: Store, pace: float, *, mortal: bool = False, steady: bool 
 
 
 async def project_tokens(store: Store, expected: int) -> dict[str, str]:
-    """Wait until so many train Pods run; returns the progress token of each by the name of its job."""
+    """Wait until `expected` train Pods run; returns each one's progress token by job name."""
     tokens: dict[str, str] = {}
     async for _, pod in store.watch_from_start("pods"):
         labels = pod["metadata"]["labels"]
@@ -97,7 +97,7 @@ def _is_asked_to_stop(pod: Object) -> bool:
 
 
 def _stop(store: Store, pod: Object) -> None:
-    """End a Pod that stays as one that has saved."""
+    """End a running Pod like a trainer that saved before it stopped."""
     started = pod["status"]["startTime"]
     end = Terminated(
         exit_code=ExitCode.RETRY,
@@ -111,7 +111,7 @@ def _stop(store: Store, pod: Object) -> None:
 
 
 async def _live(store: Store, pod: Object, pace: float, killed_by: int | None, *, stays: bool) -> None:
-    """One Pod's life, which is over early if the Pod is deleted meanwhile."""
+    """Simulate one Pod's life cycle, which ends early if the Pod is deleted meanwhile."""
     try:
         await _run(store, pod, pace, killed_by, stays=stays)
     except ApiError as error:
@@ -140,14 +140,13 @@ async def _run(store: Store, pod: Object, pace: float, killed_by: int | None, *,
 
 def _report(store: Store, pod: Object, state: State, started: str) -> Object:
     spec: dict[str, Any] = pod["spec"]["containers"][0]
-    container = ContainerView(spec=spec, init=False, state=state, ready=True, started=True)
+    container = ContainerView(spec=spec, state=state)
     view = PodView(
         pod=pod,
         containers=(container,),
         address="127.0.0.1",
         start_time=started,
         set_up=True,
-        ended=isinstance(state, Terminated),
     )
     status = pod_status(view, timestamp(store.clock()))
     return store.update_status("pods", namespace_of(pod), name_of(pod), uid_of(pod), status)

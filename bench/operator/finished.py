@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from sftjob_contract.names import GROUP, PLURAL
-from sftjob_sandbox.objects import Object, name_of, namespace_of, uid_of
-from sftjob_sandbox.store import Store
+from sftjob_sandbox.apimachinery.objects import Object, name_of, namespace_of, uid_of
+from sftjob_sandbox.cluster.store import Store
 
 FINISHED: Final = "finished.json"
-"""File in DATA with what is copied: the job first, then its Pods."""
+"""File in DATA with the objects to copy: the job first, then its Pods."""
 _CHECKPOINTS: Final = 3
 _POINTS: Final = 48
 _STEPS: Final = 714
 
 
 def with_curves(job: Object) -> Object:
-    """A job of the fake node, which reports nothing, with the status that a reporting trainer leaves behind."""
+    """A job of the fake node, which reports nothing, with the status that a reporting trainer produces."""
     end = job["status"]["completionTime"]
     claim = f"pvc://{name_of(job)}/run"
     curves: dict[str, Any] = {
@@ -32,7 +32,7 @@ def with_curves(job: Object) -> Object:
 
 
 def store_copies(store: Store, data: Path, copies: int) -> None:
-    """Store so many copies of the objects in `data`/finished.json, each job with Pods and uids of its own."""
+    """Store `copies` copies of the objects in `data`/finished.json; each job has its own Pods and uids."""
     text = (data / FINISHED).read_text(encoding="utf-8")
     originals: list[Object] = json.loads(text)
     name = name_of(originals[0])

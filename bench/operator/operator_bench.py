@@ -1,6 +1,6 @@
-"""What the operator costs: N SFTJobs in a burst against the sandbox's API server, with a node that fakes Pod life.
+"""Cost of the operator: N SFTJobs in a burst against the sandbox's API server, with a node that simulates Pods.
 
-Three processes: the server with its fake node, the operator as it is, and this one, which creates the jobs. Prints a
+Three processes: the server with its fake node, the unmodified operator, and this one, which creates the jobs. Prints a
 table and writes it into docs/benchmarks.md.
 """
 
@@ -23,26 +23,26 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pages import PAGE, machine, replace_section, section
-from server import CLIENT_AGENT, PLACED, RECORD, WATCHED
+from bench.operator.server import CLIENT_AGENT, PLACED, RECORD, WATCHED
+from bench.pages import PAGE, machine, replace_section, section
 from sftjob_contract.names import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from stack import DEFINITION, Stack, StackError
+from sftjob_dev.stack import DEFINITION, Stack, StackError
 
 HERE: Final = Path(__file__).resolve().parent
 TARGET: Final = "bench-operator"
 SIZES: Final = (1, 100, 1000)
 CONNECTIONS: Final = 16
-"""How many jobs are created at the same time."""
+"""Number of jobs created concurrently."""
 LONGEST_SECONDS: Final = 600
 FROZEN: Final = 1e6
-"""A pace at which nothing that was created ever starts."""
+"""A pace at which no created Pod ever starts."""
 SAMPLE_SECONDS: Final = 0.1
 CHILDREN: Final = frozenset({"persistentvolumeclaims", "configmaps", "pods"})
 MEGABYTE: Final = 1e6
 
 
 class FakeStack(Stack):
-    """The local stack with a node that only plays Pod life."""
+    """The local stack with a node that only simulates Pods."""
 
     def __init__(self, data: Path, jobs: int, pace: float, *options: str) -> None:
         super().__init__(data, progress_interval_seconds=10)
@@ -50,33 +50,33 @@ class FakeStack(Stack):
 
     def sandbox_command(self) -> list[str]:
         """The server of this benchmark."""
-        return [sys.executable, str(HERE / "server.py"), *self._arguments]
+        return [sys.executable, "-m", "bench.operator.server", *self._arguments]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One size's measurements."""
+    """Measurements of one size."""
 
     jobs: int
     requests: Counter[str]
     pod_p50_seconds: float
-    """From the job being stored to its first Pod being stored."""
+    """From storing the job to storing its first Pod."""
     pod_p99_seconds: float
     burst_seconds: float
-    """From the first job being stored to the last one's first Pod being stored."""
+    """From storing the first job to storing the last job's first Pod."""
     cpu_seconds: float
     resident_bytes: int
-    """The largest that was seen."""
+    """The largest value observed."""
     recovery_p50_seconds: float
-    """From a trainer's death being stored to the Pod of the next attempt being stored."""
+    """From storing a trainer's death to storing the Pod of the next attempt."""
     recovery_p99_seconds: float
     first_decision_seconds: float
-    """From the start of an operator to the first Pod of the first job that waited for it, beside the others."""
+    """From the start of an operator to the first Pod of the first job waiting for it, beside the others."""
     last_decision_seconds: float
 
     @property
     def child_requests(self) -> float:
-        """Requests about claims, ConfigMaps and Pods, per job."""
+        """Requests for claims, ConfigMaps and Pods, per job."""
         return sum(n for what, n in self.requests.items() if what.split()[1] in CHILDREN) / self.jobs
 
     @property
@@ -86,7 +86,7 @@ class Result:
 
 
 def measure(jobs: int, pace: float = 1.0) -> Result:
-    """Run one size; `pace` multiplies the times of a Pod's life.
+    """Run one size; `pace` scales the times of a Pod's life cycle.
 
     Raises:
         StackError: a process died, or the jobs did not finish in time.
@@ -135,12 +135,12 @@ def measure_recovery(jobs: int, pace: float = 1.0) -> tuple[float, float]:
 
 
 def measure_restart(jobs: int) -> tuple[float, float]:
-    """Seconds from the start of an operator until it has decided about the first and the last of `jobs`.
+    """Seconds from the start of an operator until it has processed the first and the last of `jobs`.
 
-    Told by the first Pods of two jobs that were created before it started, and come before and after the others.
+    Measured by the first Pods of two jobs created before its start, which sort before and after the others.
 
     Raises:
-        StackError: a process died, or it did not get there in time.
+        StackError: a process died, or it did not finish in time.
     """
     with tempfile.TemporaryDirectory() as directory, FakeStack(Path(directory), jobs, FROZEN) as stack:
         asyncio.run(create(config_of(stack), jobs))
@@ -162,7 +162,7 @@ def config_of(stack: Stack) -> dict[str, Any]:
 
 
 async def create(config: dict[str, Any], jobs: int, prefix: str = "job") -> None:
-    """Create the jobs as fast as the server of a kubeconfig takes them."""
+    """Create the jobs as fast as the server of the kubeconfig accepts them."""
     url = f"{config['clusters'][0]['cluster']['server']}/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
     async with client(config) as session, asyncio.TaskGroup() as tasks:
         for number in range(jobs):
@@ -170,7 +170,7 @@ async def create(config: dict[str, Any], jobs: int, prefix: str = "job") -> None
 
 
 def client(config: dict[str, Any]) -> aiohttp.ClientSession:
-    """A session of the user of a kubeconfig, with the benchmark's own User-Agent."""
+    """A session of a kubeconfig's user, with the benchmark's own User-Agent."""
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
     headers = {"Authorization": f"Bearer {user['token']}", "User-Agent": CLIENT_AGENT}
@@ -197,7 +197,7 @@ def _job(name: str) -> dict[str, Any]:
 
 
 def _wait(stack: Stack, name: str, operator: psutil.Process) -> int:
-    """Wait until the server writes a file; answers the operator's largest resident memory meanwhile, in bytes."""
+    """Wait until the server writes a file; returns the operator's peak resident memory meanwhile, in bytes."""
     deadline, largest = time.monotonic() + LONGEST_SECONDS, 0
     while not (stack.data / name).exists():
         stack.check()
@@ -238,7 +238,7 @@ def columns(results: list[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print the table and write it into the docs."""
     parser = argparse.ArgumentParser(description="Measure what the operator costs.")
     parser.add_argument("sizes", type=int, nargs="*", default=SIZES, metavar="JOBS", help="default: 1 100 1000")
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")

@@ -1,7 +1,7 @@
-"""What reports and finished jobs cost the operator, of the previous release and of this version.
+"""Cost of reports and finished jobs for the operator, in the previous release and in this version.
 
 Reports: N trainers run on the fake node, and one process reports for all of them. Finished jobs: the server starts with
-many of them, and a process of its own resyncs. Prints a table and writes it into docs/benchmarks.md.
+many of them, and a separate process resyncs. Prints a table and writes it into docs/benchmarks.md.
 """
 
 import argparse
@@ -20,15 +20,15 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from finished import FINISHED, with_curves
-from operator_bench import HERE, LONGEST_SECONDS, SAMPLE_SECONDS, FakeStack, client, config_of, create
-from pages import PAGE, machine, replace_section, section
-from server import RECORD, STORED, TOKENS, WATCHED
+from bench.operator.finished import FINISHED, with_curves
+from bench.operator.operator_bench import HERE, LONGEST_SECONDS, SAMPLE_SECONDS, FakeStack, client, config_of, create
+from bench.operator.server import RECORD, STORED, TOKENS, WATCHED
+from bench.operator.trainers import Load, Measurement
+from bench.pages import PAGE, machine, replace_section, section
 from sftjob_contract.codec import from_json, to_json
 from sftjob_contract.names import GROUP, PLURAL, VERSION
-from stack import DEFINITION, Stack, StackError
-from support.previous import RELEASE, Previous, extract_previous
-from trainers import Load, Measurement
+from sftjob_dev.stack import DEFINITION, Stack, StackError
+from support.stacks.previous import RELEASE, Previous, extract_previous
 
 TARGET: Final = "bench-operator, reports"
 TRAINERS: Final = 1000
@@ -36,13 +36,13 @@ FINISHED_JOBS: Final = 10_000
 INTERVAL_SECONDS: Final = 10.0
 WINDOW_SECONDS: Final = 40.0
 _START_PACE: Final = 0.1
-"""Pods start at a tenth of the usual times: nothing is measured before all of them run."""
+"""Pods start in a tenth of the usual time: the measurement begins only after all of them run."""
 _RESYNC_SECONDS: Final = 600
 MILLISECOND: Final = 1e-3
 
 
 class ReleaseStack(FakeStack):
-    """The fake stack with the operator and the CRD of a release; None: this version's."""
+    """The fake stack with the operator and the CRD of a release; None for this version."""
 
     def __init__(self, data: Path, release: Previous | None, jobs: int, *options: str) -> None:
         super().__init__(data, jobs, _START_PACE, *options)
@@ -64,23 +64,23 @@ class Cost:
 
     reports: Measurement
     jobs_cpu_seconds: list[float]
-    """Of two resyncs beside finished jobs without Pods; the first is the one of a start."""
+    """CPU seconds of two resyncs with finished jobs without Pods; the first is that of a start."""
     pods_cpu_seconds: list[float]
     """The same with the two Pods of each job."""
 
 
 def environment(release: Previous | None) -> dict[str, str]:
-    """Environment variables with which Python imports the packages of a release."""
+    """Environment variables that make Python import the packages of a release."""
     return {} if release is None else {"PYTHONPATH": release.python_path}
 
 
 def measure_reports(
     release: Previous | None, trainers: int, interval_seconds: float, window_seconds: float, *, keep_alive: bool
 ) -> Measurement:
-    """Let so many trainers report, each once in an interval.
+    """Let the given number of trainers report, each once per interval.
 
     Raises:
-        StackError: a process died, or the trainers did not all start in time.
+        StackError: a process died, or not all trainers started in time.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -106,10 +106,10 @@ def measure_reports(
 
 
 def measure_resync(release: Previous | None, jobs: int, *, with_pods: bool) -> list[float]:
-    """CPU seconds of resyncs beside so many finished jobs, perhaps with two Pods each; the first is that of a start.
+    """CPU seconds of resyncs with `jobs` finished jobs, optionally with two Pods each; the first is that of a start.
 
     Raises:
-        StackError: a process died, or the job that is copied did not finish in time.
+        StackError: a process died, or the job to copy did not finish in time.
     """
     with tempfile.TemporaryDirectory() as directory:
         with ReleaseStack(Path(directory) / "one", None, 1) as stack:
@@ -161,7 +161,7 @@ def _wait(stack: Stack, name: str) -> None:
 
 
 def quantile(ordered: tuple[float, ...], part: float) -> float:
-    """The value that this part of `ordered` does not exceed; NaN of nothing."""
+    """The value that this part of `ordered` does not exceed; NaN if it is empty."""
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
@@ -205,10 +205,10 @@ def _per_report(reports: Measurement, cpu_seconds: float) -> str:
 
 
 def measure(release: Previous | None, trainers: int, finished_jobs: int) -> Cost:
-    """All measurements of one release, with trainers as they were at its time: a connection per report, or kept.
+    """All measurements of one release, with the trainers of its time: one connection per report, or a kept one.
 
     Raises:
-        StackError: a process died, or something did not happen in time.
+        StackError: a process died, or a step did not finish in time.
     """
     reports = measure_reports(release, trainers, INTERVAL_SECONDS, WINDOW_SECONDS, keep_alive=release is None)
     return Cost(
@@ -219,7 +219,7 @@ def measure(release: Previous | None, trainers: int, finished_jobs: int) -> Cost
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print the table and write it into the docs."""
     parser = argparse.ArgumentParser(description="Measure what reports and finished jobs cost the operator.")
     parser.add_argument("--trainers", type=int, default=TRAINERS)
     parser.add_argument("--finished", type=int, default=FINISHED_JOBS, metavar="JOBS")

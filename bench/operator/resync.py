@@ -1,7 +1,7 @@
-"""What one resync costs: `python resync.py KUBECONFIG` prints the CPU seconds of each of two as JSON.
+"""Cost of one resync: `python resync.py KUBECONFIG` prints the CPU seconds of each of two as JSON.
 
-A process of its own, so that it runs with the sources of any release (PYTHONPATH). It lists from the server, and takes
-in and looks at all jobs, as the operator does at its start and every ten minutes. The first is the one of a start.
+A separate process, so that it can run with the sources of any release (PYTHONPATH). It lists all jobs from the server
+and processes them, as the operator does at its start and every ten minutes. The first resync is that of a start.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from sftjob_operator.effects.kube import KubeCluster
 from sftjob_operator.metrics.operator import OperatorMetrics
 from sftjob_operator.reconcile import Settings
 from sftjob_operator.render import RenderSettings
-from sftjob_operator.workqueue import SystemClock
+from sftjob_operator.runtime.workqueue import SystemClock
 
 RESYNCS: Final = 2
 _INTERVAL_SECONDS: Final = 10.0
@@ -24,7 +24,7 @@ _SILENCE_SECONDS: Final = 600
 
 
 async def measure(kubeconfig: Path) -> list[float]:
-    """CPU seconds of this process for each resync, in the order in which they were made."""
+    """CPU seconds of this process for each resync, in order."""
     cluster = await KubeCluster.connect(kubeconfig, ())
     try:
         render = RenderSettings(trainer_image="image", progress_url=None, progress_ca=None)

@@ -1,9 +1,9 @@
-"""The benchmark's API server: the sandbox with a fake node, which counts requests and notes when things happen.
+"""The benchmark's API server: the sandbox with a fake node, which counts requests and records event times.
 
 `python server.py DATA DEFINITION JOBS PACE [mortal] [steady] [finished=N]` serves the resource of that file until
-SIGTERM, and writes DATA/record.json once so many jobs have succeeded. mortal: the first trainer of every job is killed.
-steady: train Pods keep running, and DATA/tokens.json is written once so many run. finished: the server starts with N
-copies of the job in DATA/finished.json and of its Pods.
+SIGTERM, and writes DATA/record.json once JOBS jobs have succeeded. mortal: the first trainer of every job is killed.
+steady: train Pods keep running, and DATA/tokens.json is written once JOBS of them run. finished: the server starts with
+N copies of the job in DATA/finished.json and of its Pods.
 """
 
 import asyncio
@@ -17,31 +17,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import fake_node
-from finished import store_copies
+from bench.operator import fake_node
+from bench.operator.finished import store_copies
 from sftjob_contract.names import GROUP, LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, PLURAL, Stage
-from sftjob_sandbox.objects import name_of
-from sftjob_sandbox.requests import RequestInfo
+from sftjob_sandbox.apimachinery.objects import name_of
+from sftjob_sandbox.cluster.store import Store
+from sftjob_sandbox.http.requests import RequestInfo
+from sftjob_sandbox.http.server import ServerSettings
 from sftjob_sandbox.sandbox import Sandbox
-from sftjob_sandbox.server import ServerSettings
-from sftjob_sandbox.store import Store
 
 RECORD: Final = "record.json"
 WATCHED: Final = "watched"
-"""Appears in DATA once the operator watches jobs and Pods: what it asks before belongs to its start."""
+"""Created in DATA once the operator watches jobs and Pods: its earlier requests belong to its start."""
 TOKENS: Final = "tokens.json"
-"""Appears in DATA once all trainers of a steady node run: their progress tokens by the name of the job."""
+"""Created in DATA once all trainers of a steady node run: their progress tokens by job name."""
 STORED: Final = "stored"
-"""Appears in DATA once the copies of a finished job are stored."""
+"""Created in DATA once the copies of a finished job are stored."""
 PLACED: Final = "placed-{}"
-"""Appears in DATA once so many jobs, all or more, have a Pod: holds the time of that."""
+"""Created in DATA once the expected number of jobs or more have a Pod; contains that time."""
 CLIENT_AGENT: Final = "bench"
-"""User-Agent of the benchmark's own requests, which are not the operator's."""
+"""User-Agent of the benchmark's own requests, which are not counted as the operator's."""
 
 
 @dataclass
 class Record:
-    """What happened. Times are seconds of one clock, by name of the job."""
+    """Recorded events. Times are seconds of one clock, by job name."""
 
     requests: Counter[str] = field(default_factory=Counter)
     """The operator's requests since the first job: `verb resource`."""
@@ -54,7 +54,7 @@ class Record:
     replaced: dict[str, float] = field(default_factory=dict)
     """When the Pod of its second train attempt was stored."""
     succeeded: dict[str, float] = field(default_factory=dict)
-    """When its status said so."""
+    """When its status reported success."""
 
     def request(self, info: RequestInfo, agent: str) -> None:
         """Count a request of the operator."""
@@ -62,7 +62,7 @@ class Record:
             self.requests[f"{info.verb} {'/'.join(filter(None, (info.resource, info.subresource)))}"] += 1
 
     async def pods(self, store: Store, data: Path, expected: int) -> None:
-        """Note each job's first Pod, and how its first trainer dies and is followed by another."""
+        """Record each job's first Pod, the death of its first trainer and the Pod that follows."""
         async for change, pod in store.watch_from_start("pods"):
             labels, now = pod["metadata"]["labels"], time.monotonic()
             job, of_training = labels[LABEL_JOB], labels[LABEL_STAGE] == Stage.TRAIN
@@ -76,7 +76,7 @@ class Record:
                 self.replaced.setdefault(job, now)
 
     async def jobs(self, store: Store, expected: int) -> None:
-        """Note creation and success of the jobs, until so many have succeeded."""
+        """Record creation and success of the jobs, until `expected` have succeeded."""
         async for _, job in store.watch_from_start(f"{PLURAL}.{GROUP}"):
             self.created.setdefault(name_of(job), time.monotonic())
             if job.get("status", {}).get("phase") == "Succeeded":
@@ -86,7 +86,7 @@ class Record:
 
 
 async def serve(data: Path, definition: Path, expected: int, pace: float, options: dict[str, str]) -> None:
-    """Serve until SIGTERM; ends at once, with the error, if a part of it fails."""
+    """Serve until SIGTERM; ends at once with the error if a task fails."""
     mortal, steady = "mortal" in options, "steady" in options
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -132,7 +132,7 @@ async def _project_tokens(data: Path, store: Store, expected: int) -> None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Atomically: whoever waits for the file finds all of it."""
+    """Write atomically: a process waiting for the file finds all of it."""
     staged = path.with_suffix(".tmp")
     staged.write_text(json.dumps(content), encoding="utf-8")
     staged.replace(path)

@@ -1,8 +1,8 @@
-"""N trainers that report: `python trainers.py` reads a Load as JSON from stdin and prints a Measurement as JSON.
+"""N reporting trainers: `python trainers.py` reads a Load as JSON from stdin and prints a Measurement as JSON.
 
-Each trainer has its own address (127.0.x.y), as Pods have, a token of its Pod, and its own moment within the interval.
-They start one after another over several intervals. With `keep_alive`, each reports on one connection, else on a new
-one each time.
+Each trainer has its own address (127.0.x.y), as Pods have, its Pod's token, and its own offset within the interval.
+They start one after another over several intervals. With `keep_alive`, each reports on one connection, otherwise on a
+new connection each time.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ import psutil
 
 from sftjob_contract.codec import from_json, to_json
 from sftjob_contract.names import progress_path
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
+from sftjob_contract.reports.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
 
 NAMESPACE: Final = "default"
 DONE: Final = 204
 NOT_SENT: Final = "not sent"
-"""Outcome of a report that was due while the one before had no answer: a trainer sends its newest state only."""
+"""Outcome of a report that was due while the previous one had no response: a trainer only sends its latest state."""
 START_INTERVALS: Final = 4
-"""Over how many intervals the trainers start: a first report needs a connection, a TokenReview and a status write."""
+"""Number of intervals over which trainers start: a first report costs a connection, a TokenReview, a status write."""
 WARM_UP_INTERVALS: Final = START_INTERVALS + 2
 """First reports are not part of the measurement."""
 _ADDRESSES: Final = 250
@@ -38,7 +38,7 @@ _LONGEST_SECONDS: Final = 60.0
 _CONNECTION_SECONDS: Final = 600.0
 _MAX_STEPS: Final = 10_000
 _POINTS: Final = 48
-"""As many as any release takes."""
+"""As many as any release accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Load:
     url: str
     ca: str
     tokens: Mapping[str, str]
-    """By the name of the job."""
+    """By job name."""
     interval_seconds: float
     window_seconds: float
     keep_alive: bool
@@ -58,24 +58,24 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What was measured in the window."""
+    """Measurements within the window."""
 
     answer_seconds: tuple[float, ...]
-    """From sending a report, and connecting if need be, to the whole answer; of those that were accepted."""
+    """From sending a report, including connecting, to the complete response; only accepted reports."""
     refused: Mapping[str, int]
-    """Other outcomes: HTTP status, NOT_SENT, or the name of the error of a report without an answer."""
+    """Other outcomes: HTTP status, NOT_SENT, or the error name of a report without a response."""
     answered: int
-    """Answers that came within the window, to reports of the warm-up too: what the CPU of the operator was spent on."""
+    """Responses within the window, including those to warm-up reports: what the operator's CPU time was spent on."""
     late_seconds: tuple[float, ...]
-    """How much later than planned each report was sent: this process or the machine lacked CPU time."""
+    """Delay of each report against its schedule: this process or the machine lacked CPU time."""
     operator_cpu_seconds: float
-    """All that the operator did in the window, status writes and watch events included."""
+    """All CPU time of the operator in the window, including status writes and watch events."""
     server_cpu_seconds: float
-    """The same of the API server and its fake node."""
+    """The same for the API server and its fake node."""
     trainers_cpu_seconds: float
-    """The same of the process of the trainers."""
+    """The same for the process of the trainers."""
     busy_cores: float
-    """Cores in use on the whole machine, this benchmark's processes and all others."""
+    """Cores in use on the whole machine, by this benchmark and everything else."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ class _Tally:
 
 
 async def report(load: Load) -> Measurement:
-    """Let all trainers report until the window is over."""
+    """Let all trainers report until the window ends."""
     context = ssl.create_default_context(cadata=load.ca)
     start = time.monotonic()
     begin = start + WARM_UP_INTERVALS * load.interval_seconds
@@ -161,7 +161,7 @@ async def _train(session: aiohttp.ClientSession, url: str, due: float, load: Loa
 
 
 def progress(step: int) -> Progress:
-    """What a trainer reports in the middle of a long run: 48 points of its curves and three checkpoints."""
+    """A trainer's report in the middle of a long run: 48 points of its curves and three checkpoints."""
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Progress(
         version=PROGRESS_VERSION,

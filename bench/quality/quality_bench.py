@@ -1,8 +1,8 @@
-"""What tuning does to answers: the quickstart's model before and after, asked questions that it was never trained on.
+"""Effect of tuning on answers: the quickstart's model before and after, on questions that it was never trained on.
 
-The two jobs of the quickstart run as they are, the first with every weight, the second with LoRA on top of its result.
-Each is measured by its own evaluations, before the first step and after the last. Prints a table and writes it into
-docs/benchmarks.md.
+The two jobs of the quickstart run unmodified: the first trains every weight, the second trains LoRA on top of its
+result. Each is measured by its own evaluations, before the first step and after the last. Prints a table and writes it
+into docs/benchmarks.md.
 """
 
 import argparse
@@ -22,14 +22,14 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from dataset import SEED, write
-from pages import PAGE, machine, replace_section, section
+from bench.pages import PAGE, machine, replace_section, section
+from examples.quickstart.dataset import SEED, write
 from sftjob_contract import layout, names
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import Metric, RunConfig
+from sftjob_contract.run.config import Metric, RunConfig
 from sftjob_operator.api import parse_job
 from sftjob_operator.render import run_config
-from sftjob_trainer.metrics import measure
+from sftjob_trainer.evaluation.text_metrics import measure
 
 QUICKSTART: Final = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 TARGET: Final = "bench-quality"
@@ -44,9 +44,9 @@ _DECIMALS: Final = {"evalPerplexity": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much is done: held-out questions to answer (the loss is taken over all), and optimizer steps.
+    """Size of a run: held-out questions to answer (the loss covers all), and optimizer steps.
 
-    `steps` None: as many as the quickstart takes.
+    `steps` None: the quickstart's number of steps.
     """
 
     questions: int = QUESTIONS
@@ -55,7 +55,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One row of the table: `measures` under the trainer's names, and the wall time of the run that led there."""
+    """One row of the table: `measures` under the trainer's names, and the wall time of the run that produced it."""
 
     name: str
     measures: Mapping[str, float]
@@ -63,7 +63,7 @@ class Result:
 
 
 def job(manifest: str, model: Path, data: Path, size: Size) -> RunConfig:
-    """The run config of a job of the quickstart on files of this machine, with answers to held-out questions."""
+    """The run config of a quickstart job with local files, including answers to held-out questions."""
     published = yaml.safe_load((QUICKSTART / manifest).read_text(encoding="utf-8"))
     spec = dict(published["spec"])
     spec["model"] = {"source": str(model)}
@@ -86,7 +86,7 @@ def job(manifest: str, model: Path, data: Path, size: Size) -> RunConfig:
 
 
 def tune(config: RunConfig, volume: Path) -> float:
-    """Run both stages on `volume`; the seconds that they took."""
+    """Run both stages on `volume`; returns their duration in seconds."""
     volume.mkdir()
     path = volume.with_suffix(".json")
     path.write_text(to_json(config), encoding="utf-8")
@@ -101,13 +101,13 @@ def tune(config: RunConfig, volume: Path) -> float:
 
 
 def evaluations(volume: Path) -> list[Mapping[str, float]]:
-    """The measures of each evaluation, in the order of steps."""
+    """The measures of each evaluation, in step order."""
     lines = [json.loads(line) for line in (volume / layout.METRICS).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "evalLoss" in line]
 
 
 def any_answer(volume: Path, data: Path) -> Mapping[str, float]:
-    """What answers of other questions, drawn from the training data, would score: chance, in the right style."""
+    """Scores of answers to other questions, drawn from the training data: chance level, in the right style."""
     train = [json.loads(line) for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     asked = [json.loads(line) for line in (volume / layout.PREDICTIONS).read_text(encoding="utf-8").splitlines()]
     draw = random.Random(SEED)  # noqa: S311 -- an order, not a secret
@@ -147,7 +147,7 @@ def show(console: Console, rows: Sequence[Sequence[str]]) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print the table and write it into the docs."""
     parser = argparse.ArgumentParser(description="Measure what tuning does to answers.")
     parser.add_argument("--steps", type=int, help="optimizer steps of each run; as many as the quickstart if absent")
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")

@@ -1,4 +1,4 @@
-"""Seconds from the start of the process to the first step, and to the end of a run whose config is wrong.
+"""Seconds from the process start to the first step, and to the failure of a run with an invalid config.
 
 Prints tables and writes them into docs/benchmarks.md.
 """
@@ -20,11 +20,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from cases import ON_CPU
-from pages import PAGE, machine, replace_section, section
+from bench.pages import PAGE, machine, replace_section, section
+from bench.trainer.cases import ON_CPU
+from bench.trainer.trainer_bench import OURS, TUNED, alone, job, write_models
 from sftjob_contract import names
 from sftjob_contract.codec import encode
-from trainer_bench import OURS, TUNED, alone, job, write_models
 
 TARGET: Final = "bench-startup"
 CASE: Final = replace(ON_CPU[0], packing=False)
@@ -42,11 +42,11 @@ BROKEN: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
         {**config, "training": {**config["training"], "extra": {"no_such_option": 1}}}
     ),
 }
-"""What can be wrong with a run config, and a config that has it."""
+"""Mistakes in a run config, each with a config that contains it."""
 
 
 def refused_after(text: str) -> float:
-    """Seconds that the trainer takes to refuse a run config."""
+    """Seconds until the trainer refuses a run config."""
     with tempfile.TemporaryDirectory() as directory:
         config, volume = Path(directory) / "config.json", Path(directory) / "volume"
         volume.mkdir()
@@ -63,7 +63,7 @@ def refused_after(text: str) -> float:
 
 
 def parts(log: str) -> str:
-    """The line of a trainer's log that says where the time to the first step went, without the sum."""
+    """The line of a trainer's log with the parts of the time to the first step, without the sum."""
     line = next(line for line in log.splitlines() if "the first step was done after" in line)
     return ", ".join(f"{name.strip()} {seconds}" for name, seconds in _PART.findall(line.partition(" s: ")[2]))
 
@@ -72,24 +72,24 @@ def rows(place: Path, repeats: int) -> list[list[str]]:
     """A row for the first step of each trainer, and one for each broken config."""
     write_models(place, [CASE.model])
     first: dict[str, list[float]] = {OURS: [], TUNED: []}
-    told: list[str] = []
+    durations: list[str] = []
     for _ in range(repeats):
         for trainer, seconds in first.items():
             measured = alone(trainer, CASE, place, STEPS)
             seconds.append(measured.first_step_seconds)
-            told += [parts(measured.log)] if trainer == OURS else []
+            durations += [parts(measured.log)] if trainer == OURS else []
     config = encode(job(CASE, place, STEPS))
     refused = {what: [refused_after(breaks(config)) for _ in range(repeats)] for what, breaks in BROKEN.items()}
     typical = statistics.median_low(first[OURS])
     return [
-        ["first step, this trainer", f"{typical:.1f}", told[first[OURS].index(typical)]],
+        ["first step, this trainer", f"{typical:.1f}", durations[first[OURS].index(typical)]],
         ["first step, plain TRL", f"{statistics.median_low(first[TUNED]):.1f}", ""],
         *([f"refused: {what}", f"{statistics.median(seconds):.2f}", ""] for what, seconds in refused.items()),
     ]
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print the tables and write them into the docs."""
     parser = argparse.ArgumentParser(description="Measure how fast the trainer starts, and refuses.")
     parser.add_argument("--repeats", type=int, default=5, help="processes of each kind; the median counts")
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")

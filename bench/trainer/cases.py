@@ -1,4 +1,4 @@
-"""What the trainers are compared on: shapes of models, and how each is trained."""
+"""Cases for comparing the trainers: model shapes and training methods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ SHAPES: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained: one row of the table for each. A step is `batch` x `accumulation` sequences."""
+    """One training case and table row. A step is `batch` x `accumulation` sequences."""
 
     model: str
     method: str
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Display name."""
         length = f", {self.max_length:,} tokens" if self.gpus else ""
         return f"{self.model}, {self.method}, {'packed' if self.packing else 'padded'}{length}"
 
@@ -88,4 +88,4 @@ ON_GPU: Final = tuple(
     for model, method, length in product(("0.5B", "1.5B", "7B"), ("LoRA", "QLoRA", "full"), (1024, 4096))
     if (model, method) != ("7B", "full")
 )
-"""Every combination but 7B in full: 16 bytes for each of 7.6 billion weights are more than one GPU holds."""
+"""Every combination except full 7B: 16 bytes for each of 7.6 billion weights exceed the memory of one GPU."""

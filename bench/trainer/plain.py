@@ -1,8 +1,8 @@
-"""The script that people write with TRL: `plain.py SETTINGS`, a JSON file. Nothing of ours is imported.
+"""A typical TRL script: `plain.py SETTINGS`, a JSON file. Imports no project code.
 
-With `tuned` it is what someone writes who knows TRL and the machine well: no bf16 on a CPU, no recomputation, frozen
-weights as precise as the step, one packed sequence at a time with more accumulation. Otherwise precision, recomputation
-and batch layout are TRL's defaults.
+With `tuned`, it is the script of a user who knows TRL and the machine well: no bf16 on a CPU, no recomputation, frozen
+weights in the precision of the step, one packed sequence at a time with more accumulation. Otherwise precision,
+recomputation and batch layout are TRL's defaults.
 """
 
 import json
@@ -18,28 +18,29 @@ from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 
-class Steps(TrainerCallback):  # type: ignore[misc]
-    """A line for each step, as soon as it is done."""
+class Steps(TrainerCallback):
+    """Writes a line for each step, as soon as it is done."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", buffering=1)
 
-    def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_others: Any) -> None:
-        """Step, loss and the most memory that was held."""
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 -- as transformers has it
+        """Write step, loss and peak memory."""
+        logs = kwargs["logs"]
         if "loss" in logs:
             line = {"step": state.global_step, "loss": float(logs["loss"]), "peakMemoryBytes": peak_memory()}
             self._file.write(json.dumps(line) + "\n")
 
 
 def peak_memory() -> int:
-    """Bytes of the GPU, or without one of the process."""
+    """Peak memory in bytes, of the GPU or without one of the process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def loading(settings: dict[str, Any]) -> dict[str, Any]:
-    """How the model is loaded: by TRL's defaults, but for what the method asks for."""
+    """Options for loading the model: TRL's defaults, except those that the method requires."""
     options: dict[str, Any] = {}
     if settings["tuned"]:
         frozen = settings["method"] != "full" and not settings["cpu"]
@@ -55,7 +56,7 @@ def loading(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train as the settings say."""
+    """Train with the given settings."""
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     batch, accumulation = settings["batch"], settings["accumulation"]
     tuned: dict[str, Any] = {}

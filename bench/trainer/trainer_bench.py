@@ -1,7 +1,7 @@
-"""Tokens per second of our trainer against plain TRL: the same model, rows, tokens, optimizer and steps.
+"""Tokens per second of the SFTJob trainer against plain TRL: the same model, rows, tokens, optimizer and steps.
 
-Each trainer is a process of its own that writes a line when a step is done; this program watches the file, so that all
-are timed by one clock, and lets only one of them run at a time. Prints a table and writes it into docs/benchmarks.md.
+Each trainer is a separate process that writes a line when a step is done. This program watches the file, so that one
+clock times all of them, and lets only one run at a time. Prints a table and writes it into docs/benchmarks.md.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cases import ON_CPU, ON_GPU, SHAPES, Case
-from dataset import standard_library, write_model
-from pages import PAGE, machine, replace_section, section
+from bench.pages import PAGE, machine, replace_section, section
+from bench.trainer.cases import ON_CPU, ON_GPU, SHAPES, Case
+from examples.quickstart.dataset import standard_library, write_model
 from sftjob_contract import layout, names
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import RunConfig
+from sftjob_contract.run.config import RunConfig
 from sftjob_operator.api import parse_job
 from sftjob_operator.render import run_config
 
@@ -53,10 +53,10 @@ MEGABYTE: Final = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One process. `step_seconds` are those of each step but the first, which pays for what is loaded lazily.
+    """Results of one process. `step_seconds` excludes the first step, which includes lazy loading.
 
-    `tokens` are those of one step and `mfu` is their share of the device's peak, where the trainer counts them;
-    `log` is what it said.
+    `tokens` are those of one step and `mfu` is their share of the device's peak, if the trainer counts them; `log` is
+    its output.
     """
 
     step_seconds: tuple[float, ...]
@@ -96,7 +96,7 @@ def job(case: Case, place: Path, steps: int) -> RunConfig:
 
 
 def ours(case: Case, place: Path, work: Path, steps: int) -> tuple[list[str], dict[str, str], Path]:
-    """Prepare, and the command that trains: its arguments, its environment, its file of steps."""
+    """Run Prepare, and return the train command: its arguments, its environment, its file of steps."""
     config = work / "config.json"
     config.write_text(to_json(job(case, place, steps)), encoding="utf-8")
     volume = work / "volume"
@@ -108,7 +108,7 @@ def ours(case: Case, place: Path, work: Path, steps: int) -> tuple[list[str], di
 
 
 def settings(case: Case, place: Path, work: Path, *, steps: int, tuned: bool) -> dict[str, Any]:
-    """What the plain script is told."""
+    """Settings of the plain script."""
     return {
         "model": str(place / case.model),
         "data": str(place / "rows.jsonl"),
@@ -137,10 +137,10 @@ def plain(case: Case, place: Path, work: Path, *, steps: int, tuned: bool) -> tu
 
 
 class Runner:
-    """A trainer's process, which takes one step at a time and stands still in between."""
+    """A trainer's process, which runs one step at a time and is stopped in between."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", path: Path, log: Path) -> None:
-        """`path` is where it writes a line for each step, `log` where it says all else."""
+        """The process writes a line for each step to `path`, and all other output to `log`."""
         self._process = process
         self._path = path
         self._log = log
@@ -149,10 +149,10 @@ class Runner:
         self._steps: list[dict[str, Any]] = []
 
     def go_on(self) -> None:
-        """Let it run until the next step is done.
+        """Let the process run until the next step is done.
 
         Raises:
-            RuntimeError: it ended, or took too long.
+            RuntimeError: the process ended, or took too long.
         """
         self._process.send_signal(signal.SIGCONT)
         began = time.perf_counter()
@@ -165,7 +165,7 @@ class Runner:
         self._steps.append(step)
 
     def measured(self) -> Measured:
-        """What came of all steps so far."""
+        """The results of all steps so far."""
         first, last = self._steps[0], self._steps[-1]
         tokens = last.get("tokens")
         return Measured(
@@ -179,7 +179,7 @@ class Runner:
         )
 
     def _next_step(self) -> dict[str, Any] | None:
-        """The next whole line about a step, if there is one."""
+        """The next complete line about a step, if there is one."""
         if not self._path.is_file():
             return None
         with self._path.open("rb") as file:
@@ -188,13 +188,13 @@ class Runner:
         if not line.endswith(b"\n"):
             return None
         self._read += len(line)
-        told: dict[str, Any] = json.loads(line)
-        return told if "loss" in told else self._next_step()
+        metrics: dict[str, Any] = json.loads(line)
+        return metrics if "loss" in metrics else self._next_step()
 
 
 @contextmanager
 def started(trainer: str, case: Case, place: Path, steps: int) -> Iterator[Runner]:
-    """A trainer that has just been started, and is killed at the end."""
+    """A newly started trainer, which is killed at the end."""
     with tempfile.TemporaryDirectory(dir=place) as directory:
         work = Path(directory)
         if trainer == OURS:
@@ -240,7 +240,7 @@ def median(measured: Sequence[Measured], name: str) -> float:
 
 
 def times(measured: Mapping[str, Sequence[Measured]], other: str) -> float:
-    """How many times as long the other trainer takes for a step as ours: the median over steps taken side by side."""
+    """Step time of the other trainer relative to this project's: the median over steps run side by side."""
     pairs = zip(measured[OURS], measured[other], strict=True)
     return statistics.median(
         theirs / own
@@ -280,7 +280,7 @@ HEADER: Final = (
 
 
 def write_models(place: Path, wanted: Sequence[str]) -> None:
-    """Models with random weights and one tokenizer, and rows of text from the standard library's documentation."""
+    """Write models with random weights, one tokenizer, and rows of text from the standard library's documentation."""
     import torch  # noqa: PLC0415 -- seconds to import
     import transformers  # noqa: PLC0415 -- same
 
@@ -301,7 +301,7 @@ def write_models(place: Path, wanted: Sequence[str]) -> None:
 
 
 def compare(cases: Sequence[Case], steps: int, repeats: int, console: Console) -> list[list[str]]:
-    """A row for each case; the trainers take turns, so that what else the machine does falls on all of them."""
+    """A row for each case; the trainers alternate, so that other load on the machine affects all of them."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         write_models(place, sorted({case.model for case in cases}))
@@ -313,7 +313,7 @@ def compare(cases: Sequence[Case], steps: int, repeats: int, console: Console) -
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print the table and write it into the docs."""
     parser = argparse.ArgumentParser(description="Measure the trainer against plain TRL.")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps of each process")
     parser.add_argument("--repeats", type=int, default=2, help="processes of each kind")

@@ -1,33 +1,33 @@
-"""Ask a model that an SFTJob made: `python answer.py MODEL [--adapter DIRECTORY] QUESTION ...`."""
+"""Ask a model trained by an SFTJob: `python answer.py MODEL [--adapter DIRECTORY] QUESTION ...`."""
 
 import argparse
 import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 MAX_NEW_TOKENS: Final = 80
 NO_REPEAT_NGRAM: Final = 3
-"""So many tokens in a row do not come twice: small models like to go round in circles."""
+"""No sequence of this many tokens is repeated: small models tend to loop."""
 
 
 def answers(questions: Sequence[str], model: Path, adapter: Path | None = None) -> list[str]:
-    """The most likely answer to each question, in the model's own words.
+    """The most likely answer of the model to each question.
 
-    `model` is a directory in hub layout; `adapter` is one that PEFT saved, trained on top of that model.
+    `model` is a directory in hub layout; `adapter` is a directory saved by PEFT, trained on top of that model.
     """
-    # PEFT imports it, and on some CPUs it asks there for kernels that nothing here needs.
+    # PEFT imports it. On some CPUs it then requests kernels that are not needed here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch  # noqa: PLC0415 -- seconds to import, and a usage error needs none of it
     from peft import PeftModel  # noqa: PLC0415 -- same
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 -- same
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    network: Any = AutoModelForCausalLM.from_pretrained(model)
     if adapter is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers 5.23 by an old name
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 uses an old name of transformers 5.23
             network = PeftModel.from_pretrained(network, adapter)
     network.eval()
     texts = []

@@ -1,8 +1,8 @@
-"""Everything the quickstart trains on and from: a data set, a tokenizer and a small model, made on the spot.
+"""Generate everything the quickstart needs: a data set, a tokenizer and a small model.
 
-The data set is what the Python standard library says about itself: one question for each documented function, class
-and method, answered by its docstring. It is the same on every run with one Python version; other versions document a
-few things differently. The model is a Qwen2 of 800,000 random weights, so it knows nothing before training.
+The data set is the Python standard library's own documentation: one question for each documented function, class and
+method, answered by its docstring. It is the same on every run with one Python version; other versions document a few
+things differently. The model is a Qwen2 with 800,000 random weights, so it knows nothing before training.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-# In Python 3.11 and every later version, on every platform, and without side effects when imported.
+# Available in Python 3.11 and later, on every platform, and without side effects on import.
 MODULES: Final = tuple(
     """
     builtins abc argparse array asyncio.events asyncio.locks asyncio.queues asyncio.streams asyncio.tasks base64 bdb
@@ -33,14 +33,14 @@ MODULES: Final = tuple(
     unittest unittest.mock urllib.parse urllib.request urllib.robotparser uuid venv warnings wave weakref
     wsgiref.handlers wsgiref.headers xml.dom.minidom xml.etree.ElementTree xml.sax.handler xmlrpc.client zipapp zipfile
     zlib zoneinfo
-    """.split(),  # noqa: SIM905 -- a page of quotes and commas would read worse
+    """.split(),  # noqa: SIM905 -- a page of quotes and commas would be harder to read
 )
 MIN_ANSWER: Final = 20
 MAX_ANSWER: Final = 200
 """Length of an answer in characters; whole paragraphs only."""
 MIN_ROWS: Final = 1500
 EVALUATION_SHARE: Final = 20
-"""One row in so many is held out."""
+"""One in this many rows is held out."""
 
 VOCABULARY: Final = 1024
 MAX_POSITIONS: Final = 256
@@ -49,7 +49,7 @@ SEED: Final = 42
 END_OF_TURN: Final = "<|im_end|>"
 PADDING: Final = "<|endoftext|>"
 START_OF_TURN: Final = "<|im_start|>"
-# The generation markers say which tokens the model is trained to produce: the assistant's, including the end of turn.
+# The generation markers select the tokens to train: the assistant's, including the end of turn.
 CHAT_TEMPLATE: Final = (
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message['role'] + '\\n' }}"
@@ -70,13 +70,13 @@ class Row:
     answer: str
 
     def messages(self) -> dict[str, list[dict[str, str]]]:
-        """The row in the shape that chat models are tuned on."""
+        """The row in the format for tuning chat models."""
         turns = (("user", self.question), ("assistant", self.answer))
         return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 def standard_library() -> tuple[Row, ...]:
-    """Every row, each question and each answer once, in an order that depends on nothing but the text.
+    """Every row, each question and each answer once, in an order that depends only on the text.
 
     Raises:
         RuntimeError: docstrings are missing (`python -OO`).
@@ -94,12 +94,12 @@ def standard_library() -> tuple[Row, ...]:
 
 
 def held_out(row: Row) -> bool:
-    """Whether `row` is for evaluation: decided by its question alone, so no other row can move it."""
+    """Whether `row` is for evaluation: depends on its question alone, so other rows cannot change it."""
     return hashlib.sha256(row.question.encode()).digest()[0] % EVALUATION_SHARE == 0
 
 
 def write(directory: Path) -> None:
-    """Fill `directory` with train.jsonl, evaluation.jsonl and model/ (weights, configuration and tokenizer)."""
+    """Write train.jsonl, evaluation.jsonl and model/ (weights, configuration and tokenizer) to `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = standard_library()
     _write_rows(directory / "train.jsonl", [row for row in rows if not held_out(row)])
@@ -109,7 +109,7 @@ def write(directory: Path) -> None:
 
 def write_model(directory: Path, rows: tuple[Row, ...]) -> None:
     """Save a tokenizer trained on `rows` and an untrained model in `directory`, laid out as on a model hub."""
-    import torch  # noqa: PLC0415 -- seconds to import, and rows need none of it
+    import torch  # noqa: PLC0415 -- seconds to import, and rows do not need it
     from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415 -- same
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415 -- same
 
@@ -137,7 +137,7 @@ def write_model(directory: Path, rows: tuple[Row, ...]) -> None:
 
 def _documented(name: str) -> Iterator[tuple[str, str]]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # some public names are on their way out
+        warnings.simplefilter("ignore", DeprecationWarning)  # some public names are deprecated
         module = importlib.import_module(name)
         for public, value in sorted(_public(module)):
             qualified = public if module.__name__ == "builtins" else f"{name}.{public}"
@@ -168,13 +168,13 @@ def _question(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _standard(value: Any) -> bool:
-    """Whether `value` is the standard library's own: other libraries add functions to its modules and classes."""
+    """Whether `value` belongs to the standard library: other libraries add functions to its modules and classes."""
     module = getattr(value, "__module__", None)
     return not isinstance(module, str) or module.partition(".")[0] in sys.stdlib_module_names
 
 
 def _answer(docstring: str) -> str | None:
-    """The first paragraphs of `docstring` that fit, each on one line, or None where they are no prose."""
+    """The first paragraphs of `docstring` that fit, each on one line; None if they are not prose."""
     answer = ""
     for paragraph in inspect.cleandoc(docstring).split("\n\n"):
         line = " ".join(paragraph.split())
@@ -190,7 +190,7 @@ def _prose(line: str) -> bool:
 
 
 def _tokenizer(rows: tuple[Row, ...]) -> Any:
-    """A byte-level BPE with Qwen2's own splitting, so that AutoTokenizer gives back the very same tokenizer."""
+    """A byte-level BPE with Qwen2's own splitting, so that AutoTokenizer loads exactly the same tokenizer."""
     from transformers import Qwen2Tokenizer  # noqa: PLC0415 -- seconds to import
 
     texts = (text for row in sorted(rows) for text in (row.question, row.answer))
@@ -212,7 +212,7 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Write everything into the directory named on the command line."""
+    """Write everything to the directory named on the command line."""
     if len(sys.argv) != 2:
         sys.exit("usage: python examples/quickstart/dataset.py DIRECTORY")
     directory = Path(sys.argv[1])

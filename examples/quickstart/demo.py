@@ -1,7 +1,7 @@
-"""The quickstart from nothing to two finished jobs: no cluster, no GPU, no kubectl.
+"""Run the quickstart from scratch to two finished jobs: no cluster, no GPU, no kubectl.
 
-Starts the local stack, makes model and data, applies the two SFTJobs one after the other, and shows what they do and
-what comes out. The exit code is 0 only if both succeeded and learned what they should.
+Starts the local stack, generates model and data, applies the two SFTJobs one after the other, and shows their progress
+and results. The exit code is 0 only if both succeeded and learned what they should.
 """
 
 import os
@@ -14,26 +14,26 @@ from typing import Final
 
 from rich.console import Console
 
-import dataset
-from answer import answers
-from cluster import Cluster, Object
-from display import Screen, curve, status_table
+from examples.quickstart import dataset
+from examples.quickstart.answer import answers
+from examples.quickstart.display import Screen, curve, status_table
 from sftjob_contract.layout import ClaimPath
-from stack import DATA, Stack, StackError, end_on_signals, log_end
+from sftjob_dev.cluster import Cluster, Object
+from sftjob_dev.stack import DATA, Stack, StackError, end_on_signals, log_end
 
 HERE: Final = Path(__file__).resolve().parent
 CLAIM: Final = "quickstart-data"
 JOB_SECONDS: Final = 1800
 """A job that takes longer than this on any machine is stuck."""
 WATCH_SECONDS: Final = 10
-"""How often to look whether the stack is still alive."""
+"""Interval for checking that the stack is still alive."""
 LOG_LINES: Final = 30
 ANSWER_WIDTH: Final = 100
 PHASES: Final = ("Pending", "Preparing", "Running", "Succeeded")
 UPDATES: Final = 8
-"""At least as many different steps must be seen in the status of a job."""
+"""Minimum number of different steps to observe in the status of a job."""
 LOSS_RATIO: Final = 0.6
-"""Evaluation loss after full fine-tuning must be below this part of the one before."""
+"""Evaluation loss after full fine-tuning must be below this share of the initial one."""
 QUESTIONS: Final = (
     "What does `queue.Queue.clear` do?",
     "What does `pathlib.Path.read_lines` do?",
@@ -43,7 +43,7 @@ QUESTIONS: Final = (
 
 @dataclass(frozen=True)
 class Followed:
-    """A job at its end, and the phases and steps that were seen on the way, each once, in order."""
+    """A job at its end, with the observed phases and steps, each once, in order."""
 
     job: Object
     phases: tuple[str, ...]
@@ -51,16 +51,16 @@ class Followed:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended well."""
+        """Whether the job succeeded."""
         return bool(self.job["status"]["phase"] == "Succeeded")
 
     def metric(self, name: str) -> float:
-        """A final metric; NaN, which passes no comparison, where the job has none."""
+        """A final metric; NaN, which fails every comparison, if the job has none."""
         return float(self.job["status"].get("output", {}).get("metrics", {}).get(name, "nan"))
 
 
 def finished(job: Object) -> bool:
-    """Whether the job ended, well or not."""
+    """Whether the job has ended, successfully or not."""
     conditions = job.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Succeeded" and condition["status"] != "Unknown" for condition in conditions)
 
@@ -88,7 +88,7 @@ def follow(stack: Stack, cluster: Cluster, name: str, screen: Screen) -> Followe
 
 
 def failures(full: Followed, lora: Followed | None) -> list[str]:
-    """What did not go as it should, one sentence each."""
+    """Unmet expectations, one sentence each."""
     found = []
     before, after = full.metric("initialEvalLoss"), full.metric("evalLoss")
     for followed in (full, lora):
@@ -106,9 +106,9 @@ def failures(full: Followed, lora: Followed | None) -> list[str]:
 
 
 def _unseen(followed: Followed) -> list[str]:
-    """What the status of a successful job should have shown on the way, and did not."""
+    """Expected changes in the status of a successful job that were not observed."""
     name, found = followed.job["metadata"]["name"], []
-    if followed.phases != PHASES:
+    if followed.phases not in (PHASES, PHASES[1:]):  # a busy machine can miss Pending, which lasts less than a second
         found.append(f"{name} went through {', '.join(followed.phases)}, not {', '.join(PHASES)}")
     if len(followed.steps) < UPDATES or list(followed.steps) != sorted(followed.steps):
         found.append(f"{name}: its step was seen as {followed.steps}, not as at least {UPDATES} rising ones")
@@ -116,7 +116,7 @@ def _unseen(followed: Followed) -> list[str]:
 
 
 def run(stack: Stack, console: Console) -> list[str]:
-    """Run both jobs on a started stack and show everything; answers what went wrong."""
+    """Run both jobs on a started stack and show everything; returns the failures."""
     cluster = Cluster(stack.kubeconfig)
     _say(console, "Making a data set, a tokenizer and a small model ...")
     dataset.write(stack.volume(CLAIM))
@@ -166,32 +166,32 @@ def _show_logs(cluster: Cluster, followed: Followed, console: Console) -> None:
 
 
 def _show_answers(stack: Stack, full: Followed, lora: Followed, console: Console) -> None:
-    """What the untouched model, the tuned one and the one with the adapter answer."""
+    """Show the answers of the untrained model, the tuned one and the one with the adapter."""
     tuned, adapter = _place(stack, full.job), _place(stack, lora.job)
-    told = {
+    shown = {
         "untuned": answers(QUESTIONS, stack.volume(CLAIM) / "model"),
         "tuned": answers(QUESTIONS, tuned),
         "tuned, then LoRA": answers(QUESTIONS, tuned, adapter),
     }
     for number, question in enumerate(QUESTIONS):
         _say(console, f"\n{question}")
-        for name, texts in told.items():
+        for name, texts in shown.items():
             _say(console, f"  {name}: {_readable(texts[number])}")
 
 
 def _readable(text: str) -> str:
-    """An untrained model writes anything: keep it on one line, without what a terminal can not show."""
+    """`text` on one line, without unprintable characters: an untrained model generates anything."""
     shown = "".join(character if character.isprintable() and character != "\ufffd" else "?" for character in text)
     return shown if len(shown) <= ANSWER_WIDTH else f"{shown[:ANSWER_WIDTH]} ..."
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    """Print `text` as it is: no markup, no colours of rich's own, no line breaks added."""
+    """Print `text` unchanged: no markup, no colors of rich's own, no added line breaks."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _place(stack: Stack, job: Object) -> Path:
-    """Where the sandbox keeps what `pvc://CLAIM/PATH` names."""
+    """Directory of `pvc://CLAIM/PATH` in the sandbox."""
     place = ClaimPath.parse(job["status"]["output"]["uri"])
     return stack.volume(place.claim) / place.path
 
@@ -202,7 +202,7 @@ def _message(job: Object) -> str:
 
 
 def main() -> int:
-    """Run the demo; answers the exit code."""
+    """Run the demo; returns the exit code."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
     end_on_signals()
     console = Console()

@@ -1,4 +1,4 @@
-"""What the demo shows of an SFTJob: live in a terminal, one line per change elsewhere."""
+"""The demo's view of an SFTJob: live in a terminal, one line per change elsewhere."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 
-from cluster import Table
+from sftjob_dev.cluster import Table
 
 _CURVE_WIDTH: Final = 78
 _CURVE_HEIGHT: Final = 16
@@ -18,7 +18,7 @@ _BAR_WIDTH: Final = 40
 
 
 class Screen:
-    """Shows one job while it runs. On a terminal the display is redrawn in place, and its last state stays."""
+    """Shows one job while it runs. On a terminal the display is redrawn in place, and its last state remains."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -37,7 +37,7 @@ class Screen:
             self._live.stop()
 
     def show(self, job: Mapping[str, Any]) -> None:
-        """Show the job as it is now."""
+        """Show the current state of the job."""
         if self._live is not None:
             self._live.update(panel(job))
         elif (line := summary(job)) != self._last:
@@ -56,7 +56,7 @@ def summary(job: Mapping[str, Any]) -> str:
 
 
 def panel(job: Mapping[str, Any]) -> Grid:
-    """The same with a progress bar, one thing below the other."""
+    """The same with a progress bar, as a vertical layout."""
     status = job.get("status", {})
     progress = status.get("progress", {})
     grid = Grid.grid(padding=(0, 2))
@@ -92,7 +92,7 @@ def curve(job: Mapping[str, Any]) -> str:
 
 
 def status_table(table: Table) -> Grid:
-    """What `kubectl get` prints."""
+    """The output of `kubectl get`."""
     grid = Grid(*table.columns, box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
     for row in table.rows:
         grid.add_row(*row)

@@ -2,11 +2,12 @@ import asyncio
 
 import pytest
 
-from fake_node import play
+from bench.operator.fake_node import play
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
-from sftjob_sandbox.objects import Object, name_of, namespace_of, uid_of
-from sftjob_sandbox.store import Store
-from support.wait import eventually
+from sftjob_sandbox.apimachinery.objects import Object, name_of, namespace_of, uid_of
+from sftjob_sandbox.cluster.store import Store
+from support.clients.http_api import RUNS_ONCE
+from support.clients.wait import eventually
 
 PACE = 0.02
 TURNS = 10
@@ -14,7 +15,7 @@ TURNS = 10
 
 def a_train_pod(name: str) -> Object:
     labels = {LABEL_JOB: name, LABEL_STAGE: Stage.TRAIN.value, LABEL_ATTEMPT: "1"}
-    spec = {"containers": [{"name": "trainer", "image": "any"}], "automountServiceAccountToken": False}
+    spec = {"containers": [{"name": "trainer", "image": "any"}], **RUNS_ONCE}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 

@@ -2,11 +2,11 @@ from collections import Counter
 
 import pytest
 
-from operator_bench import TARGET, Result, columns, measure
-from pages import END, begin, replace_section, section
-from reports_bench import Cost, measure_reports, measure_resync, rows
-from resync import RESYNCS
-from trainers import Measurement
+from bench.operator.operator_bench import TARGET, Result, columns, measure
+from bench.operator.reports_bench import Cost, measure_reports, measure_resync, rows
+from bench.operator.resync import RESYNCS
+from bench.operator.trainers import Measurement
+from bench.pages import END, begin, replace_section, section
 
 
 def a_result(jobs: int, **requests: int) -> Result:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from quality_bench import FULL, HEADER, LORA, Result, Size, job, results, row
-from sftjob_contract.config import Metric
+from bench.quality.quality_bench import FULL, HEADER, LORA, Result, Size, job, results, row
+from sftjob_contract.run.config import Metric
 
 
 def test_a_run_is_the_quickstarts_but_for_its_files_and_its_questions() -> None:

@@ -16,10 +16,10 @@ import yaml
 
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
-from support.builders import a_job
-from support.hostile_api import Admission, no_faults
-from support.hostile_stack import HostileFakeStack
-from support.kubectl import Kubectl
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import a_job
+from support.servers.hostile_api import Admission, no_faults
+from support.stacks.hostile_stack import HostileFakeStack
 
 JOBS: Final = 12
 PACE: Final = 0.05
@@ -41,7 +41,7 @@ class Refused:
     violations: list[str]
 
 
-def play(directory: Path, seed: int) -> Refused:
+def play(directory: Path, seed: int, lasts_seconds: float = LASTS_SECONDS) -> Refused:
     """Play the stage once; the same seed draws the same denials, though not for the same requests."""
     draw = random.Random(seed)
     with HostileFakeStack(directory, _MANY, PACE, "mortal") as stack:
@@ -49,10 +49,10 @@ def play(directory: Path, seed: int) -> Refused:
         stack.api.plan = Admission(draw.randrange(2**32), REFUSED)
         kubectl("apply", "-f", "-", text=yaml.safe_dump_all(_job(number) for number in range(JOBS)))
         began = time.monotonic()
-        for moment in sorted(draw.uniform(0, LASTS_SECONDS) for _ in range(DEEDS)):
+        for moment in sorted(draw.uniform(0, lasts_seconds) for _ in range(DEEDS)):
             stack.keep_operator(until=lambda moment=moment: time.monotonic() - began > moment)
             draw.choice([stack.shoot_operator, stack.api.cut])()
-        stack.keep_operator(until=lambda: time.monotonic() - began > LASTS_SECONDS)
+        stack.keep_operator(until=lambda: time.monotonic() - began > lasts_seconds)
         found = [wrong for job in _jobs(kubectl) for wrong in _silent(job)]
         stack.api.plan = no_faults
         denials = Counter(stack.api.injected)

@@ -27,13 +27,13 @@ from chaos.mischief import DEEDS, GRACEFUL, WEIGHTS, Done, Victim, allowed, name
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.layout import OUTPUT_MODEL
 from sftjob_contract.reasons import Reason
-from stack import end_on_signals
-from support.builders import JobBuilder
+from sftjob_dev.stack import end_on_signals
+from support.clients.kubectl import Kubectl
 from support.faults import faulty, full, processes, slow
-from support.hostile_api import WRITES, Asked, Fault, Storm, no_faults
-from support.hostile_stack import HostileStack
-from support.jobs import a_small_job, provide_input
-from support.kubectl import Kubectl
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import a_small_job, provide_input
+from support.servers.hostile_api import WRITES, Asked, Fault, Storm, no_faults
+from support.stacks.hostile_stack import HostileStack
 
 STEPS: Final = 60
 SAVE_STEPS: Final = 10

@@ -8,9 +8,9 @@ from typing import Any
 import urllib3
 from kubernetes import client, config, watch
 
-from cluster import Cluster
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE, Stage
-from support.legal import illegal_transitions, shrunk_attempts
+from sftjob_dev.cluster import Cluster
+from support.checks.status_rules import illegal_transitions, shrunk_attempts
 
 LONGEST_SECONDS = 600
 ENDS = ("Succeeded", "Failed")

@@ -13,10 +13,10 @@ import psutil
 from chaos.eyes import Eyes
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, METRICS, checkpoint_step
 from sftjob_contract.reasons import Reason
-from support.disruptions import disrupt, remove
-from support.hostile_stack import HostileStack
-from support.jobs import suspend, trainers
-from support.kubectl import Kubectl
+from support.clients.disruptions import disrupt, remove
+from support.clients.kubectl import Kubectl
+from support.jobs.small_jobs import suspend, trainers
+from support.stacks.hostile_stack import HostileStack
 
 Reasons = frozenset[str]
 WEIGHTS: Final = "model.safetensors"
@@ -111,7 +111,7 @@ def evict(victim: Victim, pod: str) -> Reasons:
 def lose_node(victim: Victim, pod: str) -> Reasons:
     """The node is not heard of any more: the taint manager gives up the Pod, and the garbage collector removes it.
 
-    Its processes stand still, so that it can not save, and say nothing. Between the two lie minutes on a cluster, and
+    Its processes stand still, so that it cannot save, and say nothing. Between the two lie minutes on a cluster, and
     here as long as it takes until the operator has seen the first.
     """
     suspend(pod)

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from chaos import admission
 from chaos.chaos import Chaos, Deck
-from support.exposure import exposed
-from support.rbac import Grant
-from support.rights import not_granted
+from support.checks.exposure import exposed
+from support.checks.rbac import Grant
+from support.checks.rights import not_granted
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_what_is_disturbed_ends_as_what_is_left_alone(tmp_path: Path, granted: C
 
 @pytest.mark.slow
 def test_whatever_admission_refuses_for_a_while_every_job_ends_as_it_should(tmp_path: Path) -> None:
-    refused = admission.play(tmp_path, 1)
+    refused = admission.play(tmp_path, 1, lasts_seconds=20)
     assert refused.violations == []
     assert len(refused.denials) > 10
 

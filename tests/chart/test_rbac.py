@@ -6,8 +6,8 @@ import pytest
 
 from sftjob_contract.names import GROUP, KIND, PLURAL
 from sftjob_operator.effects import kube
-from support.helm import Helm
-from support.rbac import EVERYWHERE, Grant, grants
+from support.checks.rbac import EVERYWHERE, Grant, grants
+from support.clients.helm import Helm
 
 RELEASE = {"name": "sftjob-operator", "namespace": "sftjob-system"}
 SECRET = "sftjob-operator-progress-tls"

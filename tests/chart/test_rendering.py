@@ -10,17 +10,17 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from dashboard import DASHBOARD
 
 from sftjob_operator.api import SFTJob, parse_job
-from sftjob_operator.settings import Address, LeaseName, SecretName, read_settings
-from support.golden import check_golden
-from support.helm import CHART, NOTES, Helm
-from support.pod_security import violations
+from sftjob_operator.settings import Address, NamespacedName, read_settings
+from support.checks.golden import check_golden, load_documents
+from support.checks.pod_security import violations
+from support.checks.rendering import SCHEMA_VERSIONS, check_published_schema
+from support.clients.helm import CHART, NOTES, Helm
+from tools.dashboard import DASHBOARD
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
-SUPPORTED = ("1.32", "1.37")
 DEFINITION = Path(__file__).parents[2] / "crds" / "sftjobs.yaml"
 CERTIFICATE: dict[str, Any] = {
     "type": "object",
@@ -110,7 +110,7 @@ def test_it_renders_what_it_did(helm: Helm, case: str) -> None:
     check_golden(GOLDEN / case / "out.yaml", rendered(helm, case))
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", SCHEMA_VERSIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_every_object_is_valid_on_a_supported_kubernetes(helm: Helm, case: str, version: str) -> None:
     objects = [json.dumps(obj) for obj in helm.objects(values_of(case))]
@@ -125,7 +125,7 @@ def complaint(text: str, version: str) -> str | None:
         if obj["kind"] in OF_OTHERS:
             jsonschema.validate(obj["spec"], OF_OTHERS[obj["kind"]])
         else:
-            kubernetes_validate.validate(obj, version, strict=True)
+            check_published_schema(obj, version)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
         return str(error)
     return None
@@ -133,7 +133,7 @@ def complaint(text: str, version: str) -> str | None:
 
 def test_the_oldest_supported_kubernetes_is_the_one_that_the_chart_asks_for() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
-    assert chart["kubeVersion"] == f">={SUPPORTED[0]}.0-0"
+    assert chart["kubeVersion"] == f">={SCHEMA_VERSIONS[0]}.0-0"
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -141,7 +141,7 @@ def test_the_definition_is_the_generated_one(helm: Helm, keep: bool) -> None:
     objects = helm.objects({"crds": {"keep": keep}})
     definition = one(objects, "CustomResourceDefinition")
     metadata = definition.pop("metadata")
-    wanted = yaml.safe_load(DEFINITION.read_text(encoding="utf-8"))
+    (wanted,) = load_documents(DEFINITION)
     assert metadata["name"] == wanted.pop("metadata")["name"]
     assert metadata["labels"]["app.kubernetes.io/managed-by"] == "Helm"
     assert metadata.get("annotations", {}) == ({"helm.sh/resource-policy": "keep"} if keep else {})
@@ -180,13 +180,13 @@ def test_the_operator_takes_its_settings(helm: Helm, case: str) -> None:
     served = Address(host=host, port=ports["metrics"]) if metrics.get("enabled", True) else None
     assert settings.metrics_address == served
     assert settings.metrics_jobs == metrics.get("jobs", 200)
-    assert settings.lease == LeaseName(namespace="sftjob-system", name="sftjob-operator")
+    assert settings.lease == NamespacedName(namespace="sftjob-system", name="sftjob-operator")
     assert settings.pod_name == "metadata.name"
     if "tls" in given:
         (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "tls")
         assert settings.progress_tls == Path(mount["mountPath"])
     else:
-        assert settings.progress_tls == SecretName(namespace="sftjob-system", name="sftjob-operator-progress-tls")
+        assert settings.progress_tls == NamespacedName(namespace="sftjob-system", name="sftjob-operator-progress-tls")
 
 
 def test_the_pod_monitor_finds_the_port_of_the_operators_pod(helm: Helm) -> None:
@@ -251,7 +251,7 @@ def test_the_notes_tell_the_next_command(helm: Helm, case: str) -> None:
     assert "kubectl --namespace sftjob-system rollout status deployment/sftjob-operator" in notes
     assert f"kubectl {scope}apply -f - <<EOF" in notes
     assert ("kubectl apply --server-side -f crds/sftjobs.yaml" in notes) is (case == CASES[0])
-    assert ("must lie on the nodes already" in notes) is (case != "two-namespaces")
+    assert ("must already be on the nodes" in notes) is (case != "two-namespaces")
 
 
 def test_the_job_in_the_notes_is_a_job(helm: Helm) -> None:

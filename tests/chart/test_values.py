@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chart import ChartError, readme, rows
-from support.helm import CHART, Helm, HelmRefusalError
+from support.clients.helm import CHART, Helm, HelmRefusalError
+from tools.chart import ChartError, readme, rows
 
 CERT_MANAGER = {"enabled": True, "issuerRef": {"name": "ca"}}
 

@@ -6,17 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from stack import Stack, end_on_signals
+from sftjob_dev.stack import Stack, end_on_signals
 from support.any_cluster.bed import Bed
 from support.any_cluster.server import LONG_SECONDS, Server
 from support.any_cluster.setup import UnfitError, a_bed
-from support.helm import running_helm
-from support.kubectl import Kubectl
+from support.clients.helm import running_helm
+from support.clients.kubectl import Kubectl
+from support.faults import python_image
 
 KUBECONFIG = os.environ.get("SFTJOB_TEST_KUBECONFIG", "")
 REGISTRY = os.environ.get("SFTJOB_TEST_REGISTRY", "")
 STORAGE_CLASS = os.environ.get("SFTJOB_TEST_STORAGE_CLASS") or None
 HERE = Path(__file__).parent
+
+
+class EmptySandbox(Stack):
+    """A sandbox without the CRD, which the release installs then. Its trainers are forked."""
+
+    def sandbox_command(self) -> list[str]:
+        """See Stack."""
+        command = super().sandbox_command()
+        at = command.index("--crd")
+        return command[:at] + command[at + 2 :]
+
+    def programs(self) -> Path:
+        """See Stack."""
+        return python_image(self.data / "image")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +49,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         end_on_signals()  # so that a terminated run clears up, too
         yield Path(KUBECONFIG).resolve()
         return
-    stack = Stack(tmp_path_factory.mktemp("sandbox"))
+    stack = EmptySandbox(tmp_path_factory.mktemp("sandbox"))
     try:
         stack.start_sandbox()
         yield stack.kubeconfig

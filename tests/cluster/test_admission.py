@@ -12,7 +12,7 @@ from support.any_cluster.bed import Bed
 from support.any_cluster.helper_pods import CONTAINER_SECURITY, helper_pod
 from support.any_cluster.server import wait_until
 from support.any_cluster.setup import PART_OF
-from support.jobs import Status
+from support.jobs.small_jobs import Status
 
 PODS: Final = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
 DONE: Final = "print('done')"

@@ -10,8 +10,8 @@ from sftjob_contract.names import LABEL_JOB
 from support.any_cluster.bed import Bed
 from support.any_cluster.helper_pods import helper_pod
 from support.any_cluster.server import LONG_SECONDS
-from support.builders import JobBuilder
-from support.jobs import Status, beyond, condition, phase
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import Status, beyond, condition, phase
 
 NAME = "bumpy"
 UNDISTURBED = "steady"

@@ -4,8 +4,8 @@ import json
 
 from sftjob_contract.layout import OUTPUT_MODEL
 from support.any_cluster.bed import Bed
-from support.builders import JobBuilder
-from support.jobs import condition
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import condition
 
 NAME = "again"
 CLAIM = "shared"

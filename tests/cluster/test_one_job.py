@@ -12,9 +12,9 @@ from sftjob_contract.layout import EVAL_RESULTS, METRICS, OUTPUT_MODEL, PREPARED
 from sftjob_contract.names import GROUP, PLURAL
 from support.any_cluster.bed import BAD_LINE, BAD_ROWS, Bed
 from support.any_cluster.server import LONG_SECONDS, wait_until
-from support.builders import JobBuilder
-from support.jobs import Status, condition
-from support.manifests import INVALID, SAMPLES, VALID, expected_sentences
+from support.jobs.builders import JobBuilder
+from support.jobs.manifests import INVALID, SAMPLES, VALID, expected_sentences
+from support.jobs.small_jobs import Status, condition
 
 NAME = "story"
 STEPS = 60

@@ -8,13 +8,13 @@ import pytest
 from sftjob_contract.reasons import Reason
 from support.any_cluster.bed import Bed
 from support.any_cluster.server import wait_until
-from support.jobs import Status, condition, phase
+from support.jobs.small_jobs import Status, condition, phase
 
 NO_IMAGE = "registry.invalid/no-such-image:1"
 STAY = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); time.sleep(3600)"
 ONE_ATTEMPT_STAYS = f"import os; os.environ['SFTJOB_ATTEMPT'] == '2' and os._exit(0); {STAY}"
 GREEDY = "import time; taken = b'x' * (1 << 30); time.sleep(3600)"
-ONLY_LESS_HELPS = "Ask for less in spec.resources"
+ONLY_LESS_HELPS = "Request less in spec.resources"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,17 +9,17 @@ import pytest
 import yaml
 
 from sftjob_contract.codec import encode, from_json
-from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE
-from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import Progress
 from sftjob_contract.reasons import Reason
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.reports.progress import Progress
+from sftjob_contract.run.config import Precision, RunConfig
 from sftjob_operator.api import parse_job, to_dict
 from sftjob_operator.reconcile import pod_view
-from sftjob_operator.reconcile.progress import with_progress
+from sftjob_operator.reconcile.reports.status_parts import with_progress
 from sftjob_operator.render import run_config
-from sftjob_trainer.arguments import sft_arguments
+from sftjob_trainer.run.sft_config import sft_arguments
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract.codec import decode, encode
-from sftjob_contract.config import RunConfig
-from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import Progress
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.reports.progress import Progress
+from sftjob_contract.run.config import RunConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sftjob_contract.codec import from_json
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES, Stage
-from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
-from sftjob_contract.progress import (
+from sftjob_contract.reasons import REASON_BY_EXIT_CODE, Reason
+from sftjob_contract.reports.outcome import OUTCOME_VERSION, Outcome, Output, termination_message
+from sftjob_contract.reports.progress import (
     HISTORY_LIMIT,
     PROGRESS_VERSION,
     Activity,
@@ -18,7 +19,6 @@ from sftjob_contract.progress import (
     Progress,
     SkippedCheckpoint,
 )
-from sftjob_contract.reasons import REASON_BY_EXIT_CODE, Reason
 
 
 def a_progress(*, points: int = 0, checkpoints: int = 0, skipped: int = 0) -> Progress:

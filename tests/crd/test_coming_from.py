@@ -9,12 +9,12 @@ import yaml
 
 from sftjob_operator.api import parse_job
 from sftjob_operator.api.crd import resource_schema
-from sftjob_operator.reconcile.spec_problems import spec_problem
+from sftjob_operator.reconcile.spec.validation import spec_problem
 from sftjob_operator.render import run_config
-from support.builders import UID
-from support.kubectl import Kubectl
-from support.manifests import DEFINITION, ROOT, read_manifest
-from support.upstream import default_of, options, own_options
+from support.checks.upstream import default_of, options, own_options
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import UID
+from support.jobs.manifests import ROOT, read_manifest
 
 TEXT: Final = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
 SECTIONS: Final = {"AutoTrain": "## AutoTrain", "TRL": "## trl sft", "Axolotl": "## Axolotl"}
@@ -166,12 +166,8 @@ def test_every_option_of_the_example_is_in_the_tables(tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", SECTIONS)
-def test_the_example_is_accepted_and_understood(sandbox_kubectl: Kubectl, tool: str) -> None:
-    sandbox_kubectl("apply", "-f", str(DEFINITION))
-    sandbox_kubectl("wait", "--for=condition=Established", "crd/sftjobs.sftjob.dev", "--timeout=30s")
+def test_the_example_is_accepted_and_understood(kubectl: Kubectl, tool: str) -> None:
     manifest = read_manifest(after(tool))
     assert spec_problem(parse_job(a_job(manifest))) is None
-    created = sandbox_kubectl(
-        "create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-", text=after(tool)
-    )
+    created = kubectl("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-", text=after(tool))
     assert created == f"sftjob.sftjob.dev/{manifest['metadata']['name']}\n"

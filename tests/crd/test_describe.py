@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import HISTORY_LIMIT, Checkpoint, HistoryPoint
-from support.builders import a_job
-from support.fake_cluster import World, an_outcome, ended, moment, running
-from support.kubectl import Kubectl
-from support.manifests import DEFINITION, ROOT
-from support.progress import a_progress
+from sftjob_contract.reports.progress import HISTORY_LIMIT, Checkpoint, HistoryPoint
+from support.clients.kubectl import Kubectl
+from support.fakes.fake_cluster import World, an_outcome, ended, moment, running
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
+from support.jobs.manifests import ROOT
 
 SAMPLE = ROOT / "crds" / "samples" / "lora.yaml"
 
@@ -34,14 +34,14 @@ async def status_in_mid_run() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def described(sandbox_kubectl: Kubectl) -> list[str]:
+async def described(kubectl: Kubectl) -> list[str]:
     """The lines of the status that real kubectl prints."""
-    sandbox_kubectl("apply", "-f", str(DEFINITION))
-    sandbox_kubectl("wait", "--for=condition=Established", "crd/sftjobs.sftjob.dev", "--timeout=30s")
-    sandbox_kubectl("apply", "-f", str(SAMPLE))
+    described = kubectl.within("described")
+    kubectl("create", "namespace", "described")
+    described("apply", "-f", str(SAMPLE))
     patch = json.dumps({"status": await status_in_mid_run()})
-    sandbox_kubectl("patch", "-f", str(SAMPLE), "--subresource=status", "--type=merge", "-p", patch)
-    return sandbox_kubectl("describe", "-f", str(SAMPLE)).partition("\nStatus:\n")[2].splitlines()
+    described("patch", "-f", str(SAMPLE), "--subresource=status", "--type=merge", "-p", patch)
+    return described("describe", "-f", str(SAMPLE)).partition("\nStatus:\n")[2].splitlines()
 
 
 async def test_describe_prints_conditions_before_a_short_curve(described: list[str]) -> None:

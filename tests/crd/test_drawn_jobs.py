@@ -4,14 +4,15 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from sftjob_contract.names import VERSION
 from sftjob_operator.api import SFTJobSpec
 from sftjob_operator.api.crd import definition, resource_schema
-from sftjob_sandbox.crd.custom import CustomSchema, custom_schema
-from support.kube_schemas import told
-from support.strategies import valid_manifests
+from sftjob_sandbox.kinds.custom import CustomSchema, custom_schema
+from support.checks.kube_schemas import told
+from support.jobs.strategies import valid_manifests
 
 
 @functools.cache
@@ -56,6 +57,7 @@ def given_leaves(value: Any, path: str) -> Iterator[str]:
             yield from given_leaves(item, f"{path}.{key}")
 
 
+@pytest.mark.slow
 def test_every_field_of_the_spec_is_drawn_sometime() -> None:
     seen: set[str] = set()
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from sftjob_operator.api.crd import resource_schema
-from support.kubectl import Kubectl
-from support.manifests import DEFINITION, ROOT, SAMPLES, VALID, load_manifest
+from support.clients.kubectl import Kubectl
+from support.jobs.manifests import ROOT, SAMPLES, VALID, load_manifest
 
 FOLDERS = {"samples": SAMPLES, "valid": VALID}
 CLIENT_SIDE: tuple[str, ...] = ()
@@ -21,21 +21,19 @@ EACH = pytest.mark.parametrize("folder", FOLDERS)
 
 
 @pytest.fixture(scope="module")
-def kubectl(sandbox_kubectl: Kubectl) -> Kubectl:
-    """kubectl on a server that has the definition, and every job in each way to apply it, in a namespace of its own."""
-    sandbox_kubectl("apply", "-f", str(DEFINITION))
-    sandbox_kubectl("wait", "--for=condition=Established", "crd/sftjobs.sftjob.dev", "--timeout=30s")
+def applied(kubectl: Kubectl) -> Kubectl:
+    """kubectl on a server that has every job in each way to apply it, in a namespace of its own."""
     for way, options in WAYS.items():
         for folder in FOLDERS:
-            sandbox_kubectl("create", "namespace", f"{way}-{folder}")
-            sandbox_kubectl("apply", *options, *everything_of(folder, way), timeout=120)
-    return sandbox_kubectl
+            kubectl("create", "namespace", f"{way}-{folder}")
+            kubectl("apply", *options, *everything_of(folder, way), timeout=120)
+    return kubectl
 
 
 @pytest.fixture(scope="module")
-def live(kubectl: Kubectl) -> dict[tuple[str, str], Object]:
+def live(applied: Kubectl) -> dict[tuple[str, str], Object]:
     """What the server stored, by namespace and name."""
-    items = kubectl.json("get", "sftjobs", "--all-namespaces", "--show-managed-fields")["items"]
+    items = applied.json("get", "sftjobs", "--all-namespaces", "--show-managed-fields")["items"]
     return {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in items}
 
 
@@ -67,8 +65,8 @@ def differences(wanted: Any, found: Any, path: str) -> list[str]:
 
 @EACH
 @pytest.mark.parametrize("way", WAYS)
-def test_kubectl_sees_no_difference_after_apply(kubectl: Kubectl, folder: str, way: str) -> None:
-    done = kubectl.run("diff", *WAYS[way], *everything_of(folder, way), timeout=120)
+def test_kubectl_sees_no_difference_after_apply(applied: Kubectl, folder: str, way: str) -> None:
+    done = applied.run("diff", *WAYS[way], *everything_of(folder, way), timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from sftjob_contract.names import API_VERSION
 from sftjob_operator.api.crd import resource_schema
-from support.builders import a_command
-from support.kubectl import Kubectl
-from support.manifests import DEFINITION, IMMUTABLE, load_manifest
+from support.clients.http_api import MERGE, HttpApi
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import a_command
+from support.jobs.manifests import IMMUTABLE, load_manifest
 
+NAMESPACE = "immutable"
+JOBS = f"/apis/{API_VERSION}/namespaces/{NAMESPACE}/sftjobs"
 BEFORE = IMMUTABLE / "before.yaml"
-CAN_NOT_CHANGE = "can not be changed: delete this SFTJob, or create a new one under another name"
+CAN_NOT_CHANGE = "is immutable; create a new SFTJob under another name instead"
 CHANGEABLE = {"suspend": (True, False), "deadlineSeconds": (3600, 60), "ttlSecondsAfterFinished": (60, 0)}
 FIXED: dict[str, Any] = {
     "model": {"source": "hf://Qwen/Qwen2.5-1.5B"},
@@ -45,19 +49,24 @@ SMALL_CHANGES: dict[str, dict[str, Any]] = {
 REFUSED = [*((field, {field: value}) for field, value in FIXED.items()), *SMALL_CHANGES.items()]
 
 
-@pytest.fixture(scope="module")
-def kubectl(sandbox_kubectl: Kubectl) -> Kubectl:
-    """kubectl on a server with one job."""
-    sandbox_kubectl("apply", "-f", str(DEFINITION))
-    sandbox_kubectl("wait", "--for=condition=Established", "crd/sftjobs.sftjob.dev", "--timeout=30s")
-    sandbox_kubectl("apply", "-f", str(BEFORE))
-    return sandbox_kubectl
+@pytest.fixture(autouse=True, scope="module")
+def jobs(kubectl: Kubectl) -> None:
+    """A recipe and a command of an image of one's own."""
+    kubectl("create", "namespace", NAMESPACE)
+    kubectl("apply", "-n", NAMESPACE, "-f", str(BEFORE))
+    kubectl("apply", "-f", "-", text=json.dumps(a_command(name="own", namespace=NAMESPACE).manifest()))
 
 
-def patch(kubectl: Kubectl, spec: dict[str, Any]) -> tuple[int, str]:
-    """Exit status of a change to the spec, and what was said about it."""
-    done = kubectl.run("patch", "sftjob", "fixed", "--type=merge", "-p", json.dumps({"spec": spec}))
-    return done.returncode, done.stderr.strip()
+async def stored(api: HttpApi) -> dict[str, Any]:
+    """The job as the server has it."""
+    job: dict[str, Any] = await api.ok("GET", f"{JOBS}/fixed")
+    return job
+
+
+async def patch(api: HttpApi, spec: dict[str, Any], name: str = "fixed") -> tuple[int, str]:
+    """Status and message of the answer to a change of the spec."""
+    answer = await api("PATCH", f"{JOBS}/{name}", {"spec": spec}, MERGE)
+    return answer.status, answer.body.get("message", "")
 
 
 def test_every_field_of_the_spec_is_looked_at() -> None:
@@ -65,14 +74,21 @@ def test_every_field_of_the_spec_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("name", "change"), REFUSED, ids=[name for name, _ in REFUSED])
-def test_a_change_is_refused_and_the_field_is_named(kubectl: Kubectl, name: str, change: dict[str, Any]) -> None:
+async def test_a_change_is_refused_and_the_field_is_named(api: HttpApi, name: str, change: dict[str, Any]) -> None:
     (field,) = change
     optional = f'spec: Invalid value: "object": {field} {CAN_NOT_CHANGE}'
     with_a_default = f'spec.{field}: Invalid value: "object": {CAN_NOT_CHANGE}'
-    status, said = patch(kubectl, change)
-    assert status == 1
-    assert said in {f'The SFTJob "fixed" is invalid: {sentence}' for sentence in (optional, with_a_default)}
-    assert kubectl.json("get", "sft", "fixed")["metadata"]["generation"] == 1
+    status, message = await patch(api, change)
+    assert status == 422
+    assert message in {f'SFTJob.sftjob.dev "fixed" is invalid: {sentence}' for sentence in (optional, with_a_default)}
+    assert (await stored(api))["metadata"]["generation"] == 1
+
+
+def test_kubectl_shows_which_field_is_immutable(kubectl: Kubectl) -> None:
+    change = json.dumps({"spec": {"storage": FIXED["storage"]}})
+    done = kubectl.run("patch", "sftjob", "fixed", "-n", NAMESPACE, "--type=merge", "-p", change)
+    sentence = f'The SFTJob "fixed" is invalid: spec.storage: Invalid value: "object": {CAN_NOT_CHANGE}\n'
+    assert (done.returncode, done.stderr) == (1, sentence)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +99,14 @@ def test_a_change_is_refused_and_the_field_is_named(kubectl: Kubectl, name: str,
     ],
     ids=["another", "none any more"],
 )
-def test_the_command_of_an_image_of_ones_own_stays(kubectl: Kubectl, command: Any, sentence: str) -> None:
-    kubectl("apply", "-f", "-", text=json.dumps(a_command(name="own", namespace="default").manifest()))
-    done = kubectl.run("patch", "sftjob", "own", "--type=merge", "-p", json.dumps({"spec": {"command": command}}))
-    assert (done.returncode, sentence in done.stderr) == (1, True), done.stderr
+async def test_the_command_of_an_image_of_ones_own_stays(api: HttpApi, command: Any, sentence: str) -> None:
+    status, message = await patch(api, {"command": command}, "own")
+    assert (status, sentence in message) == (422, True), message
 
 
-def test_no_command_can_be_added(kubectl: Kubectl) -> None:
-    status, said = patch(kubectl, {"command": ["python"]})
-    assert (status, "command is for an image of your own" in said) == (1, True), said
+async def test_no_command_can_be_added(api: HttpApi) -> None:
+    status, message = await patch(api, {"command": ["python"]})
+    assert (status, "command is for an image of your own" in message) == (422, True), message
 
 
 @pytest.mark.parametrize(
@@ -104,20 +119,21 @@ def test_no_command_can_be_added(kubectl: Kubectl) -> None:
     ],
     ids=", ".join,
 )
-def test_what_means_the_same_is_no_change(kubectl: Kubectl, change: dict[str, Any]) -> None:
-    assert patch(kubectl, change) == (0, "")
+async def test_what_means_the_same_is_no_change(api: HttpApi, change: dict[str, Any]) -> None:
+    assert await patch(api, change) == (200, "")
 
 
-def test_labels_and_annotations_can_be_changed(kubectl: Kubectl) -> None:
-    kubectl("label", "sftjob", "fixed", "team=research", "--overwrite")
-    kubectl("annotate", "sftjob", "fixed", "note=kept", "--overwrite")
-    assert kubectl.json("get", "sft", "fixed")["metadata"]["labels"] == {"team": "research"}
+async def test_labels_and_annotations_can_be_changed(api: HttpApi) -> None:
+    changes = {"labels": {"team": "research"}, "annotations": {"note": "kept"}}
+    assert (await api("PATCH", f"{JOBS}/fixed", {"metadata": changes}, MERGE)).status == 200
+    metadata = (await stored(api))["metadata"]
+    assert (metadata["labels"], metadata["annotations"]["note"]) == (changes["labels"], "kept")
 
 
 @pytest.mark.parametrize(("field", "values"), CHANGEABLE.items())
-def test_it_can_be_set_changed_and_removed_at_any_time(kubectl: Kubectl, field: str, values: tuple[Any, Any]) -> None:
+async def test_it_can_be_set_changed_and_removed_at_any_time(api: HttpApi, field: str, values: tuple[Any, Any]) -> None:
     for value in values:
-        assert patch(kubectl, {field: value}) == (0, "")
-        assert kubectl.json("get", "sft", "fixed")["spec"][field] == value
-    assert patch(kubectl, {field: None}) == (0, "")
-    assert kubectl.json("get", "sft", "fixed")["spec"].get(field) in (None, False)
+        assert await patch(api, {field: value}) == (200, "")
+        assert (await stored(api))["spec"][field] == value
+    assert await patch(api, {field: None}) == (200, "")
+    assert (await stored(api))["spec"].get(field) in (None, False)

@@ -5,6 +5,7 @@ Every sample has a golden file of all that is rendered for it.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import pytest
 from sftjob_contract.names import LABEL_STAGE, Stage
 from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
 from sftjob_operator.api.crd import resource_schema
-from support.builders import UID
-from support.golden import check_golden, dump_documents, load_documents
-from support.kube_schemas import create_refusals
-from support.kubectl import Kubectl
-from support.manifests import DEFINITION, ROOT, SAMPLES, load_manifest
-from support.pod_security import violations
-from support.rendering import REPORTING, SCHEMA_VERSIONS, Object, check_published_schema, pods_among, render_all
+from support.checks.golden import check_golden, dump_documents, load_documents
+from support.checks.kube_schemas import create_refusals
+from support.checks.pod_security import violations
+from support.checks.rendering import REPORTING, SCHEMA_VERSIONS, Object, check_published_schema, pods_among, render_all
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import UID
+from support.jobs.manifests import ROOT, SAMPLES, load_manifest
 
 GOLDEN = ROOT / "tests" / "crd" / "golden"
 RENDERED = [
@@ -30,22 +31,31 @@ NAME = "minimal"
 
 
 @pytest.fixture(scope="module")
-def kubectl(sandbox_kubectl: Kubectl) -> Kubectl:
-    """kubectl on a server with a job and the namespace of the golden files."""
-    sandbox_kubectl("apply", "-f", str(DEFINITION))
-    sandbox_kubectl("wait", "--for=condition=Established", "crd/sftjobs.sftjob.dev", "--timeout=30s")
-    sandbox_kubectl("apply", "-f", str(ROOT / "crds" / "samples" / f"{NAME}.yaml"))
-    sandbox_kubectl("create", "namespace", "team")
+def running(kubectl: Kubectl) -> Kubectl:
+    """kubectl in a namespace with a job."""
+    kubectl("create", "namespace", "rendered")
+    running = kubectl.within("rendered")
+    running("apply", "-f", str(ROOT / "crds" / "samples" / f"{NAME}.yaml"))
+    return running
+
+
+@pytest.fixture(scope="module")
+def accounts(kubectl: Kubectl) -> None:
+    """The namespace of the golden files, with the ServiceAccounts of their Pods."""
     pods = pods_among([document for path in SAMPLES for document in rendered_sample(path)])
-    for account in sorted({pod["spec"].get("serviceAccountName", "trainer") for pod in pods}):
-        sandbox_kubectl("create", "serviceaccount", account, "--namespace", "team")
-    return sandbox_kubectl
+    names = sorted({pod["spec"].get("serviceAccountName", "trainer") for pod in pods})
+    objects = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}},
+        *({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": n, "namespace": "team"}} for n in names),
+    ]
+    kubectl("create", "-f", "-", text=dump_documents(objects))
 
 
 def rendered_id(path: Path) -> str:
     return path.stem if path.parent == GOLDEN else path.parent.name
 
 
+@cache
 def rendered_sample(path: Path) -> list[Object]:
     """What is made for a sample that is applied in the namespace of the golden files."""
     manifest = load_manifest(path)
@@ -84,16 +94,20 @@ def test_rendered_children_obey_the_rules_of_their_kind(path: Path) -> None:
     assert [line for document in documents for line in create_refusals(document)] == []
 
 
-@pytest.mark.parametrize("path", RENDERED, ids=rendered_id)
-def test_rendered_children_pass_strict_validation(kubectl: Kubectl, path: Path) -> None:
+def test_rendered_children_pass_strict_validation(kubectl: Kubectl, accounts: None, tmp_path: Path) -> None:
     """Left out is what this server does not have: Services, and the cluster's own classes of Pods."""
-    documents = [document for document in load_documents(path) if document["kind"] != "Service"]
-    for pod in pods_among(documents):
-        pod["spec"].pop("priorityClassName", None)
-        pod["spec"].pop("runtimeClassName", None)
-    text = dump_documents(documents)
-    accepted = kubectl("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-", text=text)
-    assert len(accepted.splitlines()) == len(documents)
+    count = 0
+    for path in RENDERED:
+        documents = [document for document in load_documents(path) if document["kind"] != "Service"]
+        for pod in pods_among(documents):
+            pod["spec"].pop("priorityClassName", None)
+            pod["spec"].pop("runtimeClassName", None)
+        (tmp_path / f"{rendered_id(path)}.yaml").write_text(dump_documents(documents), encoding="utf-8")
+        count += len(documents)
+    assert len(list(tmp_path.iterdir())) == len(RENDERED)
+    accepted = kubectl.run("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", str(tmp_path))
+    assert (accepted.returncode, accepted.stderr) == (0, "")
+    assert len(accepted.stdout.splitlines()) == count
 
 
 def filled(schema: dict[str, Any]) -> Any:
@@ -111,30 +125,30 @@ def filled(schema: dict[str, Any]) -> Any:
     return {"integer": 7, "number": 0.5, "string": "text", "boolean": True}[schema["type"]]
 
 
-def write_status(kubectl: Kubectl, status: SFTJobStatus) -> Any:
+def write_status(running: Kubectl, status: SFTJobStatus) -> Any:
     """The status as it was stored."""
     patch = json.dumps({"status": to_dict(status)})
-    kubectl("patch", "sftjob", NAME, "--subresource=status", "--type=merge", "-p", patch)
-    return kubectl.json("get", "sftjob", NAME)["status"]
+    running("patch", "sftjob", NAME, "--subresource=status", "--type=merge", "-p", patch)
+    return running.json("get", "sftjob", NAME)["status"]
 
 
-def test_no_field_of_a_status_is_dropped_on_its_way(kubectl: Kubectl) -> None:
+def test_no_field_of_a_status_is_dropped_on_its_way(running: Kubectl) -> None:
     everything = filled(resource_schema()["properties"]["status"])
     status = SFTJobStatus.model_validate(everything)
     assert to_dict(status) == everything, "a field of the schema has no place in the model"
-    assert write_status(kubectl, status) == everything
+    assert write_status(running, status) == everything
 
 
-def test_a_status_that_was_cut_to_its_bounds_is_accepted(kubectl: Kubectl) -> None:
+def test_a_status_that_was_cut_to_its_bounds_is_accepted(running: Kubectl) -> None:
     everything = filled(resource_schema()["properties"]["status"])
     (attempt,) = everything["attempts"]
     attempts = [{**attempt, "number": number, "message": "x" * 5000} for number in range(1, 100)]
-    stored = write_status(kubectl, SFTJobStatus.model_validate({**everything, "attempts": attempts}))
+    stored = write_status(running, SFTJobStatus.model_validate({**everything, "attempts": attempts}))
     assert [entry["number"] for entry in stored["attempts"]] == list(range(52, 100))
     assert len(stored["attempts"][0]["message"]) == 1024
 
 
-def test_columns_of_a_running_job(kubectl: Kubectl) -> None:
+def test_columns_of_a_running_job(running: Kubectl) -> None:
     progress = {"step": 120, "maxSteps": 375, "percent": 32, "loss": 1.2345678, "eta": "3m12s", "tokensPerSecond": 950}
     texts = {"percentText": "32%", "evalLossChange": "6.94 -> 3.68"}
     condition = {"type": "Succeeded", "status": "Unknown", "reason": "Training"}
@@ -146,8 +160,8 @@ def test_columns_of_a_running_job(kubectl: Kubectl) -> None:
         "progress": progress | texts,
         "conditions": [condition],
     }
-    write_status(kubectl, SFTJobStatus.model_validate(status))
-    _, row = kubectl("get", "sft", NAME, "-o", "wide").splitlines()
+    write_status(running, SFTJobStatus.model_validate(status))
+    _, row = running("get", "sft", NAME, "-o", "wide").splitlines()
     cells = re.split(r"\s{2,}", row.strip())
     assert cells[:9] == [NAME, "Running", "Training", "120", "32%", "1.23457", "6.94 -> 3.68", "3m12s", "8"]
     assert cells[10:] == ["hf://Qwen/Qwen2.5-0.5B", "lora", "950"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sftjob_operator.api.crd import resource_schema
-from support.manifests import INVALID, expected_sentences
+from support.jobs.manifests import INVALID, expected_sentences
 
 COST_LIMIT = 10_000_000
 """The API server's limit for one expression (StaticEstimatedCostLimit)."""

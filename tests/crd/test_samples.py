@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract import config as run
+from sftjob_contract.run import config as run
 from sftjob_operator.api import SFTJob, parse_job
 from sftjob_operator.api.crd import resource_schema
-from sftjob_operator.reconcile.spec_problems import spec_problem
+from sftjob_operator.reconcile.spec.validation import spec_problem
 from sftjob_operator.render import method_name, run_config
-from support.builders import UID
-from support.manifests import ROOT, SAMPLES, load_manifest
-from support.upstream import options
+from support.checks.upstream import options
+from support.jobs.builders import UID
+from support.jobs.manifests import ROOT, SAMPLES, load_manifest
 
 NAMES = {path.stem for path in SAMPLES}
 

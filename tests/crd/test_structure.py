@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sftjob_operator.api.crd import definition
-from support.manifests import DEFINITION
+from support.jobs.manifests import DEFINITION
 
 Node = dict[str, Any]
 CRD = yaml.safe_load(DEFINITION.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def is_option(node: Node, path: str) -> bool:
 def is_unbounded(node: Node, path: str) -> bool:
     """Strings, lists, maps and integers everywhere; floating-point numbers in spec, since a status tells what is.
 
-    What a library's own option holds can not be bounded here: the operator does it.
+    What a library's own option holds cannot be bounded here: the operator does it.
     """
     if "enum" in node or "properties" in node or node.get("format") == "date-time" or is_option(node, path):
         return False

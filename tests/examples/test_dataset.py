@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import dataset
-from dataset import MAX_ANSWER, MIN_ANSWER, MIN_ROWS, Row, held_out, standard_library
+from examples.quickstart import dataset
+from examples.quickstart.dataset import MAX_ANSWER, MIN_ANSWER, MIN_ROWS, Row, held_out, standard_library
 
 ROWS = standard_library()
 

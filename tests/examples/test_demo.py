@@ -1,8 +1,10 @@
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from demo import Followed, failures, finished
+from examples.quickstart.demo import Followed, failures, finished
 
 
 def ended(phase: str, before: float | None = None, after: float | None = None) -> Followed:
@@ -66,3 +68,13 @@ def test_a_job_is_over_once_it_is_known_how_it_ended(status: str, over: bool) ->
 
 def test_a_job_without_conditions_is_not_over() -> None:
     assert not finished({"metadata": {"name": "quickstart"}})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_both_jobs_of_the_demo_succeed_and_learn() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.quickstart.demo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Both jobs succeeded, and both learned." in done.stdout

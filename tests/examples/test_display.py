@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster import Table
-from display import Screen, curve, panel, status_table, summary
+from examples.quickstart.display import Screen, curve, panel, status_table, summary
+from sftjob_dev.cluster import Table
 
 
 def a_job(phase: str | None, **progress: Any) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import Cluster
-from demo import finished
-from stack import Stack, StackError, free_port, log_end
+from examples.quickstart.demo import finished
+from sftjob_dev.cluster import Cluster
+from sftjob_dev.stack import Stack, StackError, free_port, log_end
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 

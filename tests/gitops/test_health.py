@@ -11,8 +11,8 @@ from sftjob_contract.names import KIND, Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import Condition, ConditionStatus, ConditionType, Phase, SFTJobStatus
 from sftjob_operator.effects.cluster import ClusterError, ForbiddenError, InvalidError
-from support.builders import JobBuilder, a_job
-from support.fake_cluster import (
+from support.checks.gitops import Health, argo_health, flux_status
+from support.fakes.fake_cluster import (
     INTERVAL_SECONDS,
     World,
     an_outcome,
@@ -23,9 +23,9 @@ from support.fake_cluster import (
     unschedulable,
     waiting,
 )
-from support.gitops import Health, argo_health, flux_status
-from support.lives import KNOWS, publishing
-from support.progress import a_progress
+from support.fakes.job_lives import KNOWS, publishing
+from support.fakes.progress import a_progress
+from support.jobs.builders import JobBuilder, a_job
 
 Object = dict[str, Any]
 Step = Callable[[World], Awaitable[None]]
@@ -126,7 +126,7 @@ STATES = {
         after(pod("prepare-1", unschedulable("0/3 nodes are available")), later),
         "Pending",
         PROGRESSING,
-        "Pending: No node takes Pod demo-prepare-1: 0/3 nodes are available",
+        "Pending: Pod demo-prepare-1 cannot be scheduled: 0/3 nodes are available",
     ),
     "preparing": (
         after(pod("prepare-1", running())),
@@ -139,7 +139,7 @@ STATES = {
         after(*PREPARED, pod("train-1", unschedulable("Insufficient nvidia.com/gpu")), later),
         "Queued",
         PROGRESSING,
-        "Queued: No node takes Pod demo-train-1: Insufficient nvidia.com/gpu",
+        "Queued: Pod demo-train-1 cannot be scheduled: Insufficient nvidia.com/gpu",
     ),
     "its queue holds it back": (
         after(*PREPARED, pod("train-1", gated()), job=a_job().scheduling(queue_name="gpus")),
@@ -147,7 +147,7 @@ STATES = {
         PROGRESSING,
         "Queued: Pod demo-train-1 waits until queue gpus admits it.",
     ),
-    "the image can not be pulled": (
+    "the image cannot be pulled": (
         after(*PREPARED, pod("train-1", waiting("ImagePullBackOff", "not found")), later),
         "Preparing",
         PROGRESSING,
@@ -172,7 +172,7 @@ STATES = {
         ),
         "Publishing",
         PROGRESSING,
-        "its output is to be published. Attempt 1 runs in Pod demo-publish-1.",
+        "Training is complete; the Publish stage comes next. Attempt 1 runs in Pod demo-publish-1.",
     ),
     "waiting to try again": (
         after(*TRAINING, report, pod("train-1", ended(137))),
@@ -196,7 +196,7 @@ STATES = {
         after(*TRAINING, report, change(suspend=True), stopped),
         "Suspended",
         SUSPENDED,
-        "The job is suspended. Training stands at step 40 of 96",
+        "The job is suspended. Training reached step 40 of 96",
     ),
     "to go on, not seen yet": (
         after(*TRAINING, change(suspend=True), stopped, unseen(suspend=False)),
@@ -258,7 +258,7 @@ STATES = {
         after(job=a_job().scheduling(node_selector={"tier": "a b"}), refusal=REJECTED),
         "Failed",
         DEGRADED,
-        'ConfigInvalid: The API server refuses the Pod demo-prepare-1: Pod "demo-prepare-1" is invalid: spec.node',
+        'ConfigInvalid: The API server rejected the Pod demo-prepare-1: Pod "demo-prepare-1" is invalid: spec.node',
     ),
     "the stored spec does not parse": (
         after(job=a_job().set("method", None)),

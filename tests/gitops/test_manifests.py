@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from sftjob_contract.names import API_VERSION, GROUP, KIND
-from support.gitops import FLUX, FOLDER, HEALTH_LUA
+from support.checks.gitops import FLUX, FOLDER, HEALTH_LUA
 
 ARGO: dict[str, Any] = yaml.safe_load((FOLDER / "argocd" / "argocd-cm.yaml").read_text(encoding="utf-8"))
 

@@ -8,14 +8,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import images
 import pytest
 
-from sftjob_trainer.image import TRACKERS
+from sftjob_trainer.process.image import TRACKERS
+from tools import images
+from tools.lock import PLATFORMS, PYTHON_VERSION
 
 DOCKERFILES = [f"{folder}/Dockerfile" for folder in images.FOLDERS.values()]
 TRACKER_LOCKS = [f"trainer-{tracker}" for tracker in images.TRACKERS]
-LOCKS = ["build", "operator", "trainer", "torch-cuda", *TRACKER_LOCKS]
+LOCKS = ["build", "operator", "trainer", "torch-cuda", "trainer-cuda", *TRACKER_LOCKS]
 PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 
@@ -44,12 +45,43 @@ def test_hadolint_finds_nothing(dockerfile: str) -> None:
     assert (found.returncode, found.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_nothing_runs_in_the_final_stage_and_it_ends_as_a_numeric_user(dockerfile: str) -> None:
-    final = read(dockerfile).split("\nFROM ")[-1].splitlines()
-    instructions = [line.split()[0] for line in final[1:] if re.match(r"[A-Z]+ ", line)]
-    assert "RUN" not in instructions
+def instructions(dockerfile: str) -> dict[str, list[str]]:
+    """First lines of the instructions of each stage, by the words after FROM."""
+    stages = [stage.splitlines() for stage in read(dockerfile).split("\nFROM ")[1:]]
+    return {stage[0]: [line for line in stage[1:] if re.match(r"[A-Z]+ ", line)] for stage in stages}
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "stage"), [("operator/Dockerfile", "${BASE}"), ("trainer-image/Dockerfile", "${BASE} AS cpu")]
+)
+def test_nothing_runs_in_the_final_stage_and_it_ends_as_a_numeric_user(dockerfile: str, stage: str) -> None:
+    final = instructions(dockerfile)[stage]
+    assert not [line for line in final if line.startswith("RUN ")]
     assert [line for line in final if line.startswith("USER ")] == ["USER 65532:65532"]
+
+
+def test_the_image_for_cuda_is_the_default_and_adds_a_compiler_and_its_proof_as_the_numeric_user() -> None:
+    *_, (stage, added) = instructions("trainer-image/Dockerfile").items()
+    assert stage == "cpu AS cuda"
+    assert [line.split()[0] for line in added] == ["USER", "RUN", "USER", "ENV", "RUN"]
+    assert [line for line in added if line.startswith("USER ")] == ["USER 0", "USER 65532:65532"]
+    assert "source=trainer-image/check_triton.py" in added[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "stage"),
+    [
+        (images.Options(), "cuda"),
+        (images.Options(torch_index_url="https://download.pytorch.org/whl/cpu/"), "cpu"),
+        (images.Options(torch_index_url="https://download.pytorch.org/whl/cu126"), "cuda"),
+        (images.Options(torch_index_url="file:///wheels/simple", device="cpu"), "cpu"),
+    ],
+)
+def test_the_index_of_pytorch_chooses_the_stage_unless_a_device_is_named(options: images.Options, stage: str) -> None:
+    command = images.command("docker", "trainer", options, ("abc", "7"))
+    assert command[command.index("--target") + 1] == stage
+    assert f"\nFROM {'${BASE}' if stage == 'cpu' else 'cpu'} AS {stage}\n" in read("trainer-image/Dockerfile")
+    assert "--target" not in images.command("docker", "operator", options, ("abc", "7"))
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -72,9 +104,9 @@ def test_the_locks_hold_all_that_the_package_asks_for(image: str) -> None:
 
 def test_a_tracker_is_an_extra_with_a_lock_of_what_it_adds() -> None:
     extras = project("trainer")["optional-dependencies"]
-    assert images.TRACKERS == TRACKERS == tuple(sorted(extras))
-    copied = re.findall(r"requirements/(trainer-[\w-]+)\.txt", read("trainer-image/Dockerfile"))
-    assert copied == TRACKER_LOCKS
+    assert images.TRACKERS == TRACKERS == tuple(sorted({*extras} - {"cuda"}))
+    copied = re.findall(r" requirements/(trainer-[\w-]+)\.txt", read("trainer-image/Dockerfile"))
+    assert copied == ["trainer-cuda", *TRACKER_LOCKS]
     for tracker, lock in zip(TRACKERS, TRACKER_LOCKS, strict=True):
         assert names(extras[tracker]) <= {*pins(lock)}, "run `make lock`"
         assert not {*pins(lock)} & {*pins("trainer"), *pins("torch-cuda")}
@@ -85,8 +117,29 @@ def test_an_image_without_trackers_has_nothing_that_only_trackers_need() -> None
     assert only <= {name for lock in TRACKER_LOCKS for name in pins(lock)}
     assert not only & {*pins("trainer")}
     assert "tensorboard" in pins("trainer")
-    unreleased = {name: version for name, version in pins("trainer").items() if re.search("a|b|rc|dev", version)}
-    assert unreleased == {}
+    assert pre_releases("trainer") == set()
+
+
+def test_the_pre_releases_that_wandb_asks_for_are_those_of_the_docs() -> None:
+    client = {name for name in pre_releases("trainer-wandb") if not name.startswith("opentelemetry-")}
+    assert client == {"cwevals"}
+    assert f"cwevals=={pins('trainer-wandb')['cwevals']}" in read("docs/images.md")
+
+
+def pre_releases(lock: str) -> set[str]:
+    return {name for name, version in pins(lock).items() if re.search("a|b|rc|dev", version)}
+
+
+def test_only_the_image_for_cuda_has_kernels_written_in_triton() -> None:
+    kernels = {"liger-kernel", "torchao"}
+    assert {*pins("trainer-cuda")} == kernels == names(project("trainer")["optional-dependencies"]["cuda"])
+    assert not kernels & {*pins("trainer")}
+    for options, locked in (
+        (images.Options(), {"torch-cuda", "trainer-cuda"}),
+        (images.Options(torch_index_url="https://example.com/cu126"), {"trainer-cuda"}),
+        (images.Options(torch_index_url="https://example.com/cpu"), set()),
+    ):
+        assert {*images.locks("trainer", options)} & {"torch-cuda", "trainer-cuda"} == locked
 
 
 def test_pytorch_is_in_a_lock_of_its_own() -> None:
@@ -151,3 +204,18 @@ def test_the_context_is_only_what_an_image_is_made_of() -> None:
     sources = {source.split("/")[0] for line in copied for source in line.replace("\\", "").split()}
     let_in = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
     assert sources == let_in
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lock", ["build", "trainer", "torch-cuda", "trainer-cuda"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_every_package_of_the_image_has_a_wheel_for_both_architectures(
+    lock: str, platform: str, tmp_path: Path
+) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    command = [uv, "pip", "install", "--dry-run", "--no-deps", "--only-binary", ":all:", "--target", str(tmp_path)]
+    options = ["--python-platform", platform, "--python-version", PYTHON_VERSION, "--require-hashes"]
+    requirements = images.ROOT / f"requirements/{lock}.txt"
+    ended = subprocess.run([*command, *options, "-r", requirements], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("\n + ") == requirements.read_text().count("==")

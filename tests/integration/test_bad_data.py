@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support.jobs import a_small_job, condition, phase, reach, sentences, write_rows
-from support.lab import Lab
-
-pytestmark = pytest.mark.slow
+from support.jobs.small_jobs import a_small_job, condition, phase, reach, sentences, write_rows
+from support.stacks.running_stack import Lab
 
 
 def row_without_the_column(path: Path) -> None:

@@ -1,4 +1,8 @@
-"""One real run for each reason of the taxonomy: how it ends, and what docs/failures.md shows of it."""
+"""One run for each reason of the taxonomy: how it ends, and what docs/failures.md shows of it.
+
+Trainers run out of memory, diverge, hang, are killed and fill the disk in earnest. The others are scripted: that they
+end with this reason and message is tested in tests/trainer.
+"""
 
 import json
 from collections.abc import Iterator
@@ -6,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from sftjob_contract.reasons import Reason
-from sftjob_operator.reconcile.policy import POLICIES
-from support.failing import (
-    BAD_ROWS,
-    GATED,
+from sftjob_operator.reconcile.attempts.failure_reasons import POLICIES
+from support.checks.golden import check_golden_text
+from support.faults import faulty, full, greedy, hang, held, impatient, nan, oom
+from support.jobs.failing import (
     IMPATIENT_SECONDS,
     LONG_BACKOFF_SECONDS,
     LONG_SECONDS,
@@ -19,6 +23,9 @@ from support.failing import (
     Case,
     a_failing_job,
     a_held_job,
+    a_refused_job,
+    a_scripted_job,
+    a_waiting_job,
     delete,
     delete_by_force,
     disrupted,
@@ -28,17 +35,19 @@ from support.failing import (
     miss_the_deadline,
     stands,
 )
-from support.failure_page import PAGE, attempt_line, condition_line, seen, with_runs
-from support.faults import bug, faulty, full, greedy, hang, held, impatient, nan, no_gpu, oom
-from support.golden import check_golden_text
-from support.hub import Hub
-from support.jobs import Status, condition, reach, sentences, write_rows
-from support.lab import Lab
+from support.jobs.failure_page import PAGE, attempt_line, condition_line, seen, with_runs
+from support.jobs.small_jobs import Status, condition, reach
+from support.stacks.running_stack import Lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test waits for every job
 FAILED = "Running False Failed"
 SUCCEEDED = ("Running False Completed", "Succeeded True Completed")
 BACKS_OFF = ("Running False BackingOff", "Succeeded Unknown BackingOff")
+NO_GPU = (
+    "resources.gpus: 1 was requested, but no CUDA device is visible in the container; write 0 to train on the CPU, or "
+    "check the node's GPU driver and device plugin"
+)
+A_BUG = "train ended by an unexpected ZeroDivisionError: division by zero"
 AT_THE_END = "train-2 Completed 0 at 12"
 
 
@@ -51,40 +60,62 @@ CASES = [
     Case(
         reason=Reason.DATA_INVALID,
         told="A row of the data set does not have the column that all others have.",
-        job=a_failing_job("data-invalid", data=BAD_ROWS),
+        job=a_refused_job(
+            "data-invalid",
+            Reason.DATA_INVALID,
+            'typing-error.jsonl:17: no column "text", there is "txt"; dataset.onInvalidRow: Skip leaves such rows out',
+        ),
         **refused_by_prepare(Reason.DATA_INVALID, 65),
     ),
     Case(
         reason=Reason.CONFIG_INVALID,
         told="An option of TRL is misspelt.",
-        job=a_failing_job("config-invalid").training(extra={"weight_decai": 0.1}),
+        job=a_refused_job(
+            "config-invalid",
+            Reason.CONFIG_INVALID,
+            "run config: training.extra.weight_decai is not a field of the installed trl.SFTConfig; similar ones are "
+            "weight_decay",
+        ),
         **refused_by_prepare(Reason.CONFIG_INVALID, 65),
     ),
     Case(
         reason=Reason.MODEL_NOT_FOUND,
         told="There is no such directory on the claim.",
-        job=a_failing_job("model-not-found").model("pvc://input/no-such-model"),
+        job=a_refused_job(
+            "model-not-found",
+            Reason.MODEL_NOT_FOUND,
+            "pvc://input/no-such-model does not exist; pvc://input has model, train.jsonl",
+        ),
         **refused_by_prepare(Reason.MODEL_NOT_FOUND, 66),
     ),
     Case(
         reason=Reason.DATASET_NOT_FOUND,
         told="There is no such file on the claim.",
-        job=a_failing_job("dataset-not-found", data="no-such-file.jsonl"),
+        job=a_refused_job(
+            "dataset-not-found",
+            Reason.DATASET_NOT_FOUND,
+            "pvc://input/no-such-file.jsonl does not exist; pvc://input has model, train.jsonl",
+        ),
         **refused_by_prepare(Reason.DATASET_NOT_FOUND, 66),
     ),
     Case(
         reason=Reason.ACCESS_DENIED,
         told="The model is gated, and its licence was not accepted.",
-        job=a_failing_job("access-denied").model(f"hf://{GATED}"),
+        job=a_refused_job(
+            "access-denied",
+            Reason.ACCESS_DENIED,
+            "hf://team/gated-model is gated: set model.tokenSecretRef to a token with access",
+        ),
         **refused_by_prepare(Reason.ACCESS_DENIED, 66),
     ),
     Case(
         reason=Reason.UNREACHABLE,
         told="Nothing listens at the address of the hub.",
-        job=a_failing_job("unreachable")
-        .model("hf://team/model")
-        .failure_policy(max_retries=0)
-        .env(HF_ENDPOINT="http://127.0.0.1:9", NO_PROXY="127.0.0.1"),
+        job=a_refused_job(
+            "unreachable",
+            Reason.UNREACHABLE,
+            "hf://team/model: http://127.0.0.1:9 cannot be reached: it refuses the connection",
+        ).failure_policy(max_retries=0),
         **refused_by_prepare(Reason.UNREACHABLE, 70),
     ),
     Case(
@@ -105,14 +136,14 @@ CASES = [
     Case(
         reason=Reason.GPU_UNAVAILABLE,
         told="The driver of the first node is broken.",
-        job=a_failing_job("gpu-unavailable").env(**faulty(no_gpu(attempt=1))),
+        job=a_scripted_job("gpu-unavailable", attempt=1, step=0, reason=Reason.GPU_UNAVAILABLE, message=NO_GPU),
         phase="Succeeded",
         attempts=("train-1 GpuUnavailable 70 at 0, 0 lost", AT_THE_END),
         conditions=SUCCEEDED,
     ),
     Case(
         reason=Reason.HOST_OUT_OF_MEMORY,
-        told="The trainer takes more memory than its limit, and failurePolicy.backoffSeconds is an hour.",
+        told="The trainer takes it exceeded its memory limit, and failurePolicy.backoffSeconds is an hour.",
         job=a_failing_job("host-out-of-memory")
         .resources(memory=MEMORY_LIMIT)
         .failure_policy(backoff_seconds=LONG_BACKOFF_SECONDS)
@@ -148,7 +179,7 @@ CASES = [
     Case(
         reason=Reason.INTERRUPTED,
         told="Somebody deletes the Pod while it computes step 8.",
-        job=a_held_job("interrupted"),
+        job=a_waiting_job("interrupted"),
         done=delete,
         phase="Succeeded",
         attempts=("train-1 Interrupted 75 at 8, 0 lost", AT_THE_END),
@@ -167,7 +198,7 @@ CASES = [
     Case(
         reason=Reason.POD_LOST,
         told="Somebody deletes the Pod by force, without a grace period.",
-        job=a_held_job("pod-lost"),
+        job=a_waiting_job("pod-lost", stops=False),
         done=delete_by_force,
         phase="Succeeded",
         attempts=("train-1 PodLost - at 7, 2 lost", AT_THE_END),
@@ -176,7 +207,7 @@ CASES = [
     Case(
         reason=Reason.NODE_LOST,
         told="The node does not answer any more. Kubernetes marks the Pod and, at last, takes it away.",
-        job=a_held_job("node-lost"),
+        job=a_waiting_job("node-lost"),
         done=lose_the_node,
         phase="Succeeded",
         attempts=("train-1 NodeLost - at 7, 2 lost", AT_THE_END),
@@ -185,7 +216,7 @@ CASES = [
     Case(
         reason=Reason.PREEMPTED,
         told="The scheduler gives the place to another Pod.",
-        job=a_held_job("preempted"),
+        job=a_waiting_job("preempted"),
         done=disrupted("PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"),
         phase="Succeeded",
         attempts=("train-1 Preempted 75 at 8, 0 lost", AT_THE_END),
@@ -194,7 +225,7 @@ CASES = [
     Case(
         reason=Reason.EVICTED,
         told="The node is drained.",
-        job=a_held_job("evicted"),
+        job=a_waiting_job("evicted"),
         done=disrupted("EvictionByEvictionAPI", "Eviction API: evicting"),
         phase="Succeeded",
         attempts=("train-1 Evicted 75 at 8, 0 lost", AT_THE_END),
@@ -221,7 +252,7 @@ CASES = [
     Case(
         reason=Reason.DEADLINE_EXCEEDED,
         told="The deadline passes while step 8 is computed.",
-        job=a_held_job("deadline-exceeded"),
+        job=a_waiting_job("deadline-exceeded"),
         done=miss_the_deadline,
         attempts=("train-1 DeadlineExceeded 75 at 8",),
         conditions=(FAILED, "Succeeded False DeadlineExceeded"),
@@ -229,7 +260,9 @@ CASES = [
     Case(
         reason=Reason.INTERNAL_ERROR,
         told="A library raises what nobody expects of it, and failurePolicy.maxRetries is 0.",
-        job=a_failing_job("internal-error").failure_policy(max_retries=0).env(**faulty(bug(STEP))),
+        job=a_scripted_job("internal-error", step=STEP, reason=Reason.INTERNAL_ERROR, message=A_BUG).failure_policy(
+            max_retries=0
+        ),
         attempts=("train-1 InternalError 70 at 7",),
         conditions=(FAILED, "Succeeded False InternalError"),
     ),
@@ -239,22 +272,10 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    """A hub with a gated model."""
-    with Hub() as hub:
-        hub.commit("model", GATED, {"config.json": b"{}"}, gated=True)
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def statuses(lab: Lab, hub: Hub) -> Iterator[dict[str, Status]]:
+def statuses(lab: Lab) -> Iterator[dict[str, Status]]:
     """How each job stands at last; all run at the same time."""
-    rows: list[dict[str, object]] = [{"text": text} for text in sentences(20)]
-    rows[16] = {"txt": "a typing error"}
-    write_rows(lab.input / BAD_ROWS, rows)
     for case in CASES:
-        on_hub = case.reason is Reason.ACCESS_DENIED
-        lab.apply(case.job.env(HF_ENDPOINT=hub.url) if on_hub else case.job)
+        lab.apply(case.job)
     for case in CASES:
         if case.done is not None:
             case.done(lab, case.name)
@@ -289,7 +310,7 @@ def test_a_job_that_has_failed_says_what_to_change(statuses: dict[str, Status], 
 
 def test_a_gpu_that_is_too_small_for_one_sequence_is_told_with_what_would_fit(statuses: dict[str, Status]) -> None:
     message = condition(statuses[TOO_SMALL.name], "Succeeded")["message"]
-    assert "Sequences go through the model one at a time already" in message
+    assert "The micro-batch is already one sequence" in message
     assert "This would need about " in message
 
 
@@ -299,7 +320,7 @@ def test_a_smaller_micro_batch_is_told(statuses: dict[str, Status]) -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_the_page_shows_what_was_seen(statuses: dict[str, Status], lab: Lab, hub: Hub, reason: Reason) -> None:
+def test_the_page_shows_what_was_seen(statuses: dict[str, Status], lab: Lab, reason: Reason) -> None:
     cases = [case for case in CASES if case.reason is reason]
     rows = {case.name: lab.kubectl("get", "sft", case.name) for case in cases}
     runs = [(case, rows[case.name], statuses[case.name]) for case in cases]

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from support.jobs import a_small_job, condition, phase, reach, sentences, write_rows
-from support.lab import Lab
+from support.jobs.small_jobs import a_small_job, condition, phase, reach, sentences, write_rows
+from support.stacks.running_stack import Lab
 
 pytestmark = pytest.mark.slow
 FILES = {

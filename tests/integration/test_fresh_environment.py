@@ -1,4 +1,7 @@
-"""A finished job's adapter and merged model, in a Python that has transformers and PEFT and nothing of this project."""
+"""A finished job's adapter and merged model, in a Python that has transformers and PEFT and nothing of this project.
+
+The job's trainer processes start as normal Python processes; those of most other tests are forked (support/forking).
+"""
 
 import json
 import os
@@ -8,15 +11,14 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sftjob_contract import layout
-from support.hub import Hub
-from support.jobs import a_small_job, phase, reach
-from support.lab import Lab
-from support.tiny import write_model
+from support.jobs.small_jobs import a_small_job, phase, reach
+from support.servers.hub import Hub
+from support.stacks.running_stack import Lab
+from support.trainer.tiny import write_model
 
 pytestmark = pytest.mark.slow
 NAME = "serving"
@@ -42,6 +44,7 @@ with torch.no_grad():
 said = tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0])
 print(json.dumps({{"logits": logits.tolist(), "said": said, "dtype": str(logits.dtype)}}))
 """
+UNTUNED = "base"
 WAYS = {
     "merged": (
         layout.OUTPUT_MERGED,
@@ -106,14 +109,16 @@ def volume(lab: Lab, hub: Hub) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(volume: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
-    """Each output as a stranger's program sees it."""
+    """Each output, and the base model, as a stranger's program sees it."""
+    places = {way: (volume / path, lines) for way, (path, lines) in WAYS.items()}
+    places[UNTUNED] = (volume.parents[2] / "hub-model", WAYS["merged"][1])
+    told = stranger([f"path = {str(path)!r}\n{lines}" for path, lines in places.values()], hub, tmp_path_factory)
+    return dict(zip(places, told, strict=True))
+
+
+def stranger(programs: list[str], hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> list[Loaded]:
+    """Run programs that load a model, one after another in an isolated Python without site directories."""
     home = tmp_path_factory.mktemp("stranger")
-    return {way: stranger(volume / path, lines, hub, home) for way, (path, lines) in WAYS.items()}
-
-
-def stranger(path: Path, lines: str, hub: Hub, home: Path) -> Loaded:
-    """Run a program that loads the directory `path`, in an isolated Python without site directories."""
-    program = ALONE + f"path = {str(path)!r}\n" + lines + AFTER
     environ = {
         "PATH": os.environ["PATH"],
         "OMP_NUM_THREADS": "1",
@@ -122,11 +127,11 @@ def stranger(path: Path, lines: str, hub: Hub, home: Path) -> Loaded:
         "HF_HOME": str(home / "hub"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    command = [sys.executable, "-I", "-S", "-c", program]
-    done = subprocess.run(command, env=environ, cwd=home, capture_output=True, text=True, check=False, timeout=120)
+    command = [sys.executable, "-I", "-S", "-c", ALONE + "".join(program + AFTER for program in programs)]
+    done = subprocess.run(command, env=environ, cwd=home, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return Loaded(**found)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"logits"')]
+    return [Loaded(**json.loads(line)) for line in lines]
 
 
 @pytest.mark.parametrize("way", list(WAYS))
@@ -141,17 +146,15 @@ def test_adapter_on_base_and_merged_model_give_the_same_logits(loaded: dict[str,
     import torch
 
     merged = torch.tensor(loaded["merged"].logits)
-    assert {found.dtype for found in loaded.values()} == {"torch.float32"}
+    assert {loaded[way].dtype for way in WAYS} == {"torch.float32"}
     for way in ("adapter onto its base", "adapter, which names its base"):
         torch.testing.assert_close(torch.tensor(loaded[way].logits), merged, rtol=1e-4, atol=1e-4)
 
 
-def test_the_adapter_does_something(volume: Path, loaded: dict[str, Loaded], hub: Hub, tmp_path: Path) -> None:
+def test_the_adapter_does_something(loaded: dict[str, Loaded]) -> None:
     import torch
 
-    base = volume.parents[2] / "hub-model"
-    untuned = stranger(base, WAYS["merged"][1], hub, tmp_path)
-    change = torch.tensor(untuned.logits) - torch.tensor(loaded["merged"].logits)
+    change = torch.tensor(loaded[UNTUNED].logits) - torch.tensor(loaded["merged"].logits)
     assert float(change.abs().max()) > 0.1
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from support.builders import JobBuilder
+from support.checks.gitops import argo_health, flux_status
+from support.clients.kubectl import Kubectl
 from support.faults import faulty, slow
-from support.gitops import argo_health, flux_status
-from support.jobs import WAIT_SECONDS, a_small_job, condition, phase, reach
-from support.kubectl import Kubectl
-from support.lab import Lab
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import WAIT_SECONDS, a_small_job, condition, phase, reach
+from support.stacks.running_stack import Lab
 
 pytestmark = pytest.mark.slow
 NAME = "synced"

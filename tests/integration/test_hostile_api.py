@@ -5,18 +5,17 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from cluster import Cluster
 from sftjob_contract.names import GROUP, PLURAL
-from support.builders import a_job
-from support.exposure import exposed
-from support.hostile_api import ON_REQUESTS, ON_WATCHES, WRITES, Asked, Fault, no_faults
-from support.hostile_stack import HostileFakeStack
-from support.jobs import phase, reach
-from support.kubectl import Kubectl
-from support.rbac import Grant
-from support.rights import not_granted
+from sftjob_dev.cluster import Cluster
+from support.checks.exposure import exposed
+from support.checks.rbac import Grant
+from support.checks.rights import not_granted
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import a_job
+from support.jobs.small_jobs import phase, reach
+from support.servers.hostile_api import ON_REQUESTS, ON_WATCHES, WRITES, Asked, Fault, no_faults
+from support.stacks.hostile_stack import HostileFakeStack
 
-pytestmark = pytest.mark.slow
 PACE = 0.1
 """Times of a Pod's life, as a part of lifelike ones."""
 MANY = 10_000

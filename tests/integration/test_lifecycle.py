@@ -6,23 +6,22 @@ from typing import Any
 import pytest
 
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_name
-from support.builders import JobBuilder
-from support.failing import STEP, a_held_job
 from support.faults import faulty, slow
-from support.jobs import a_small_job, beyond, condition, losses, phase, reach
-from support.lab import Lab
+from support.jobs.builders import JobBuilder
+from support.jobs.failing import STEP, a_held_job
+from support.jobs.small_jobs import a_small_job, beyond, condition, losses, phase, reach
+from support.stacks.running_stack import Lab
 
-pytestmark = pytest.mark.slow
-STEPS = 400
+STEPS = 200
 
 
 def pausing() -> JobBuilder:
     return (
         a_small_job("pausing")
         .training(max_steps=STEPS)
-        .checkpoints(every_steps=200, keep=4)
+        .checkpoints(every_steps=100, keep=4)
         .failure_policy(max_retries=0, backoff_seconds=600)
-        .env(**faulty(slow(0.04)))
+        .env(**faulty(slow(0.1, attempt=1)))
     )
 
 
@@ -104,6 +103,7 @@ def test_a_job_that_is_created_suspended_has_no_children(lab: Lab) -> None:
     assert names(lab, "patient", "pods,configmaps,pvc") == []
 
 
+@pytest.mark.slow
 def test_a_job_that_misses_its_deadline_fails_and_keeps_its_checkpoint(lab: Lab) -> None:
     lab.apply(a_small_job("late").training(max_steps=100_000).set("deadlineSeconds", 3600))
     reach(lab.cluster, "late", beyond(20))

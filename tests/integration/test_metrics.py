@@ -10,17 +10,16 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from dashboard import dashboard
 
-from support.dashboards import queries, substituted
+from support.checks.dashboards import queries, substituted
+from support.checks.promql import Recording, evaluated, label_names, parsed, selectors
+from support.checks.scrapes import OPENMETRICS, Scrape
+from support.clients.wait import eventually
 from support.faults import faulty, slow
-from support.jobs import Status, a_small_job, phase, reach
-from support.lab import Lab
-from support.promql import Recording, evaluated, label_names, parsed, selectors
-from support.scrapes import OPENMETRICS, Scrape
-from support.wait import eventually
+from support.jobs.small_jobs import Status, a_small_job, phase, reach
+from support.stacks.running_stack import Lab
+from tools.dashboard import dashboard
 
-pytestmark = pytest.mark.slow
 STEPS = 40
 ONLY_ON_A_GPU = "sftjob_job_mfu_ratio"
 """The peak of a CPU is not known, so neither is the share of it that is used."""

@@ -6,15 +6,14 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from cluster import Cluster
-from support.builders import a_job
-from support.hostile_api import Asked, Fault
-from support.hostile_stack import HostileFakeStack
-from support.jobs import phase, reach
-from support.kubectl import Kubectl
-from support.scrapes import Scrape
+from sftjob_dev.cluster import Cluster
+from support.checks.scrapes import Scrape
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import a_job
+from support.jobs.small_jobs import phase, reach
+from support.servers.hostile_api import Asked, Fault
+from support.stacks.hostile_stack import HostileFakeStack
 
-pytestmark = pytest.mark.slow
 PACE = 0.02
 MANY = 10_000
 SERVED, FORBIDDEN, MISSING = "served", "forbidden", "missing"
@@ -72,8 +71,8 @@ def test_namespaces_that_are_refused_stop_no_other_and_are_served_once_they_are_
     with urlopen(stack.metrics_url) as answer:
         assert Scrape(answer.read().decode()).value("sftjob_unserved_namespaces") == 2
     log = stack.operator_log.read_text()
-    assert "namespace missing is not served until the server lists it" in log
-    assert "namespace forbidden is not served until the server lists it" in log
+    assert "namespace missing is not served, because the server refuses to list it" in log
+    assert "namespace forbidden is not served, because the server refuses to list it" in log
 
     stack.refuse()
     ends(stack, kubectl, FORBIDDEN, "after-it-came-back")

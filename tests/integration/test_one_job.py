@@ -16,18 +16,17 @@ from sftjob_contract.layout import (
     RUN_CONFIG,
     TRAIN_LOG,
 )
-from support.builders import JobBuilder
 from support.faults import faulty, slow
-from support.jobs import a_small_job, metrics, phase, reach
-from support.lab import Lab
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import a_small_job, metrics, phase, reach
+from support.stacks.running_stack import Lab
 
-pytestmark = pytest.mark.slow
 NAME = "story"
-STEPS = 600
+STEPS = 400
 
 
 def first_job() -> JobBuilder:
-    return a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=150, keep=2).env(**faulty(slow(0.02)))
+    return a_small_job(NAME).training(max_steps=STEPS).checkpoints(every_steps=100, keep=2).env(**faulty(slow(0.025)))
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def test_its_spec_can_not_be_changed(story: Story, lab: Lab) -> None:
     patch = json.dumps({"spec": {"training": {"maxSteps": 700}}})
     refused = lab.kubectl.run("patch", "sft", NAME, "--type=merge", "-p", patch)
     assert refused.returncode != 0
-    assert 'spec.training: Invalid value: "object": can not be changed' in refused.stderr
+    assert 'spec.training: Invalid value: "object": is immutable' in refused.stderr
 
 
 def test_delete_removes_its_children_and_its_volume(lab: Lab) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from stack import IMAGE
-from support import own_trainer
-from support.builders import JobBuilder, a_command
-from support.jobs import Status, condition, phase, reach
-from support.lab import Lab
+from sftjob_dev.stack import IMAGE
+from support.jobs.builders import JobBuilder, a_command
+from support.jobs.small_jobs import Status, condition, phase, reach
+from support.stacks.running_stack import Lab
+from support.trainer import own_trainer
 
 pytestmark = pytest.mark.slow
 NAME = "own-image"
@@ -35,7 +35,8 @@ class Story:
 @pytest.fixture(scope="module")
 def story(lab: Lab) -> Story:
     """The first attempt is asked to stop once it has reported, and so is the second one."""
-    lab.apply(an_own_image(NAME, "python", str(Path(own_trainer.__file__)), str(STEPS)))
+    program = Path(own_trainer.__file__).read_text(encoding="utf-8")  # its path would be one of the Pod's, below /tmp
+    lab.apply(an_own_image(NAME, "python", "-c", program, str(STEPS)))
 
     def eta_of(attempt: int, status: Status) -> bool:
         entries = status.get("attempts", [])

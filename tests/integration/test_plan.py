@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from support.builders import JobBuilder
-from support.jobs import a_small_job, condition, metrics, phase, reach
-from support.lab import Lab
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import a_small_job, condition, metrics, phase, reach
+from support.stacks.running_stack import Lab
 
 pytestmark = pytest.mark.slow
 EPOCHS = 2
@@ -18,14 +18,21 @@ def epochs(name: str) -> JobBuilder:
     return a_small_job(name).set("training.maxSteps", None).training(epochs=EPOCHS, per_device_batch_size=4)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["unpacked", "packed"])
-def status(request: pytest.FixtureRequest, lab: Lab) -> dict[str, Any]:
-    """The status of a job at its end."""
-    name = "plan-packed" if request.param else "plan-unpacked"
-    lab.apply(epochs(name).training(packing=request.param))
-    ended = reach(lab.cluster, name, phase("Succeeded", "Failed"))
+@pytest.fixture(scope="module")
+def statuses(lab: Lab) -> dict[str, dict[str, Any]]:
+    """The statuses of both jobs at their end; they run at the same time."""
+    names = {"plan-unpacked": False, "plan-packed": True}
+    for name, packing in names.items():
+        lab.apply(epochs(name).training(packing=packing))
+    return {name: {**reach(lab.cluster, name, phase("Succeeded", "Failed")), "name": name} for name in names}
+
+
+@pytest.fixture(params=["unpacked", "packed"])
+def status(request: pytest.FixtureRequest, statuses: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The status of one of them."""
+    ended = statuses[f"plan-{request.param}"]
     assert ended["phase"] == "Succeeded"
-    return {**ended, "name": name}
+    return ended
 
 
 def test_the_planned_steps_are_those_that_are_taken(status: dict[str, Any], lab: Lab) -> None:
@@ -68,7 +75,7 @@ def test_a_run_that_can_not_fit_ends_before_a_gpu_is_asked_for(lab: Lab) -> None
     status = reach(lab.cluster, "too-large", phase("Queued", "Running", "Succeeded", "Failed"))
     ended = condition(status, "Succeeded")
     assert (status["phase"], ended["status"], ended["reason"]) == ("Failed", "False", "ConfigInvalid")
-    assert ended["message"].startswith("The run can not fit: training takes about ")
+    assert ended["message"].startswith("The run cannot fit: training needs about ")
     assert "(resources.gpuMemory: 1Mi)" in ended["message"]
     assert status["plan"]["misfit"] == ended["message"]
     pods = lab.kubectl("get", "pods", "-l", "sftjob.dev/job=too-large", "-o", "name").split()

@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import Cluster
-from fake_node import STUCK
+from bench.operator.fake_node import STUCK
 from sftjob_contract.names import CONTAINER
-from support.builders import a_command
-from support.hostile_stack import HostileFakeStack
-from support.jobs import Status, condition, reach
-from support.kubectl import Kubectl
-from support.rbac import Grant
-from support.rights import not_granted
+from sftjob_dev.cluster import Cluster
+from support.checks.rbac import Grant
+from support.checks.rights import not_granted
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import a_command
+from support.jobs.small_jobs import Status, condition, reach
+from support.stacks.hostile_stack import HostileFakeStack
 
-pytestmark = pytest.mark.slow
 PACE = 0.1
 MANY = 10_000
 MINUTE = 60
@@ -146,7 +145,7 @@ CASES = [
         name="no-gpu",
         status=refused("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
         reason="Unschedulable",
-        words="Ask for less in spec.resources",
+        words="Request less in spec.resources",
     ),
     Case(
         name="conflict",
@@ -183,7 +182,7 @@ CASES = [
             conditions=[{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}],
         ),
         reason="Training",
-        words="does not answer (NotReady)",
+        words="is not ready (NotReady)",
     ),
     Case(
         name="outlived",

@@ -10,12 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster import Cluster
 from sftjob_contract import layout
+from sftjob_dev.cluster import Cluster
 from support.forking import NOT_FORKED
-from support.jobs import metrics, phase, reach
-from support.lab import Lab
-from support.recipes import (
+from support.jobs.recipes import (
     Ended,
     Recipe,
     json_lines,
@@ -27,6 +25,8 @@ from support.recipes import (
     write_data,
     write_models,
 )
+from support.jobs.small_jobs import metrics, phase, reach
+from support.stacks.running_stack import Lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first test waits for every job
 

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from sftjob_contract.names import CA_KEY, ENV_PROGRESS_URL, PROGRESS_BODY_LIMIT_BYTES, TOKEN_AUDIENCE
-from support.faults import faulty, slow
-from support.jobs import a_small_job, beyond, phase, reach
-from support.lab import Lab
+from support.faults import faulty, held, let_go, slow
+from support.jobs.small_jobs import a_small_job, beyond, phase, reach
+from support.stacks.running_stack import Lab
 
-pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parent.parent / "contract" / "golden" / "progress.json"
 FORGED_STEP = 9_149
 STEPS = 10_000
@@ -44,8 +43,8 @@ class Endpoint:
 @pytest.fixture(scope="module")
 def endpoint(lab: Lab) -> Endpoint:
     """The endpoint of the job `reports`, which trains at this moment; a second job does so too."""
-    for name, steps in (("reports", STEPS), ("neighbour", 60)):
-        lab.apply(a_small_job(name).training(max_steps=steps).env(**faulty(slow(0.12))))
+    lab.apply(a_small_job("reports").training(max_steps=STEPS).env(**faulty(slow(0.12))))
+    lab.apply(a_small_job("neighbour").training(max_steps=10).env(**faulty(held(5))))
     for name in ("reports", "neighbour"):
         reach(lab.cluster, name, beyond(0))
     pod = lab.kubectl.json("get", "pod", "reports-train-1")
@@ -101,5 +100,6 @@ def test_reports_of_strangers_and_nonsense_are_refused_and_change_nothing(lab: L
 
 
 def test_the_token_of_the_training_pod_itself_is_believed_while_it_runs_only(lab: Lab, endpoint: Endpoint) -> None:
+    let_go(lab.stack.volume("neighbour"))
     reach(lab.cluster, "neighbour", phase("Succeeded"))
     assert endpoint.post(forged(), token(lab, "neighbour-train-1")) == 403

@@ -8,21 +8,20 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import Cluster
-from fake_node import STEADY, STUCK
+from bench.operator.fake_node import STEADY, STUCK
 from sftjob_contract.names import CA_KEY, CONFIG_KEY, PLURAL, TOKEN_AUDIENCE, progress_path
-from support.builders import a_job
-from support.exposure import exposed
-from support.helm import Helm
-from support.hostile_api import Asked, Fault
-from support.hostile_stack import HostileFakeStack
-from support.jobs import phase, reach
-from support.kubectl import Kubectl
-from support.rbac import grants
-from support.rights import not_asked, not_granted
-from support.wait import wait_until
+from sftjob_dev.cluster import Cluster
+from support.checks.exposure import exposed
+from support.checks.rbac import grants
+from support.checks.rights import not_asked, not_granted
+from support.clients.helm import Helm
+from support.clients.kubectl import Kubectl
+from support.clients.wait import wait_until
+from support.jobs.builders import a_job
+from support.jobs.small_jobs import phase, reach
+from support.servers.hostile_api import Asked, Fault
+from support.stacks.hostile_stack import HostileFakeStack
 
-pytestmark = pytest.mark.slow
 PACE = 0.02
 MANY = 10_000
 TEAMS = ("team-a", "team-b")
@@ -127,7 +126,10 @@ def reads_events(stack: InstalledStack) -> set[str]:
     return {asked.namespace for asked in stack.api.asked if (asked.verb, asked.resource) == EVENTS}
 
 
-@pytest.mark.parametrize("namespaces", [(), TEAMS], ids=["all namespaces", "two namespaces"])
+@pytest.mark.parametrize(
+    "namespaces",
+    [pytest.param((), id="all namespaces", marks=pytest.mark.slow), pytest.param(TEAMS, id="two namespaces")],
+)
 def test_the_operator_uses_exactly_the_rights_that_the_chart_grants(
     tmp_path: Path, helm: Helm, namespaces: tuple[str, ...]
 ) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.builders import JobBuilder
-from support.exposure import exposed, places
-from support.jobs import INPUT, a_small_job, condition, phase, reach
-from support.lab import Lab
+from support.checks.exposure import exposed, places
+from support.jobs.builders import JobBuilder
+from support.jobs.small_jobs import INPUT, a_small_job, condition, phase, reach
+from support.stacks.running_stack import Lab
 
-pytestmark = pytest.mark.slow
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "made/up+by=the-tests",
     "MLFLOW_TRACKING_PASSWORD": "made up, with spaces & more",
@@ -44,7 +43,7 @@ class Failing(PreTrainedTokenizerFast):
 
 @pytest.fixture(scope="module")
 def planted(lab: Lab) -> None:
-    """The Secret, and models whose code shows it."""
+    """The Secret, models whose code shows it, and a job for each: they run at the same time."""
     data = {key: base64.b64encode(value.encode()).decode() for key, value in SECRETS.items()}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "planted"}, "data": data}
     lab.kubectl("apply", "-f", "-", text=yaml.safe_dump(secret))
@@ -55,6 +54,7 @@ def planted(lab: Lab) -> None:
             json.dumps({**settings, "auto_map": {"AutoTokenizer": [None, f"telling_code.{name}"]}})
         )
         (model / "telling_code.py").write_text(CODE)
+        lab.apply(with_its_code(name.lower()))
 
 
 def with_its_code(name: str) -> JobBuilder:
@@ -65,7 +65,6 @@ def with_its_code(name: str) -> JobBuilder:
 
 
 def test_a_run_whose_code_tells_everything_tells_no_secret(lab: Lab, planted: None) -> None:
-    lab.apply(with_its_code("telling"))
     assert reach(lab.cluster, "telling", phase("Succeeded", "Failed"))["phase"] == "Succeeded"
     log = lab.kubectl("logs", "telling-prepare-1")
     assert all(f"{what} [AWS_SECRET_ACCESS_KEY]" in log for what in ("printed", "logged", "warned"))
@@ -74,7 +73,6 @@ def test_a_run_whose_code_tells_everything_tells_no_secret(lab: Lab, planted: No
 
 
 def test_a_failure_that_tells_everything_tells_no_secret(lab: Lab, planted: None) -> None:
-    lab.apply(with_its_code("failing"))
     status = reach(lab.cluster, "failing", phase("Succeeded", "Failed"))
     assert "no connection: [AWS_SECRET_ACCESS_KEY]" in condition(status, "Succeeded")["message"]
     assert exposed(lab.stack, lab.kubectl) == []

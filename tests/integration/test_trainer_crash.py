@@ -6,11 +6,11 @@ import pytest
 
 from sftjob_contract.layout import CHECKPOINTS, MANIFEST, checkpoint_step
 from support.faults import faulty, slow
-from support.jobs import a_small_job, losses, metrics, phase, reach, trainer
-from support.lab import Lab
+from support.jobs.small_jobs import a_small_job, losses, metrics, phase, reach, trainer
+from support.stacks.running_stack import Lab
 
 pytestmark = pytest.mark.slow
-STEPS = 800
+STEPS = 240
 
 
 def newest_checkpoint(volume: Path) -> Path:
@@ -20,14 +20,13 @@ def newest_checkpoint(volume: Path) -> Path:
 
 
 def test_a_killed_trainer_goes_on_exactly_where_its_newest_good_checkpoint_is(lab: Lab) -> None:
-    job = a_small_job("steady").training(max_steps=STEPS).checkpoints(every_steps=50, keep=4)
-    lab.apply(job)
+    lab.apply(a_small_job("steady").training(max_steps=STEPS))
     lab.apply(
         a_small_job("bumpy")
         .training(max_steps=STEPS)
-        .checkpoints(every_steps=50, keep=4)
+        .checkpoints(every_steps=20, keep=4)
         .failure_policy(max_retries=3, backoff_seconds=3)
-        .env(**faulty(slow(0.02)))
+        .env(**faulty(slow(0.05, attempt=1), slow(0.05, attempt=2)))
     )
     volume = lab.stack.volume("bumpy")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import Cluster
+from sftjob_dev.cluster import Cluster
+from sftjob_dev.stack import free_port
 from sftjob_operator.__main__ import EXIT_LEASE_LOST
-from stack import free_port
-from support.builders import a_job
-from support.hostile_api import Asked, Fault
-from support.hostile_stack import HostileFakeStack
-from support.jobs import phase, reach
-from support.kubectl import Kubectl
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import a_job
+from support.jobs.small_jobs import phase, reach
+from support.servers.hostile_api import Asked, Fault
+from support.stacks.hostile_stack import HostileFakeStack
 
 pytestmark = pytest.mark.slow
 PACE = 0.02
@@ -111,28 +111,33 @@ def test_an_operator_that_was_stopped_past_its_lease_writes_nothing_and_ends(tmp
         assert kubectl.json(*LEASE)["spec"]["holderIdentity"] == ""
 
 
-def test_a_second_operator_waits_and_takes_over_as_soon_as_the_first_ends_well(tmp_path: Path) -> None:
-    with HostileFakeStack(tmp_path, MANY, PACE) as stack:
-        kubectl, cluster = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache"), Cluster(stack.kubeconfig, "default")
-        with another_operator(stack, "another") as health:
-            apply(kubectl, "first")
-            reach(cluster, "first", phase("Succeeded"))
-            assert not answers(health)
-            stack.stop_operator()
-            assert not kubectl.json(*LEASE)["spec"]["holderIdentity"].startswith("sftjob-operator_")
-            wait_for(health)
-            apply(kubectl, "second")
-            reach(cluster, "second", phase("Succeeded"))
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileFakeStack]:
+    """Shared by the tests whose operators end well or are started again."""
+    with HostileFakeStack(tmp_path_factory.mktemp("two-operators"), MANY, PACE) as running:
+        yield running
 
 
-def test_a_container_that_is_started_again_takes_the_lease_of_its_pod_at_once(tmp_path: Path) -> None:
-    with HostileFakeStack(tmp_path, MANY, PACE) as stack:
-        kubectl = Kubectl(stack.kubeconfig, tmp_path / "kubectl-cache")
-        before = kubectl.json(*LEASE)["spec"]["holderIdentity"]
-        stack.kill_operator()
-        log = len(stack.operator_log.read_text())
-        stack.start_operator()
-        assert "waiting for it" not in stack.operator_log.read_text()[log:]
-        after = kubectl.json(*LEASE)["spec"]["holderIdentity"]
-        assert after != before
-        assert after.startswith("sftjob-operator_")
+def test_a_container_that_is_started_again_takes_the_lease_of_its_pod_at_once(stack: HostileFakeStack) -> None:
+    kubectl = Kubectl(stack.kubeconfig, stack.data / "kubectl-cache")
+    before = kubectl.json(*LEASE)["spec"]["holderIdentity"]
+    stack.kill_operator()
+    log = len(stack.operator_log.read_text())
+    stack.start_operator()
+    assert "waiting for it" not in stack.operator_log.read_text()[log:]
+    after = kubectl.json(*LEASE)["spec"]["holderIdentity"]
+    assert after != before
+    assert after.startswith("sftjob-operator_")
+
+
+def test_a_second_operator_waits_and_takes_over_as_soon_as_the_first_ends_well(stack: HostileFakeStack) -> None:
+    kubectl, cluster = Kubectl(stack.kubeconfig, stack.data / "kubectl-cache"), Cluster(stack.kubeconfig, "default")
+    with another_operator(stack, "another") as health:
+        apply(kubectl, "first")
+        reach(cluster, "first", phase("Succeeded"))
+        assert not answers(health)
+        stack.stop_operator()
+        assert not kubectl.json(*LEASE)["spec"]["holderIdentity"].startswith("sftjob-operator_")
+        wait_for(health)
+        apply(kubectl, "second")
+        reach(cluster, "second", phase("Succeeded"))

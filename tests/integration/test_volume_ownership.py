@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from sftjob_contract.layout import CHECKPOINTS, METRICS, OWNER
-from support.builders import JobBuilder
-from support.failing import STEP, a_held_job
-from support.jobs import a_small_job, beyond, condition, phase, reach
-from support.lab import Lab
+from support.jobs.builders import JobBuilder
+from support.jobs.failing import STEP, a_held_job
+from support.jobs.small_jobs import a_small_job, beyond, condition, phase, reach
+from support.stacks.running_stack import Lab
 
 pytestmark = pytest.mark.slow
 CLAIM = "kept-results"

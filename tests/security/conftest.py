@@ -1,4 +1,4 @@
-"""What evil models, data sets and programs are made of, and whether any of them came to do something."""
+"""What evil models, datasets and programs are made of, and whether any of them came to do something."""
 
 import os
 import pickle
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sftjob_trainer.environment import Environment
-from support.object_store import ObjectStore
-from support.preparing import Workbench, environment
-from support.tiny import write_model
-from support.web import Web, web
+from sftjob_trainer.process.environment import Environment
+from support.servers.object_store import ObjectStore
+from support.servers.web import Web, web
+from support.trainer.preparing import Workbench, environment
+from support.trainer.tiny import write_model
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a data set from a stranger reaches: its rows are text and nothing else, and their size is bounded."""
+"""What a dataset from a stranger reaches: its rows are text and nothing else, and their size is bounded."""
 
 import gzip
 import io
@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Preprocessing, RowTemplate
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import archives, json_text, readers
-from sftjob_trainer.environment import Environment
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import data_names
-from sftjob_trainer.preprocessing import preprocessor
-from sftjob_trainer.readers import Row
-from sftjob_trainer.remote import fetch
-from sftjob_trainer.sources import resolve_part, training_parts
-from support.archives import packed_zip
-from support.preparing import Workbench, environment
-from support.tiny import data_source, run_config
-from support.web import Web
+from sftjob_contract.run.config import Preprocessing, RowTemplate
+from sftjob_trainer.process.environment import Environment
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows import json_stream, readers
+from sftjob_trainer.rows.preprocessing import preprocessor
+from sftjob_trainer.rows.readers import Row
+from sftjob_trainer.sources import archives
+from sftjob_trainer.sources.files import data_names
+from sftjob_trainer.sources.remote import fetch
+from sftjob_trainer.sources.resolve import resolve_part, training_parts
+from support.servers.archives import packed_zip
+from support.servers.web import Web
+from support.trainer.preparing import Workbench, environment
+from support.trainer.tiny import data_source, run_config
 
 JINJA = "{{ 7 * 7 }}{% for x in [1] %}{{ x.__class__ }}{% endfor %}"
 MESSAGES = [{"role": "user", "content": JINJA}, {"role": "assistant", "content": JINJA}]
@@ -64,8 +65,8 @@ def test_a_column_of_any_name_is_only_text(column: str) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of 1 MiB for rows."""
-    monkeypatch.setattr(json_text, "MOST_ROW_BYTES", 1 << 20)
-    monkeypatch.setattr(readers, "MOST_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(json_stream, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 1 << 20)
 
 
 HUGE = "x" * (3 << 20)
@@ -80,14 +81,14 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_without_end_is_refused_before_it_is_read(small: None, bench: Workbench, name: str) -> None:
-    with pytest.raises(Failure, match=r"a\.\w+(\.gz)?:\d: (the row is larger than 1 MiB|not valid CSV)") as raised:
+    with pytest.raises(StageError, match=r"a\.\w+(\.gz)?:\d: (the row is larger than 1 MiB|not valid CSV)") as raised:
         bench.prepare(bench.write(name, ROWS[name]))
     assert raised.value.reason is Reason.DATA_INVALID
 
 
 def test_a_csv_field_over_many_lines_is_bounded(small: None, bench: Workbench) -> None:
     content = 'text\n"' + ("x" * 99 + "\n") * 20_000 + '"\n'
-    with pytest.raises(Failure, match=r"a\.csv:2: not valid CSV: field larger than field limit"):
+    with pytest.raises(StageError, match=r"a\.csv:2: not valid CSV: field larger than field limit"):
         bench.prepare(bench.write("a.csv", content))
 
 
@@ -96,7 +97,7 @@ def test_a_csv_field_over_many_lines_is_bounded(small: None, bench: Workbench) -
 def test_a_row_nested_without_end_is_refused(bench: Workbench, name: str) -> None:
     text = '{"text": ' + "[" * 200_000
     content = text if name == "a.jsonl" else f"[{text}"
-    with pytest.raises(Failure, match=r"nested too deeply"):
+    with pytest.raises(StageError, match=r"nested too deeply"):
         bench.prepare(bench.write(name, content))
 
 
@@ -117,9 +118,9 @@ def a_zip_of(size: int) -> bytes:
 def test_an_archive_that_grows_without_measure_is_not_unpacked(
     monkeypatch: pytest.MonkeyPatch, site: Web, here: Environment, name: str, bomb: Any
 ) -> None:
-    monkeypatch.setattr(archives, "ALWAYS_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "MIN_ALLOWED_BYTES", 1 << 20)
     site.files[name] = bomb(5 << 20)
-    with pytest.raises(Failure, match=r"far too much for an archive of its size") as raised:
+    with pytest.raises(StageError, match=r"far too much for an archive of its size") as raised:
         fetch(f"{site.url}{name}", "dataset", lambda names, _: data_names(names), here)
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert list(here.volume.rglob("*.unpacked")) == []
@@ -133,7 +134,7 @@ def test_an_archive_that_tells_a_smaller_size_is_not_unpacked_further(
     while (at := content.find(size)) >= 0:
         content[at : at + 4] = (10).to_bytes(4, "little")
     site.files["/m.zip"] = bytes(content)
-    with pytest.raises(Failure, match=r"can not be unpacked"):
+    with pytest.raises(StageError, match=r"cannot be unpacked"):
         fetch(f"{site.url}/m.zip", "dataset", lambda names, _: data_names(names), here)
     assert list(here.volume.rglob("*.unpacked")) == []
 
@@ -141,9 +142,9 @@ def test_an_archive_that_tells_a_smaller_size_is_not_unpacked_further(
 def test_an_archive_of_files_without_end_is_not_unpacked(
     monkeypatch: pytest.MonkeyPatch, site: Web, here: Environment
 ) -> None:
-    monkeypatch.setattr(archives, "MOST_FILES", 10)
+    monkeypatch.setattr(archives, "MAX_FILES", 10)
     site.files["/m.zip"] = packed_zip({f"{number}.jsonl": b"" for number in range(20)})
-    with pytest.raises(Failure, match=r"far too much for an archive of its size"):
+    with pytest.raises(StageError, match=r"far too much for an archive of its size"):
         fetch(f"{site.url}/m.zip", "dataset", lambda names, _: data_names(names), here)
 
 
@@ -155,7 +156,7 @@ def test_a_link_on_a_claim_does_not_lead_to_the_secrets_of_the_pod(tmp_path: Pat
     claim.mkdir(parents=True)
     (claim / "notes.txt").symlink_to("/proc/self/environ")
     config = run_config(model="unused", dataset="pvc://shared/notes.txt")
-    with pytest.raises(Failure, match=r"pvc://shared/notes\.txt: notes\.txt is a link out of its volume"):
+    with pytest.raises(StageError, match=r"pvc://shared/notes\.txt: notes\.txt is a link out of its volume"):
         resolve_part(training_parts(config)[0], config, environment(tmp_path, claims=tmp_path / "claims"))
 
 

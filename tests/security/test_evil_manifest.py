@@ -10,17 +10,17 @@ from hypothesis import settings as hypothesis_settings
 
 from sftjob_contract.layout import ClaimPath
 from sftjob_contract.names import TOKEN_AUDIENCE, Stage
-from sftjob_operator.api import InvalidJob, SFTJob, parse_job
+from sftjob_operator.api import InvalidJobError, SFTJob, parse_job
 from sftjob_operator.render import RenderSettings, pods
 from sftjob_operator.render.environment import OWN_VARIABLES
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.sources import local_path
-from support.builders import a_job
-from support.manifests import DEFINITION
-from support.pod_security import violations
-from support.preparing import environment
-from support.strategies import valid_jobs
-from support.tiny import run_config
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.sources.resolve import local_path
+from support.checks.pod_security import violations
+from support.jobs.builders import a_job
+from support.jobs.manifests import DEFINITION
+from support.jobs.strategies import valid_jobs
+from support.trainer.preparing import environment
+from support.trainer.tiny import run_config
 
 SETTINGS = RenderSettings(trainer_image="trainer:1", progress_url="https://operator:8443", progress_ca="CA")
 VOLUMES = {"persistentVolumeClaim", "configMap", "emptyDir", "projected"}
@@ -89,7 +89,7 @@ def audiences(spec: dict[str, Any]) -> set[str | None]:
 def test_parts_of_a_pod_can_not_be_smuggled_in(field: str) -> None:
     for place in (field, f"resources.{field}", f"storage.{field}", f"tracking.{field}"):
         with pytest.raises(
-            InvalidJob, match=rf"spec\.{place} is a field that this version of the operator does not have"
+            InvalidJobError, match=rf"spec\.{place} is a field that this version of the operator does not know"
         ):
             a_job().set(place, SMUGGLED[field]).build()
 
@@ -152,7 +152,7 @@ def test_no_path_climbs_out_of_its_claim(source: str, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"model"):
         parse_job(a_job().model(source).body())
     config = run_config(model=source, dataset="unused")
-    with pytest.raises(Failure, match=r"without '\.\.'"):
+    with pytest.raises(StageError, match=r"without '\.\.'"):
         local_path(source, config, environment(tmp_path, claims=tmp_path))
 
 

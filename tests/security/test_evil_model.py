@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.checkpoints import seal
-from sftjob_trainer.environment import Environment
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.hub import download_model, model_files
-from sftjob_trainer.remote import fetch
-from sftjob_trainer.sources import resolve_model
-from sftjob_trainer.tokenization import load_tokenizer
-from support.archives import LINK, packed_tar, packed_zip
-from support.hub import Hub
-from support.object_store import ObjectStore
-from support.preparing import Workbench, environment
-from support.tiny import CHATML, run_config, write_tokenizer
-from support.training import as_died_after, finish, job, run_train, write_prepared
-from support.web import Web
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import RunConfig
+from sftjob_trainer.process.environment import Environment
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.run.checkpoints import seal
+from sftjob_trainer.sources.hub import download_model, model_files
+from sftjob_trainer.sources.remote import fetch
+from sftjob_trainer.sources.resolve import resolve_model
+from sftjob_trainer.tokens.tokenizer import load_tokenizer
+from support.servers.archives import LINK, packed_tar, packed_zip
+from support.servers.hub import Hub
+from support.servers.object_store import ObjectStore
+from support.servers.web import Web
+from support.trainer.preparing import Workbench, environment
+from support.trainer.tiny import CHATML, run_config, write_tokenizer
+from support.trainer.training import as_died_after, finish, job, run_train, write_prepared
 
 OWN = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", None]}
 
@@ -42,7 +42,7 @@ def change_json(path: Path, **changes: Any) -> None:
 
 def assert_refused(outcome: Outcome) -> None:
     assert outcome.reason is Reason.CONFIG_INVALID
-    assert "can not be loaded as a causal language model" in str(outcome.message)
+    assert "cannot be loaded as a causal language model" in str(outcome.message)
 
 
 # Code
@@ -75,7 +75,7 @@ def test_the_code_of_a_tokenizer_is_not_run_when_data_is_prepared(model: Path, b
     change_json(model / "config.json", auto_map=OWN, model_type="own")
     change_json(model / "tokenizer_config.json", auto_map=OWN, tokenizer_class="Own")
     (model / "own.py").write_text(trap.code)
-    with pytest.raises(Failure, match=r"it comes with code; read that code, then set model\.trustRemoteCode: true"):
+    with pytest.raises(StageError, match=r"it comes with code; read that code, then set model\.trustRemoteCode: true"):
         load_tokenizer(model, bench.config("unused").model)
     assert not trap.sprung
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_a_pickle_is_not_run(tmp_path: Path, tiny: Path, tr
 
 
 def resumed_from(volume: Path, config: RunConfig) -> int | None:
-    """Step that a second attempt goes on from, or None if it can not."""
+    """Step that a second attempt goes on from, or None if it cannot."""
     try:
         state = run_train(volume, config, attempt=2).progress
     except Exception:  # noqa: BLE001 -- a library's, about a file that is no tensor
@@ -138,7 +138,7 @@ def test_the_chat_template_of_a_tokenizer_reaches_nothing(
     write_tokenizer(model, chat_template=CHATML + escape.replace("TRAP", str(trap.file)))
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(
-        Failure, match=r"the model's chat template: line 4: (access to attribute .* is unsafe|no loader)"
+        StageError, match=r"the model's chat template: line 4: (access to attribute .* is unsafe|no loader)"
     ):
         bench.prepare(bench.write("a.jsonl", [{"messages": chat}]), model=str(model))
     assert not trap.sprung
@@ -158,13 +158,13 @@ def test_files_of_a_hub_are_written_into_the_cache_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "volume").mkdir()
-    monkeypatch.setattr("sftjob_trainer.hub.model_files", lambda names, _: list(names))
+    monkeypatch.setattr("sftjob_trainer.sources.hub.model_files", lambda names, _: list(names))
     with Hub() as hub:
         hub.commit("model", "org/evil", {"config.json": b"{}", name: b"{}"})
         place = environment(tmp_path / "volume", hub_endpoint=hub.url)
         try:
             download_model("hf://org/evil", None, place)
-        except (Failure, ValueError, OSError) as error:
+        except (StageError, ValueError, OSError) as error:
             assert name in str(error) or "escaped" in str(error)  # noqa: PT017 -- it need not be refused
     assert outside(tmp_path, "volume") == []
     assert not Path("/escaped.json").exists()
@@ -198,7 +198,7 @@ def test_archives_are_unpacked_into_the_cache_only(
     site.files[name] = pack(members)
     try:
         place = fetch(f"{site.url}{name}", "model", model_files, here)
-    except Failure as failure:
+    except StageError as failure:
         assert failure.reason is Reason.CONFIG_INVALID  # noqa: PT017 -- a zip leaves out what a tar is refused for
     else:
         assert not any(path.is_symlink() for path in place.rglob("*"))
@@ -211,7 +211,7 @@ def test_a_link_on_a_claim_does_not_lead_to_the_secrets_of_the_pod(tmp_path: Pat
     (evil / "vocab.txt").symlink_to("/proc/self/environ")
     config = run_config(model="pvc://shared/model", dataset="unused")
     place = environment(tmp_path, claims=tmp_path / "claims")
-    with pytest.raises(Failure, match=r"pvc://shared/model: vocab\.txt is a link out of its volume"):
+    with pytest.raises(StageError, match=r"pvc://shared/model: vocab\.txt is a link out of its volume"):
         resolve_model(config, place)
 
 

@@ -17,17 +17,17 @@ import pytest
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, Stage, progress_path
-from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
 from sftjob_contract.reasons import Reason
-from sftjob_operator.api.status import CHECKPOINTS_LIMIT
-from sftjob_operator.logs import configure_logging
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.reports.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
+from sftjob_operator.api.v1alpha1.status import CHECKPOINTS_LIMIT
 from sftjob_operator.progress import connections, endpoint, limits
-from sftjob_operator.progress.connections import Places, connection_rate
-from sftjob_operator.reconcile.progress import HISTORY_SHOWN
-from support.builders import a_job
-from support.fake_cluster import World, an_outcome, ended, running
-from support.reporting import (
+from sftjob_operator.progress.connections import ConnectionSlots, connection_rate
+from sftjob_operator.reconcile.reports.status_parts import HISTORY_SHOWN
+from sftjob_operator.runtime.logs import configure_logging
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.jobs.builders import a_job
+from support.servers.reporting import (
     BEARERS,
     PATH,
     PROGRESS,
@@ -39,7 +39,7 @@ from support.reporting import (
     request,
     status_of,
 )
-from support.tokens import token_of
+from support.servers.tokens import token_of
 
 TIME = "2026-03-01T12:00:00Z"
 ESCAPE = "\x1b[2J\x1b[31m"
@@ -204,12 +204,12 @@ async def test_a_body_that_does_not_end_is_not_waited_for(impatient: None, opera
 async def test_connections_of_one_address_are_limited_and_those_that_are_there_stay(
     monkeypatch: pytest.MonkeyPatch, operator: Reporting
 ) -> None:
-    monkeypatch.setattr(connections, "MOST_STRANGERS_OF_ONE_ADDRESS", 2)
-    before = operator.reception.undisturbed_since
+    monkeypatch.setattr(connections, "MOST_UNKNOWN_OF_ONE_ADDRESS", 2)
+    before = operator.availability.available_since
     kept = [await operator.connect() for _ in range(2)]
     with pytest.raises((ConnectionError, ssl.SSLError)):
         await operator.connect()
-    assert operator.reception.undisturbed_since > before
+    assert operator.availability.available_since > before
     for reader_of_kept, writer_of_kept in kept:
         writer_of_kept.write(request(report()))
         assert await status_of(reader_of_kept) == 204
@@ -285,38 +285,38 @@ async def test_a_third_connection_of_one_pod_ends_its_oldest(operator: Reporting
         writer.transport.abort()
 
 
-def some_places(ended: list[int]) -> Places:
-    return Places(ended.append, lambda: None, connection_rate(lambda: 0.0))
+def some_slots(ended: list[int]) -> ConnectionSlots:
+    return ConnectionSlots(ended.append, lambda: None, connection_rate(lambda: 0.0))
 
 
 def test_strangers_make_place_for_one_another_and_never_take_that_of_a_pod_that_trains() -> None:
     ended: list[int] = []
-    places = some_places(ended)
-    assert places.enter(0, "10.1.0.1")
-    places.trust(0, "pod")
-    for number in range(1, 4 * connections.MOST_STRANGERS + 1):
-        assert places.enter(number, f"10.0.0.{number}")
-    assert ended == list(range(1, 3 * connections.MOST_STRANGERS + 1))
-    assert len(places) == connections.MOST_STRANGERS + 1
+    slots = some_slots(ended)
+    assert slots.accept(0, "10.1.0.1")
+    slots.trust(0, "pod")
+    for number in range(1, 4 * connections.MOST_UNKNOWN + 1):
+        assert slots.accept(number, f"10.0.0.{number}")
+    assert ended == list(range(1, 3 * connections.MOST_UNKNOWN + 1))
+    assert len(slots) == connections.MOST_UNKNOWN + 1
 
 
 def test_a_thousand_trainers_have_places_beside_any_number_of_strangers() -> None:
     ended: list[int] = []
-    places = some_places(ended)
+    slots = some_slots(ended)
     for number in range(2000):
-        assert places.enter(number, f"10.0.{number // 250}.{number % 250}")
-        places.trust(number, f"pod-{number}")
-    assert (ended, len(places)) == ([], 2000)
-    places.leave(0)
-    assert len(places) == 1999
+        assert slots.accept(number, f"10.0.{number // 250}.{number % 250}")
+        slots.trust(number, f"pod-{number}")
+    assert (ended, len(slots)) == ([], 2000)
+    slots.release(0)
+    assert len(slots) == 1999
 
 
 def test_an_address_opens_connections_at_a_bounded_rate() -> None:
-    places = some_places([])
+    slots = some_slots([])
     taken = 0
     for number in range(connections.CONNECTIONS_AT_ONCE + 50):
-        taken += places.enter(number, "10.0.0.1")
-        places.leave(number)
+        taken += slots.accept(number, "10.0.0.1")
+        slots.release(number)
     assert taken == connections.CONNECTIONS_AT_ONCE
 
 
@@ -377,7 +377,7 @@ async def test_whatever_a_report_holds_its_status_is_bounded() -> None:
 NOT_TAKEN: dict[str, Callable[[Progress], Progress]] = {
     "more steps than there are": lambda good: replace(good, step=3),
     "a negative step": lambda good: replace(good, step=-1),
-    "a number that JSON readers can not keep": lambda good: replace(good, tokens=2**60),
+    "a number that JSON readers cannot keep": lambda good: replace(good, tokens=2**60),
     "a time that is none": lambda good: with_checkpoint(good, "checkpoints/checkpoint-1", time="now"),
     "a path without end": lambda good: with_checkpoint(good, "x" * 2000),
     "a path that climbs": lambda good: with_checkpoint(good, "../../other/checkpoint-1"),
@@ -394,7 +394,7 @@ def with_checkpoint(good: Progress, path: str, time: str = TIME) -> Progress:
 async def test_values_that_are_none_are_refused(change: Callable[[Progress], Progress]) -> None:
     world, key = await training()
     before = world.status(key)
-    with pytest.raises(ValueError, match=r"must be|no place|at most|time"):
+    with pytest.raises(ValueError, match=r"must be|not a path|at most|time"):
         world.controller.report(key, change(PROGRESS))
     await world.settle()
     assert world.status(key) == before
@@ -444,9 +444,9 @@ async def test_an_activity_that_no_release_has_is_passed_over_and_reaches_neithe
 
 
 async def test_refusals_without_end_do_not_fill_the_log(operator: Reporting, written: io.StringIO) -> None:
-    for _ in range(endpoint.COMPLAINTS_AT_ONCE + 30):
+    for _ in range(endpoint.REJECTION_LOGS_AT_ONCE + 30):
         await operator.post(report(), None)
-    assert len(written.getvalue().splitlines()) == endpoint.COMPLAINTS_AT_ONCE
+    assert len(written.getvalue().splitlines()) == endpoint.REJECTION_LOGS_AT_ONCE
 
 
 async def test_a_last_word_has_no_commands_to_a_terminal_in_status_and_events() -> None:

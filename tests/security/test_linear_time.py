@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from sftjob_contract import secrets, times
 from sftjob_contract.secrets import HIDDEN, TEXT_LIMIT, shown, without_secrets
 from sftjob_operator.api import types
-from sftjob_operator.reconcile import reports, spec_problems, verdicts
-from support.regex_steps import StepCounter
+from sftjob_operator.reconcile.attempts import end_reason
+from sftjob_operator.reconcile.reports import limits
+from sftjob_operator.reconcile.spec import validation
+from support.checks.regex_steps import StepCounter
 
 PATTERNS = {
     "keys and passwords in URLs": secrets._LEAKY_VALUE,
@@ -21,10 +23,10 @@ PATTERNS = {
     "signed URLs": secrets._SIGNED,
     "names of secrets": re.compile(types.LEAKY_NAME),
     "unseen characters": types._UNSEEN,
-    "stacks at the end of a log": verdicts._STACKS,
-    "names of metrics": reports._LABEL,
+    "stacks at the end of a log": end_reason._STACKS,
+    "names of metrics": limits._LABEL,
     "moments": times._FORM,
-    "leaky values of a spec": spec_problems._LEAKY_VALUE,
+    "leaky values of a spec": validation._LEAKY_VALUE,
 }
 """Every expression that the operator, or the redaction of both sides, runs over what somebody else wrote."""
 PIECES = (

@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pytest
 
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import Preprocessing, RowFunction
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import (
     ENV_HUB_TOKEN,
@@ -23,12 +22,13 @@ from sftjob_contract.names import (
     TRAINER_COMMAND,
     Stage,
 )
+from sftjob_contract.run.config import Preprocessing, RowFunction
 from sftjob_contract.secrets import HIDDEN, without_secrets
-from sftjob_trainer.redaction import redact, secrets_in
-from support.builders import a_job
-from support.fake_cluster import World, running
-from support.preparing import Workbench
-from support.tiny import data_source
+from sftjob_trainer.process.redaction import redact, secrets_in
+from support.fakes.fake_cluster import World, running
+from support.jobs.builders import a_job
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import data_source
 
 SECRETS = {
     ENV_HUB_TOKEN: "hf_made-up/token+of=tests",
@@ -59,7 +59,7 @@ def echo(row):
         raise RuntimeError(written[0])
     except RuntimeError as error:
         logging.getLogger("somebodys.library").exception("again")
-        raise ConnectionError("can not connect: " + " ".join(written)) from error
+        raise ConnectionError("cannot connect: " + " ".join(written)) from error
 """
 
 
@@ -106,7 +106,7 @@ def test_a_library_that_shows_all_secrets_shows_none(bench: Workbench) -> None:
     assert done.returncode == ExitCode.INVALID, done.stderr
     assert "[HF_TOKEN]" in done.stdout
     assert "[DB_URL]" in done.stderr
-    assert "can not connect" in last_word
+    assert "cannot connect" in last_word
     assert {"stdout": shown(done.stdout), "stderr": shown(done.stderr), "last word": shown(last_word)} == {
         "stdout": {},
         "stderr": {},

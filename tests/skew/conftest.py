@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.previous import Previous, extract_previous
+from support.stacks.previous import Previous, extract_previous
 
 
 @pytest.fixture(scope="session")

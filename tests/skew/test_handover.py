@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import Cluster
 from sftjob_contract.names import LABEL_JOB
-from stack import DEFINITION
-from support.builders import a_job
-from support.jobs import Status, beyond, phase, reach
-from support.kubectl import Kubectl
-from support.paths import missing_paths
-from support.previous import TAKE_OVER, Previous
-from support.puppets import Puppets
-from support.skewed_stack import FrozenSkewedStack, Release
+from sftjob_dev.cluster import Cluster
+from sftjob_dev.stack import DEFINITION
+from support.clients.kubectl import Kubectl
+from support.fakes.puppets import Puppets
+from support.jobs.builders import a_job
+from support.jobs.small_jobs import Status, beyond, phase, reach
+from support.stacks.paths import missing_paths
+from support.stacks.previous import TAKE_OVER, Previous
+from support.stacks.skewed_stack import FrozenSkewedStack, Release
 
 pytestmark = pytest.mark.slow
 JOBS = ("preparing", "training", "retried", "suspended", "ended")

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract.codec import encode, from_json, to_json
-from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import Progress
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.reports.progress import Progress
 from sftjob_operator.api import parse_job
 from sftjob_operator.render import run_config
-from sftjob_trainer.configuration import read_config
-from support.manifests import ROOT, load_manifest
-from support.previous import Previous
+from sftjob_trainer.preflight.run_config import read_config
+from support.jobs.manifests import ROOT, load_manifest
+from support.stacks.previous import Previous
 
 RENDER = """
 from sftjob_contract.codec import to_json

@@ -13,10 +13,10 @@ import pytest
 from sftjob_contract.names import KIND
 from sftjob_operator.controller import SETTLE_SECONDS
 from sftjob_operator.reconcile import awaits_cleanup, is_finished
-from support.crash_points import TURNS, Act, MortalWorld, final_state, live
-from support.lives import KEY, LIVES
-from support.paths import missing_paths
-from support.previous import TAKE_OVER, Previous
+from support.fakes.crash_points import TURNS, Act, MortalWorld, final_state, live
+from support.fakes.job_lives import KEY, LIVES
+from support.stacks.paths import missing_paths
+from support.stacks.previous import TAKE_OVER, Previous
 
 
 def handed_over(take_over: Callable[[Any], Any], lost: list[str], then: Act | None) -> Act:

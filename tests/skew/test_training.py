@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import Cluster
 from sftjob_contract.layout import OUTPUT_ADAPTER, OUTPUT_MERGED
 from sftjob_contract.names import LABEL_JOB, Stage
-from stack import DEFINITION, IMAGE
+from sftjob_dev.cluster import Cluster
+from sftjob_dev.stack import DEFINITION, IMAGE
+from support.clients.kubectl import Kubectl
 from support.faults import faulty, slow
-from support.jobs import Status, a_small_job, phase, provide_input, reach, trainer
-from support.kubectl import Kubectl
-from support.previous import Previous
-from support.skewed_stack import PREVIOUS_IMAGE, Release, TrainingSkewedStack
+from support.jobs.small_jobs import Status, a_small_job, phase, provide_input, reach, trainer
+from support.stacks.previous import Previous
+from support.stacks.skewed_stack import PREVIOUS_IMAGE, Release, TrainingSkewedStack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 240

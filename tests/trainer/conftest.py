@@ -1,14 +1,18 @@
 """Tiny models, made once per test process, and nothing left behind in it."""
 
-import importlib
+import importlib.metadata
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.added_tokens import without_room
-from support.tiny import CHATML_GENERATION, write_model, write_model_without_weights
+from sftjob_trainer.process import subprocess_check
+from support.forking import python
+from support.trainer.added_tokens import without_room
+from support.trainer.tiny import CHATML_GENERATION, write_model, write_model_without_weights
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,32 @@ def model_without_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trl_has_seen_all_packages() -> None:
     """Import TRL before a test hides a package: its modules keep for ever what they found when they were imported."""
     importlib.import_module("trl.trainer.sft_trainer")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def metadata_of_packages_is_read_once() -> Iterator[None]:
+    """Libraries and the trainer ask for versions in each run, and every answer is a file that is parsed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("metadata", "version"):
+            patch.setattr(importlib.metadata, name, cache(getattr(importlib.metadata, name)))
+        yield
+
+
+class SystemWithForks:
+    """The module `sys`, whose Python forks trainers."""
+
+    @property
+    def executable(self) -> str:
+        return str(python())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
+@pytest.fixture(autouse=True)
+def checks_of_prepare_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that Prepare starts to try options or packing has the libraries already."""
+    monkeypatch.setattr(subprocess_check, "sys", SystemWithForks())
 
 
 @pytest.fixture(autouse=True)

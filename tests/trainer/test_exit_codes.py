@@ -1,4 +1,4 @@
-"""How each stage ends: exit code, reason and sentence of what can not be run, and that 0 means trained as asked."""
+"""How each stage ends: exit code, reason and sentence of what cannot be run, and that 0 means trained as asked."""
 
 import os
 import subprocess
@@ -12,16 +12,17 @@ import pytest
 
 from sftjob_contract import layout, names
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import Attention, ChatTemplate, Kernels, LossOn, ModelDtype, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Distillation, Quantization, QuantizationType, Teacher
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import Attention, ChatTemplate, Kernels, LossOn, ModelDtype, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Distillation, Quantization, QuantizationType, Teacher
 from sftjob_trainer.__main__ import run
-from support.preparing import Workbench
-from support.tiny import POSITIONS, held_out_fraction, lora, write_model
-from support.training import PEFT_IS_BEHIND, read_metrics, run_train, write_prepared
+from support.forking import python
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import POSITIONS, held_out_fraction, lora, write_model
+from support.trainer.training import PEFT_IS_BEHIND, read_metrics, run_train, write_prepared
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -109,7 +110,7 @@ PREPARE = [
         of("training", loss_on=LossOn.ASSISTANT),
         INVALID,
         BAD_CONFIG,
-        "training.lossOn: assistant does not suit rows of a prompt and a completion that are text",
+        "training.lossOn: assistant does not match rows of a prompt and a completion that are text",
     ),
     (
         of("dataset", min_tokens=60),
@@ -147,7 +148,7 @@ PREPARE = [
         of("training", extra={"dataloader_drop_last": True}),
         INVALID,
         BAD_CONFIG,
-        "run config: training.extra.dataloader_drop_last can not be set here: remove it",
+        "run config: training.extra.dataloader_drop_last cannot be set here: remove it",
     ),
     (
         of("evaluation", save_predictions=True),
@@ -195,7 +196,7 @@ TRAIN = [
         of("model", attention=Attention.FLEX_ATTENTION),
         INVALID,
         BAD_CONFIG,
-        "model.attention: flex_attention can not train on the CPU; write sdpa, eager or auto",
+        "model.attention: flex_attention cannot train on the CPU; write sdpa, eager or auto",
     ),
     (
         of("model", attention=Attention.FLASH_ATTENTION_2),
@@ -207,19 +208,19 @@ TRAIN = [
         lambda config: replace(config, method=lora(target_modules=("attention",))),
         INVALID,
         BAD_CONFIG,
-        "method.lora.targetModules: attention is no layer of the model; it has q_proj, k_proj, v_proj, o_proj, ",
+        "method.lora.targetModules: attention is not a layer of the model; it has q_proj, k_proj, v_proj, o_proj, ",
     ),
     (
         lambda config: replace(config, method=lora(modules_to_save=("score",))),
         INVALID,
         BAD_CONFIG,
-        "method.lora.modulesToSave: score is no layer of the model; it has embed_tokens, ",
+        "method.lora.modulesToSave: score is not a layer of the model; it has embed_tokens, ",
     ),
     (
         of("method", quantization=QUANTIZED),
         INVALID,
         BAD_CONFIG,
-        "run config: method.quantization needs method.lora: quantized weights themselves can not be trained",
+        "run config: method.quantization needs method.lora: quantized weights themselves cannot be trained",
     ),
     (
         of("checkpoints", resume_from="/nowhere"),
@@ -295,7 +296,7 @@ def test_weights_that_are_damaged_or_not_all_there_can_not_be_trained(
 
     assert (ended.exit_code, ended.reason) == (INVALID, BAD_CONFIG), ended.message
     assert ended.message is not None
-    assert ended.message.startswith(f"model.source: {path.parent} can not be loaded as a causal language model: ")
+    assert ended.message.startswith(f"model.source: {path.parent} cannot be loaded as a causal language model: ")
 
 
 def test_training_before_preparing_is_a_fault_of_ours(bench: Workbench) -> None:
@@ -335,9 +336,11 @@ def test_zero_means_that_every_step_was_trained(
     assert (bench.volume / outcome.output.path / "model.safetensors").exists()
 
 
-def process(stage: Stage, environ: Mapping[str, str], *options: str) -> "subprocess.CompletedProcess[str]":
+def process(
+    stage: Stage, environ: Mapping[str, str], *options: str, interpreter: Path | str = sys.executable
+) -> "subprocess.CompletedProcess[str]":
     """The stage as a container runs it."""
-    command = [sys.executable, *options, "-m", "sftjob_trainer", stage]
+    command = [interpreter, *options, "-m", "sftjob_trainer", stage]
     given = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **environ}
     return subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=120)
 
@@ -365,7 +368,7 @@ def test_a_config_is_refused_before_anything_heavy_is_imported(
     lines = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
     assert done.returncode == ExitCode.INVALID, done.stderr
     assert last_word(bench).reason is Reason.CONFIG_INVALID
-    assert "sftjob_trainer.configuration" in lines
+    assert "sftjob_trainer.preflight.run_config" in lines
     assert not HEAVY & {line.partition(".")[0] for line in lines}
 
 
@@ -384,7 +387,9 @@ NOTHING_LEFT = [
 def test_a_process_with_nothing_to_train_on_does_not_end_with_zero(
     bench: Workbench, change: Callable[[RunConfig], RunConfig], rows: list[Any]
 ) -> None:
-    done = process(Stage.PREPARE, variables(bench, change(bench.config(bench.write("d.jsonl", rows)))))
+    environ = variables(bench, change(bench.config(bench.write("d.jsonl", rows))))
+
+    done = process(Stage.PREPARE, environ, interpreter=python())
 
     assert done.returncode == ExitCode.INVALID
     assert last_word(bench).reason is Reason.DATA_INVALID
@@ -415,7 +420,7 @@ def test_both_processes_end_with_zero_after_one_step_and_ask_for_no_address(benc
     config = bench.config(bench.write("d.jsonl", CHATS), per_device_batch_size=4, gradient_accumulation_steps=2)
     environ = {**variables(bench, config), "PYTHONPATH": str(hooks)}
 
-    prepared = process(Stage.PREPARE, environ)
+    prepared = process(Stage.PREPARE, environ, interpreter=python())
     stats = last_word(bench).prepared
     trained = process(Stage.TRAIN, environ)
 

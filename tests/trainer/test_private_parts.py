@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import sftjob_trainer
-from support.manifests import ROOT
+from support.jobs.manifests import ROOT
 
 TESTS: Final = Path(__file__).parent
 SOURCES: Final = sorted((ROOT / "trainer-image" / "src" / "sftjob_trainer").rglob("*.py"))
@@ -29,6 +29,10 @@ PRIVATE: Final = {
     "transformers": {
         "Trainer._get_train_sampler": "train/test_sampling.py::test_the_losses_are_those_of_the_order_as_it_was_drawn",
         "model.config._attn_implementation": "train/test_hardware.py::test_the_model_computes_attention_as_asked",
+        "model._supports_flash_attn": (
+            "numerics/test_varlen_attention.py::"
+            "test_documents_are_computed_as_alone_by_eager_attention_or_the_model_keeps_its_own"
+        ),
         "model._weight_conversions": (
             "train/test_quantized_base.py::test_every_weight_of_a_dequantized_base_is_trained_and_saved_unquantized"
         ),
@@ -51,6 +55,12 @@ UNEXPORTED: Final = {
         "transformers.integrations.bitsandbytes.replace_with_bnb_linear": (
             "prepare/test_construction.py::test_what_the_libraries_take_is_not_refused"
         ),
+        "transformers.integrations.sdpa_attention.sdpa_attention_forward": (
+            "numerics/test_varlen_attention.py::test_rows_with_padding_and_generation_are_computed_as_by_sdpa"
+        ),
+        "transformers.masking_utils.sdpa_mask": (
+            "numerics/test_varlen_attention.py::test_rows_with_padding_and_generation_are_computed_as_by_sdpa"
+        ),
         "transformers.trainer_utils.EvalLoopOutput": (
             "train/test_evaluation.py::test_the_evaluation_loss_does_not_depend_on_how_rows_are_batched"
         ),
@@ -59,6 +69,10 @@ UNEXPORTED: Final = {
         ),
     },
     "trl": {
+        "trl.trainer.add_fused_lm_head": (
+            "train/test_cross_entropy.py::"
+            "test_logits_that_are_more_than_a_linear_layer_go_through_trls_head_without_its_metrics"
+        ),
         "trl.trainer.sft_trainer.DataCollatorForLanguageModeling": (
             "traps/test_packing.py::test_packing_goes_with_padding_on_the_left_where_trl_refuses_another_collator"
         ),
@@ -82,9 +96,9 @@ def attributes() -> Iterator[str]:
 
 def our_classes() -> Iterator[type]:
     """Every class of the trainer."""
-    for module in pkgutil.iter_modules(sftjob_trainer.__path__):
-        if module.name != "__main__":
-            found = vars(importlib.import_module(f"sftjob_trainer.{module.name}")).values()
+    for module in pkgutil.walk_packages(sftjob_trainer.__path__, "sftjob_trainer."):
+        if not module.name.endswith("__main__"):
+            found = vars(importlib.import_module(module.name)).values()
             yield from (one for one in found if inspect.isclass(one) and one.__module__.startswith("sftjob_trainer."))
 
 

@@ -95,7 +95,7 @@ always has the namespace default.
   namespace: {{ .Release.Namespace }}
 {{- end -}}
 
-{{/* What the schema can not say: how values go together. */}}
+{{/* Checks that the schema cannot express: combinations of values. */}}
 {{- define "sftjob.checks" -}}
 {{- $tls := .Values.progress.tls -}}
 {{- if and $tls.existingSecret $tls.certManager.enabled -}}
@@ -111,7 +111,7 @@ always has the namespace default.
 {{- fail (printf "metrics.port and progress.port are both %v: write two different ports" .Values.metrics.port) -}}
 {{- end -}}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
-{{- fail "serviceAccount.create is false and serviceAccount.name is empty: write the name of the ServiceAccount that is there" -}}
+{{- fail "serviceAccount.create is false and serviceAccount.name is empty: write the name of the ServiceAccount" -}}
 {{- end -}}
 {{- if and .Values.networkPolicy.jobs.enabled (not .Values.namespaces) -}}
 {{- fail "networkPolicy.jobs.enabled is true and namespaces is empty: list the namespaces that get the policy" -}}

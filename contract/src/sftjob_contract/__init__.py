@@ -1,1 +1,1 @@
-"""What the operator and the trainer agree on. Standard library only; imported by both, owned by neither."""
+"""The contract between operator and trainer. Standard library only; imported by both, owned by neither."""

@@ -1,7 +1,7 @@
-"""Dataclasses to JSON and back: camelCase keys, absent for None, and an error sentence that names the field.
+"""Dataclasses to JSON and back: camelCase keys, None omitted, errors that name the field.
 
-Supported types are those the contract needs: str, int, float, bool, enums, nested dataclasses, `X | None`,
-`tuple[X, ...]`, `Mapping[str, X]`, and `Any` for plain JSON. Anything else is a programming error.
+Supported types: str, int, float, bool, enums, nested dataclasses, `X | None`, `tuple[X, ...]`, `Mapping[str, X]`, and
+`Any` for plain JSON. Any other type is a programming error.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 MOST_ENTRIES: Final = 512
-"""Most entries of a list or keys of an object in a message that somebody else wrote."""
+"""Maximum entries of a list, or keys of an object, in an untrusted message."""
 MOST_DIGITS: Final = 512
-"""Most digits of a whole number. Reading one takes time that grows with the square of its length."""
+"""Maximum digits of an integer. Parsing time grows with the square of the length."""
 _MOST_SHOWN: Final = 60
 _LONGEST_PATH: Final = 200
 _REPR: Final = reprlib.Repr()
@@ -29,11 +29,11 @@ _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 3, 20, 20
 
 
 class ContractError(ValueError):
-    """A message does not have the agreed form; the text names the field and what was found."""
+    """A message does not match the schema; the text names the field and the value found."""
 
 
 class _Misfit(Exception):  # noqa: N818 -- never leaves this module
-    """What is wrong with a value, and the steps that lead to it, the last one first."""
+    """What is wrong with a value, and the path to it, innermost step first."""
 
     def __init__(self, problem: str, *steps: str) -> None:
         super().__init__(problem)
@@ -47,7 +47,7 @@ class _Misfit(Exception):  # noqa: N818 -- never leaves this module
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Rules:
-    """How strictly to read. `most_entries` of a list or object; None: any number."""
+    """How strictly to parse. `most_entries` bounds each list or object; None: unbounded."""
 
     ignore_unknown: bool
     most_entries: int | None
@@ -57,7 +57,7 @@ _Reader = Callable[[Any, _Rules], Any]
 
 
 def to_json(message: object) -> str:
-    """One line of JSON, keys in field order.
+    """Serialize to one line of JSON, keys in field order.
 
     Raises:
         ContractError: a float is NaN or infinite, which JSON cannot express.
@@ -66,7 +66,7 @@ def to_json(message: object) -> str:
 
 
 def sha256_of(message: object) -> str:
-    """SHA-256 of the message's JSON, in hexadecimal.
+    """Return the SHA-256 of the message's JSON, in hexadecimal.
 
     Raises:
         ContractError: a float is NaN or infinite.
@@ -77,26 +77,26 @@ def sha256_of(message: object) -> str:
 def from_json(cls: type[T], text: str | bytes, *, ignore_unknown: bool) -> T:
     """Parse `text` as `cls`.
 
-    `ignore_unknown` is for readers that must understand newer writers (status messages): unknown keys are passed over,
-    and an unknown member of an enum is None where that is allowed. A run config refuses both, since an option that is
-    not understood must not be silently dropped.
+    `ignore_unknown` is for readers that must understand newer writers (status messages): unknown keys are ignored, and
+    an unknown enum member becomes None where None is allowed. A run config rejects both, since an option that the
+    trainer does not know must not be silently dropped.
 
     Raises:
-        ContractError: not JSON, or not of the agreed form.
+        ContractError: not JSON, or does not match the schema.
     """
     return _decoded(cls, _parsed(text), _Rules(ignore_unknown, None))
 
 
 def from_untrusted_json(cls: type[T], text: str | bytes, *, longest: int) -> T:
-    """Parse what somebody else wrote, in time and memory that are bounded whatever it is. Unknown keys are ignored.
+    """Parse an untrusted message in bounded time and memory. Unknown keys are ignored.
 
     Args:
         cls: the dataclass.
         text: the JSON, in bytes or characters.
-        longest: the most bytes, or characters, that are looked at.
+        longest: maximum length, in bytes or characters.
 
     Raises:
-        ContractError: longer, not JSON, not of the agreed form, or a list or object with more than MOST_ENTRIES.
+        ContractError: too long, not JSON, does not match the schema, or a list or object has more than MOST_ENTRIES.
     """
     if len(text) > longest:
         raise ContractError(f"the message is longer than {longest}")
@@ -104,7 +104,7 @@ def from_untrusted_json(cls: type[T], text: str | bytes, *, longest: int) -> T:
 
 
 def encode(value: Any) -> Any:
-    """`value` as plain JSON data; fields that are None are left out."""
+    """Convert `value` to plain JSON data; None fields are omitted."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((key, getattr(value, name)) for name, key in _keys(type(value)).items())
         return {key: encode(item) for key, item in pairs if item is not None}
@@ -115,12 +115,12 @@ def encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ContractError(f"{value} is not a number that JSON can carry")
+        raise ContractError(f"JSON cannot represent {value}")
     return value
 
 
 def decode(cls: type[T], data: Any, *, ignore_unknown: bool) -> T:
-    """Plain JSON data as the dataclass `cls`.
+    """Convert plain JSON data to the dataclass `cls`.
 
     Raises:
         ContractError: a key is missing, unknown (unless ignored) or of the wrong type.
@@ -129,7 +129,7 @@ def decode(cls: type[T], data: Any, *, ignore_unknown: bool) -> T:
 
 
 def camel(name: str) -> str:
-    """`max_length` as `maxLength`."""
+    """Convert `max_length` to `maxLength`."""
     head, *rest = name.split("_")
     return head + "".join(part.capitalize() for part in rest)
 
@@ -137,13 +137,13 @@ def camel(name: str) -> str:
 def _parsed(text: str | bytes) -> Any:
     try:
         return json.loads(text, parse_int=_integer)
-    except (ValueError, RecursionError) as error:  # the parser itself bounds how deep values are nested
+    except (ValueError, RecursionError) as error:  # the parser itself limits nesting
         raise ContractError(f"not valid JSON: {error}") from error
 
 
 def _integer(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits")
+        raise ValueError(f"a number has {len(digits):,} digits, more than {MOST_DIGITS}")
     return int(digits)
 
 
@@ -166,7 +166,7 @@ def _optional(hint: Any) -> bool:
 
 @functools.cache
 def _reader(hint: Any) -> _Reader:
-    """What reads values of a type, made once for each: evaluating type hints takes longer than reading a message."""
+    """Return the reader of a type, built once: evaluating type hints takes longer than reading a message."""
     may_be_none = _optional(hint)
     if may_be_none:
         (hint,) = (arm for arm in hint.__args__ if arm is not types.NoneType)
@@ -193,7 +193,7 @@ def _object_reader(cls: type) -> _Reader:
         if not isinstance(data, dict):
             raise _Misfit(f" must be an object, not {_shown(data)}")
         if not rules.ignore_unknown and (unknown := sorted(data.keys() - known)):
-            raise _Misfit(f" is not known; known are: {', '.join(keys.values())}", f".{unknown[0]}")
+            raise _Misfit(f" is unknown; known keys: {', '.join(keys.values())}", f".{unknown[0]}")
         values = {}
         for name, key, reader, is_needed, is_optional in readers:
             if (value := data.get(key)) is not None:
@@ -234,7 +234,7 @@ def _bounded(data: Any, rules: _Rules) -> Any:
 
 
 def _member_reader(enum: type[Enum], *, may_be_none: bool) -> _Reader:
-    """A member that a newer writer has, and this reader does not, says nothing where nothing may be said."""
+    """Read an enum member. One that only a newer writer knows becomes None where None is allowed."""
     members = {member.value: member for member in enum}
 
     def read(data: Any, rules: _Rules) -> Enum | None:
@@ -264,7 +264,7 @@ def _expect(kind: type, data: Any) -> Any:
 
 
 def _shown(data: Any) -> str:
-    """`data` in a few characters, however deep and long it is."""
+    """Shorten `data` to a few characters, regardless of depth and length."""
     if isinstance(data, dict | list):
         text = _REPR.repr(data)
     else:

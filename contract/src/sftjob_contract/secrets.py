@@ -1,7 +1,7 @@
-"""What secrets look like in text: refused where somebody writes them down, and left out where they would be shown.
+"""Detect secrets in text: specs that contain them are rejected, and they are removed from shown text.
 
-Every search here takes time that is proportional to the text, whatever the text is: what follows a repetition cannot
-be taken by the repetition itself, and no two attempts read the same characters.
+Every search takes time proportional to the length of any text: the character after a repetition cannot match the
+repetition itself, and no two attempts read the same characters.
 """
 
 import re
@@ -11,14 +11,14 @@ LEAKY_VALUE: Final = (
     "(^|[^A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}"
     "|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@ :]*:[^/@ ]*@"
 )
-"""Values that well-known services issue as keys and tokens, private keys, and URLs with a password."""
+"""Keys and tokens in the formats of well-known services, private keys, and URLs with a password."""
 HIDDEN: Final = "***"
 TEXT_LIMIT: Final = 8192
-"""Most characters of a text from elsewhere that `shown` looks at."""
+"""Maximum characters of an untrusted text that `shown` reads."""
 _LEAKY_VALUE: Final = re.compile(LEAKY_VALUE)
 _BEARER: Final = re.compile(r"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}")
 _DOTTED: Final = re.compile(r"[A-Za-z0-9_.-]{25,}")
-"""Where a web token can be: parts of base64url, separated by dots."""
+"""Candidates for a web token: parts of base64url, separated by dots."""
 _WEB_TOKEN_START: Final = re.compile(r"\beyJ")
 _SHORTEST_PART: Final = 10
 """Characters of a web token's header, after `eyJ`, and of its payload."""
@@ -26,7 +26,7 @@ _SIGNED: Final = re.compile(r"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signa
 
 
 def without_secrets(text: str) -> str:
-    """`text` without what looks like a key, a token, a password in a URL, or the signature of one."""
+    """Remove what looks like a key, a token, a password in a URL, or a signature in one, from `text`."""
     text = _LEAKY_VALUE.sub(f" {HIDDEN}", text)
     text = _BEARER.sub(rf"\1\2{HIDDEN}", text)
     text = _DOTTED.sub(lambda run: _without_web_tokens(run[0]), text)
@@ -34,7 +34,7 @@ def without_secrets(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """`text` from elsewhere as it may be shown: cut to TEXT_LIMIT characters between two words, without secrets."""
+    """Return an untrusted `text` for display: cut to TEXT_LIMIT characters between two words, without secrets."""
     if len(text) > TEXT_LIMIT:
         words = text[:TEXT_LIMIT].rsplit(None, 1)  # half a key would not be recognized as one
         text = f"{words[0] if len(words) > 1 else ''} ..."
@@ -42,7 +42,7 @@ def shown(text: str) -> str:
 
 
 def _without_web_tokens(run: str) -> str:
-    """Parts of base64url with dots between them, but none of three in a row that are a JSON web token."""
+    """Keep dot-separated parts of base64url, except any three in a row that form a JSON web token."""
     parts = run.split(".")
     kept: list[str] = []
     i = 0

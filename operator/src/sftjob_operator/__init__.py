@@ -1,1 +1,1 @@
-"""The SFTJob operator: turns SFTJobs into Pods and volumes, and what they report into status."""
+"""The SFTJob operator: creates Pods and volumes for SFTJobs, and writes their reports to the status."""

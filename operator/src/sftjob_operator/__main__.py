@@ -25,14 +25,12 @@ from sftjob_operator.effects.kube import KubeCluster
 from sftjob_operator.effects.lease import Holder, Lease
 from sftjob_operator.garbage import collect_forever, leave_old_objects_alone
 from sftjob_operator.handlers import registry
-from sftjob_operator.insistence import Insistence
-from sftjob_operator.logs import configure_logging, name_pods
 from sftjob_operator.metrics.endpoint import MetricsEndpoint
 from sftjob_operator.metrics.jobs import JobMetrics
 from sftjob_operator.metrics.operator import OperatorMetrics
+from sftjob_operator.progress.availability import EndpointAvailability
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import TokenReviewer
-from sftjob_operator.progress.reception import Reception
 from sftjob_operator.progress.tls import (
     RENEWAL_CHECK_SECONDS,
     TlsError,
@@ -44,25 +42,27 @@ from sftjob_operator.progress.tls import (
 )
 from sftjob_operator.reconcile import Settings
 from sftjob_operator.render import NodeLabel, RenderSettings
-from sftjob_operator.settings import Address, OperatorSettings, SecretName, SettingsError, configure, read_settings
-from sftjob_operator.watch_age import WatchAge
-from sftjob_operator.workqueue import SystemClock
+from sftjob_operator.runtime.kopf_shutdown import ShutdownCanceller
+from sftjob_operator.runtime.logs import configure_logging, name_pods
+from sftjob_operator.runtime.watch_age import WatchAge
+from sftjob_operator.runtime.workqueue import SystemClock
+from sftjob_operator.settings import Address, NamespacedName, OperatorSettings, SettingsError, configure, read_settings
 
 EXIT_CONFIGURATION: Final = 2
-"""The operator can not start as it is configured; the last log line says why."""
+"""The operator cannot start with its configuration; the last log line has the reason."""
 EXIT_LEASE_LOST: Final = 3
 """The operator has lost its Lease."""
 RESTART_SECONDS: Final = 1.0
 FIRST_CERTIFICATE_RETRY_SECONDS: Final = 5.0
 
 Material = Callable[[], Awaitable[TlsMaterial]]
-"""The certificate as it should be now."""
+"""Function that returns the current certificate."""
 
 log = logging.getLogger("sftjob_operator")
 
 
 def main() -> int:
-    """Run the operator; answers the exit code of the process."""
+    """Run the operator; return the exit code of the process."""
     parser = argparse.ArgumentParser(prog="sftjob_operator", description=__doc__)
     parser.add_argument("--version", action="version", version=version("sftjob-operator"))
     parser.parse_args()
@@ -77,15 +77,15 @@ def main() -> int:
 
 
 def _serve(settings: OperatorSettings) -> None:
-    """Run until asked to end, from the beginning again if a part fails for good.
+    """Run until asked to stop; restart from the beginning if a part fails permanently.
 
-    kopf does when a watch ends with any error but 410 Gone. Nothing is lost: all that is known is in the API server.
+    kopf fails if a watch ends with any error but 410 Gone. Nothing is lost: the API server has all state.
     """
     while True:
         try:
             return asyncio.run(run(settings))
         except ExceptionGroup as failures:
-            log.error("%s; starting anew in %g s", failures.exceptions[0], RESTART_SECONDS)  # noqa: TRY400 -- kopf told it
+            log.error("%s; restarting in %g s", failures.exceptions[0], RESTART_SECONDS)  # noqa: TRY400 -- kopf logged it
             time.sleep(RESTART_SECONDS)
 
 
@@ -93,12 +93,12 @@ async def run(settings: OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        TlsError, ClusterError, OSError: it can not start: no certificate, no API server to name, or no free address.
+        TlsError, ClusterError, OSError: it cannot start: no certificate, no API server configured, or no free address.
     """
     metrics = OperatorMetrics()
     cluster = await KubeCluster.connect(settings.kubeconfig, [metrics.trace()])
     try:
-        async with _leading(cluster, settings):
+        async with _hold_lease(cluster, settings):
             await _run(cluster, settings, metrics)
     finally:
         await cluster.close()
@@ -106,8 +106,8 @@ async def run(settings: OperatorSettings) -> None:
 
 
 @asynccontextmanager
-async def _leading(cluster: KubeCluster, settings: OperatorSettings) -> AsyncIterator[None]:
-    """Hold the Lease meanwhile, if one is set; losing it ends the process: nothing may be decided without it."""
+async def _hold_lease(cluster: KubeCluster, settings: OperatorSettings) -> AsyncIterator[None]:
+    """Hold the configured Lease while serving; losing it ends the process: it may decide nothing without it."""
     if settings.lease is None:
         yield
         return
@@ -115,7 +115,7 @@ async def _leading(cluster: KubeCluster, settings: OperatorSettings) -> AsyncIte
     cluster.write_while(lease.held)
     await lease.acquire(cluster)
     kept = asyncio.create_task(lease.keep(cluster))
-    kept.add_done_callback(lambda task: None if task.cancelled() else _stand_down())
+    kept.add_done_callback(lambda task: None if task.cancelled() else _exit_on_lost_lease())
     try:
         yield
     finally:
@@ -123,19 +123,20 @@ async def _leading(cluster: KubeCluster, settings: OperatorSettings) -> AsyncIte
         await lease.release(cluster)
 
 
-def _stand_down() -> NoReturn:
-    """End at once: what is still under way belongs to the operator that holds the Lease now."""
-    log.critical("the Lease was lost: another operator may hold it; this one ends")
+def _exit_on_lost_lease() -> NoReturn:
+    """Exit at once: work in progress now belongs to the operator that holds the Lease."""
+    log.critical("lost the Lease: another operator may hold it; exiting")
     os._exit(EXIT_LEASE_LOST)
 
 
 async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: OperatorMetrics) -> None:
     clock = SystemClock()
     with closing(_listener(settings.progress_address)) as listener:
-        url = settings.progress_url or _own_url(listener)
+        host, port = listener.getsockname()[:2]
+        url = settings.progress_url or f"https://{Address(host=host, port=port)}"
         hosts = (urlsplit(url).hostname or "", settings.progress_address.host)
         material = _material(cluster, settings.progress_tls, hosts, clock)
-        tls = await _first(material)
+        tls = await _first_material(material)
         context = server_context(tls)
         label = settings.gpu_node_label
         render = RenderSettings(
@@ -144,14 +145,14 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
             progress_ca=tls.ca,
             gpu_node=None if label is None else NodeLabel(key=label[0], value=label[1]),
         )
-        deciding = Settings(render=render, silence_seconds=settings.silence_seconds)
+        decision_settings = Settings(render=render, silence_seconds=settings.silence_seconds)
         interval = settings.progress_interval_seconds
-        controller = Controller(cluster, deciding, interval, clock, metrics, settings.namespaces)
+        controller = Controller(cluster, decision_settings, interval, clock, metrics, settings.namespaces)
         reviewer = TokenReviewer(cluster.review_token, clock.now)
-        reception = Reception(clock.now)
-        controller.follow(reception)
+        availability = EndpointAvailability(clock.now)
+        controller.follow(availability)
         endpoint = ProgressEndpoint(
-            reviewer, controller.training_attempt, controller.report, controller.newest_progress, reception
+            reviewer, controller.training_attempt, controller.report, controller.newest_progress, availability
         )
         watches = WatchAge(clock.monotonic)
         scraped = MetricsEndpoint(_complete(metrics, controller, watches, clock, settings.metrics_jobs))
@@ -160,27 +161,27 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
         await endpoint.serve(listener, context)
         log.info("started: trainers report to %s", url)
         async with _serving(scraped, settings.metrics_address), asyncio.TaskGroup() as tasks:
-            ending = Insistence()
+            canceller = ShutdownCanceller()
 
-            def trust(ca: str) -> None:
-                reception.certificate_changed()
-                controller.use(replace(deciding, render=replace(render, progress_ca=ca)))
+            def use_ca(ca: str) -> None:
+                availability.certificate_changed()
+                controller.use(replace(decision_settings, render=replace(render, progress_ca=ca)))
 
             background = [
                 tasks.create_task(controller.run(settings.workers)),
-                tasks.create_task(keep_certificate(material, tls, context, trust)),
-                tasks.create_task(reception.watch()),
+                tasks.create_task(keep_certificate(material, tls, context, use_ca)),
+                tasks.create_task(availability.watch()),
                 tasks.create_task(collect_forever()),
             ]
 
             async def stop() -> None:
-                ending.begin()
+                canceller.start()
                 for task in background:
                     task.cancel()
                 await endpoint.close()
                 await scraped.close()
 
-            with ending:
+            with canceller:
                 await _watch(registry(controller, cluster.credentials, stop, watches, metrics), settings)
             for task in background:
                 task.cancel()
@@ -189,7 +190,7 @@ async def _run(cluster: KubeCluster, settings: OperatorSettings, metrics: Operat
 def _complete(
     metrics: OperatorMetrics, controller: Controller, watches: WatchAge, clock: SystemClock, limit: int
 ) -> CollectorRegistry:
-    """The registry with what is read from the parts of this operator."""
+    """Return the registry, with metrics that read the parts of this operator."""
     metrics.read("sftjob_workqueue_depth", "Jobs that wait for a worker.", controller.queue.__len__)
     metrics.read(
         "sftjob_unserved_namespaces",
@@ -212,9 +213,9 @@ async def _serving(endpoint: MetricsEndpoint, address: Address | None) -> AsyncI
 
 
 async def keep_certificate(
-    material: Material, served: TlsMaterial, context: ssl.SSLContext, trust: Callable[[str], None]
+    material: Material, served: TlsMaterial, context: ssl.SSLContext, use_ca: Callable[[str], None]
 ) -> None:
-    """Look after the certificate until cancelled: serve what it was renewed to, and tell `trust` its CA."""
+    """Maintain the certificate until cancelled: serve the renewed one, and pass its CA to `use_ca`."""
     while True:
         await asyncio.sleep(RENEWAL_CHECK_SECONDS)
         try:
@@ -222,14 +223,16 @@ async def keep_certificate(
             if fresh != served:
                 load_certificate(context, fresh)
                 if fresh.ca != served.ca:
-                    trust(fresh.ca)
+                    use_ca(fresh.ca)
                 served = fresh
-                log.info("the certificate of the progress endpoint was renewed")
+                log.info("renewed the certificate of the progress endpoint")
         except (TlsError, ClusterError, OSError) as error:
-            log.warning("can not look after the certificate: %s; next time in %g s", error, RENEWAL_CHECK_SECONDS)
+            log.warning("certificate renewal failed: %s; retrying in %g s", error, RENEWAL_CHECK_SECONDS)
 
 
-def _material(cluster: KubeCluster, where: Path | SecretName, hosts: tuple[str, ...], clock: SystemClock) -> Material:
+def _material(
+    cluster: KubeCluster, where: Path | NamespacedName, hosts: tuple[str, ...], clock: SystemClock
+) -> Material:
     async def material() -> TlsMaterial:
         if isinstance(where, Path):
             return tls_material(where, hosts, clock.now())
@@ -238,12 +241,12 @@ def _material(cluster: KubeCluster, where: Path | SecretName, hosts: tuple[str, 
     return material
 
 
-async def _first(material: Material) -> TlsMaterial:
+async def _first_material(material: Material) -> TlsMaterial:
     while True:
         try:
             return await material()
         except UnavailableError as error:
-            log.warning("can not read the certificate: %s; trying again", error)
+            log.warning("cannot read the certificate: %s; retrying", error)
             await asyncio.sleep(FIRST_CERTIFICATE_RETRY_SECONDS)
 
 
@@ -263,11 +266,6 @@ async def _watch(handlers: kopf.OperatorRegistry, settings: OperatorSettings) ->
 def _listener(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     return socket.create_server((address.host, address.port), family=family)
-
-
-def _own_url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"https://{Address(host=host, port=port)}"
 
 
 if __name__ == "__main__":

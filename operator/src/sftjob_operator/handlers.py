@@ -1,4 +1,4 @@
-"""kopf: login, the two watches, liveness, and the end of the process. Events go to the controller as they are."""
+"""kopf handlers: login, the two watches, liveness, and shutdown. Events are passed to the controller unchanged."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -10,7 +10,7 @@ from sftjob_contract.names import GROUP, PLURAL, VERSION
 from sftjob_operator.controller import Controller
 from sftjob_operator.effects.kube import Credentials
 from sftjob_operator.metrics.operator import OperatorMetrics
-from sftjob_operator.watch_age import LONGEST_AGE_SECONDS, NAMESPACED, WatchAge
+from sftjob_operator.runtime.watch_age import LONGEST_AGE_SECONDS, NAMESPACED, WatchAge
 
 _DELETED: Final = "DELETED"
 
@@ -22,11 +22,11 @@ def registry(
     watches: WatchAge,
     metrics: OperatorMetrics,
 ) -> kopf.OperatorRegistry:
-    """Handlers that feed `controller`; `stop` is awaited at the end of the process.
+    """Return handlers that feed `controller`; `stop` is awaited at shutdown.
 
-    `watches` is kept up to date, and `metrics` counts kopf's requests.
+    `watches` is updated, and `metrics` counts kopf's requests.
 
-    kopf waits for tasks that were begun under it, so `stop` must end those of open connections.
+    kopf waits for tasks that were started under it, so `stop` must end those of open connections.
     """
     handlers = kopf.OperatorRegistry()
 
@@ -44,30 +44,32 @@ def registry(
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
-        tell = controller.job_gone if event["type"] == _DELETED else controller.job_changed
-        tell(event["object"])
+        handle = controller.job_gone if event["type"] == _DELETED else controller.job_changed
+        handle(event["object"])
 
     @kopf.on.event("v1", "pods", registry=handlers)
     async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
-        tell = controller.pod_gone if event["type"] == _DELETED else controller.pod_changed
-        tell(event["object"])
+        handle = controller.pod_gone if event["type"] == _DELETED else controller.pod_changed
+        handle(event["object"])
 
     return handlers
 
 
 def healthy_age(seconds: float) -> int:
-    """The age of the oldest watch as a probe tells it.
+    """Return the age of the oldest watch for the liveness probe.
 
     Raises:
         kopf.PermanentError: it is too old; kopf then answers the probe with 500.
     """
     if seconds > LONGEST_AGE_SECONDS:
-        raise kopf.PermanentError(f"a watch was last answered {seconds:.0f} s ago, more than {LONGEST_AGE_SECONDS} s")
+        raise kopf.PermanentError(
+            f"the oldest watch was last answered {seconds:.0f} s ago, more than {LONGEST_AGE_SECONDS} s"
+        )
     return round(seconds)
 
 
 def session(info: kopf.ConnectionInfo, *traces: aiohttp.TraceConfig) -> kopf.AiohttpSession:
-    """The session that kopf would make of `info`, under the eyes of `traces`."""
+    """Return the session that kopf would create from `info`, with `traces`."""
     client = aiohttp.ClientSession(
         middlewares=[missing_as_forbidden],
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
@@ -81,9 +83,9 @@ def session(info: kopf.ConnectionInfo, *traces: aiohttp.TraceConfig) -> kopf.Aio
 async def missing_as_forbidden(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Turn 404 on objects of one namespace into 403, which kopf 1.45 tries again without end (`api.request`).
+    """Turn 404 on objects of one namespace into 403, which kopf 1.45 retries indefinitely (`api.request`).
 
-    Any other 4xx to a watch ends all watches of the process. A namespace that is not there must not end the others'.
+    Any other 4xx to a watch ends all watches of the process. A missing namespace must not end those of others.
     """
     response = await handler(request)
     if response.status == 404 and NAMESPACED in request.url.path:
@@ -92,7 +94,7 @@ async def missing_as_forbidden(
 
 
 def connection(credentials: Credentials) -> kopf.ConnectionInfo:
-    """The credentials as kopf takes them."""
+    """Return the credentials in kopf's form."""
     scheme, _, token = (credentials.authorization or "").partition(" ")
     return kopf.ConnectionInfo(
         server=credentials.server,

@@ -1,4 +1,4 @@
-"""Everything that can be configured, from the environment, checked at start; and what kopf is told."""
+"""Configuration from the environment, validated at start, and kopf's settings."""
 
 import itertools
 import re
@@ -10,20 +10,20 @@ from typing import Any, Final, TypeVar
 import kopf
 
 from sftjob_contract.names import LABEL_JOB
-from sftjob_operator.api.scheduling import LABEL_KEY_PATTERN
 from sftjob_operator.api.types import LABEL_VALUE_PATTERN
-from sftjob_operator.watch_age import WATCH_SECONDS
+from sftjob_operator.api.v1alpha1.scheduling import LABEL_KEY_PATTERN
+from sftjob_operator.runtime.watch_age import WATCH_SECONDS
 
 T = TypeVar("T")
 
 DEFAULT_GPU_NODE_LABEL: Final = "nvidia.com/gpu.present=true"
-"""What NVIDIA's GPU feature discovery writes on nodes that have a GPU."""
+"""Label that NVIDIA's GPU feature discovery sets on GPU nodes."""
 LIST_CHUNK: Final = 250
-"""Objects per page when kopf lists, so that no answer is large."""
+"""Objects per page when kopf lists, so that responses stay small."""
 SILENT_INTERVALS: Final = 3
 SILENT_MARGIN_SECONDS: Final = 60
 _WHOLE: Final = re.compile(r"[0-9]{1,9}")
-"""Digits as people write them: Python's int also takes underscores and the digits of every script."""
+"""Plain digits: Python's int also accepts underscores and the digits of every script."""
 _DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]+)?")
 _URL: Final = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?/*", re.IGNORECASE | re.ASCII)
 _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
@@ -31,12 +31,12 @@ _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the text names the variable, its value, and what to write instead."""
+    """A setting is missing or invalid; the text names the variable, its value, and what to write instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where to listen."""
+    """A listening address."""
 
     host: str
     port: int
@@ -46,16 +46,8 @@ class Address:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecretName:
-    """Which Secret."""
-
-    namespace: str
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaseName:
-    """Which Lease."""
+class NamespacedName:
+    """Namespace and name of an object."""
 
     namespace: str
     name: str
@@ -63,54 +55,54 @@ class LeaseName:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorSettings:
-    """The operator's settings. Each comes from the environment variable named in its description."""
+    """The operator's settings. The description of each names its environment variable."""
 
     namespaces: tuple[str, ...]
     """SFTJOB_NAMESPACES: namespaces to watch, separated by commas. Absent: all of them."""
     trainer_image: str
-    """SFTJOB_TRAINER_IMAGE: image of jobs that name none."""
+    """SFTJOB_TRAINER_IMAGE: image of jobs without spec.image."""
     gpu_node_label: tuple[str, str | None] | None
-    """SFTJOB_GPU_NODE_LABEL: KEY=VALUE, or KEY for any value, of the nodes that have GPUs; Prepare Pods prefer them.
-    Empty: none."""
+    """SFTJOB_GPU_NODE_LABEL: KEY=VALUE, or KEY for any value, of nodes with GPUs; Prepare Pods prefer them. Empty: no
+    preference."""
     progress_address: Address
-    """SFTJOB_PROGRESS_ADDRESS: HOST:PORT where the progress endpoint listens. Port 0: a free one."""
+    """SFTJOB_PROGRESS_ADDRESS: HOST:PORT that the progress endpoint listens on. Port 0: a free one."""
     progress_url: str | None
-    """SFTJOB_PROGRESS_URL: the endpoint as Pods reach it. Absent: https:// and the address it listens on."""
-    progress_tls: Path | SecretName
-    """SFTJOB_PROGRESS_TLS_DIR: directory with tls.crt, tls.key and ca.crt of the endpoint; made there if it is empty.
-    SFTJOB_PROGRESS_TLS_SECRET: NAMESPACE/NAME of a Secret that has them instead; it exists, and is filled if empty."""
-    lease: LeaseName | None
-    """SFTJOB_LEASE: NAMESPACE/NAME of the Lease without which nothing is decided or written. Absent: none, for an
-    operator that a person starts and that is the only one."""
+    """SFTJOB_PROGRESS_URL: URL of the endpoint for Pods. Absent: https:// and the address it listens on."""
+    progress_tls: Path | NamespacedName
+    """SFTJOB_PROGRESS_TLS_DIR: directory with tls.crt, tls.key and ca.crt of the endpoint; they are created if it is
+    empty. SFTJOB_PROGRESS_TLS_SECRET: NAMESPACE/NAME of an existing Secret with them instead; it is filled if empty."""
+    lease: NamespacedName | None
+    """SFTJOB_LEASE: NAMESPACE/NAME of the Lease without which the operator neither decides nor writes. Absent: no
+    Lease, for a single operator that is started by hand."""
     pod_name: str | None
-    """SFTJOB_POD_NAME: the Pod that this operator runs in; its restarted container takes the Lease over at once."""
+    """SFTJOB_POD_NAME: the operator's own Pod; its restarted container takes the Lease over at once."""
     watch_silence_seconds: float
-    """SFTJOB_WATCH_SILENCE_SECONDS: a watch that tells nothing for so long, not even a bookmark, is begun anew."""
+    """SFTJOB_WATCH_SILENCE_SECONDS: a watch that sends nothing for so long, not even a bookmark, is restarted."""
     progress_interval_seconds: float
-    """SFTJOB_PROGRESS_INTERVAL_SECONDS: at most one status write per job in this time, except for phase changes;
-    longer where hundreds of jobs train (controller.MOST_WRITES_PER_SECOND)."""
+    """SFTJOB_PROGRESS_INTERVAL_SECONDS: at most one status write per job in this time, except for phase changes; longer
+    if hundreds of jobs train (controller.MOST_WRITES_PER_SECOND)."""
     workers: int
-    """SFTJOB_WORKERS: jobs worked on at the same time."""
+    """SFTJOB_WORKERS: jobs processed at the same time."""
     liveness_address: Address | None
-    """SFTJOB_LIVENESS_ADDRESS: HOST:PORT of a /healthz over HTTP. Absent: none."""
+    """SFTJOB_LIVENESS_ADDRESS: HOST:PORT of /healthz over HTTP. Absent: disabled."""
     metrics_address: Address | None
-    """SFTJOB_METRICS_ADDRESS: HOST:PORT of a /metrics over HTTP, for Prometheus. Absent: none."""
+    """SFTJOB_METRICS_ADDRESS: HOST:PORT of /metrics over HTTP, for Prometheus. Absent: disabled."""
     metrics_jobs: int
-    """SFTJOB_METRICS_JOBS: jobs that have series of their own there, at most; the others are counted only."""
+    """SFTJOB_METRICS_JOBS: maximum jobs with series of their own there; the others are only counted."""
     kubeconfig: Path | None
-    """KUBECONFIG: how to reach the API server. Absent: the cluster that this Pod runs in, else ~/.kube/config."""
+    """KUBECONFIG: how to reach the API server. Absent: this Pod's own cluster, else ~/.kube/config."""
 
     @property
     def silence_seconds(self) -> float:
-        """A running trainer that has not reported for this long is said to be silent."""
+        """Time without a report after which a running trainer counts as silent."""
         return SILENT_INTERVALS * self.progress_interval_seconds + SILENT_MARGIN_SECONDS
 
 
 def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
-    """The settings in `environ`.
+    """Read the settings from `environ`.
 
     Raises:
-        SettingsError: one is missing or wrong.
+        SettingsError: one is missing or invalid.
     """
     return OperatorSettings(
         namespaces=tuple(name.strip() for name in environ.get("SFTJOB_NAMESPACES", "").split(",") if name.strip()),
@@ -132,10 +124,10 @@ def read_settings(environ: Mapping[str, str]) -> OperatorSettings:
 
 
 def configure(settings: kopf.OperatorSettings, watch_silence_seconds: float) -> None:
-    """Tell kopf to watch and to do nothing else: no Events, no peering, no finalizers, no scanning."""
+    """Configure kopf to watch only: no Events, no peering, no finalizers, no scanning."""
     settings.posting.enabled = False  # each would be a request; the controller posts the few that matter
     settings.peering.standalone = True  # one replica, replaced by Recreate, and a Lease
-    settings.scanning.disabled = True  # listing CRDs and namespaces needs rights that are not needed otherwise
+    settings.scanning.disabled = True  # listing CRDs and namespaces needs extra rights
     settings.watching.label_selectors["v1/pods"] = LABEL_JOB
     settings.watching.chunk_size = LIST_CHUNK
     settings.watching.server_timeout = WATCH_SECONDS
@@ -149,21 +141,21 @@ def configure(settings: kopf.OperatorSettings, watch_silence_seconds: float) -> 
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
-    """No differences are computed: kopf would copy every object several times per event, for handlers not used here."""
+    """Compute no differences: kopf would copy every object several times per event, for handlers not used here."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        """The part of an object whose changes matter to kopf's own handlers: nothing."""
+        """Return the part of an object whose changes matter to kopf's own handlers: none."""
         return {}
 
     def fetch(self, **_: Any) -> None:
-        """The last such part that was handled: never known."""
+        """Return the last handled part: never known."""
 
     def store(self, **_: Any) -> None:
-        """Keep it nowhere: the object gets no annotation."""
+        """Store nothing: the object gets no annotation."""
 
 
 class Forever:
-    """Waits between retries whose last one is repeated without end: an API server that is away comes back."""
+    """Waits between retries; the last one repeats forever: an unreachable API server recovers."""
 
     def __init__(self, waits: tuple[float, ...]) -> None:
         self._waits = waits
@@ -172,7 +164,7 @@ class Forever:
         return itertools.chain(self._waits, itertools.repeat(self._waits[-1]))
 
 
-def _progress_tls(environ: Mapping[str, str]) -> Path | SecretName:
+def _progress_tls(environ: Mapping[str, str]) -> Path | NamespacedName:
     secret = _optional(environ, "SFTJOB_PROGRESS_TLS_SECRET", _secret_name)
     directory = environ.get("SFTJOB_PROGRESS_TLS_DIR", "")
     if secret is not None and directory:
@@ -216,18 +208,19 @@ def _address(text: str) -> Address:
     return Address(host=host.strip("[]"), port=int(port))
 
 
-def _secret_name(text: str) -> SecretName:
+def _namespaced_name(text: str, what: str) -> NamespacedName:
     namespace, _, name = text.partition("/")
     if not namespace or not name or "/" in name:
-        raise ValueError("write NAMESPACE/NAME of a Secret that exists")
-    return SecretName(namespace=namespace, name=name)
+        raise ValueError(f"write NAMESPACE/NAME of {what}")
+    return NamespacedName(namespace=namespace, name=name)
 
 
-def _lease_name(text: str) -> LeaseName:
-    namespace, _, name = text.partition("/")
-    if not namespace or not name or "/" in name:
-        raise ValueError("write NAMESPACE/NAME of a Lease, which need not exist")
-    return LeaseName(namespace=namespace, name=name)
+def _secret_name(text: str) -> NamespacedName:
+    return _namespaced_name(text, "a Secret that exists")
+
+
+def _lease_name(text: str) -> NamespacedName:
+    return _namespaced_name(text, "a Lease, which need not exist")
 
 
 def _url(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m sftjob_sandbox up`: the sandbox in the foreground, until it is told to stop."""
+"""`python -m sftjob_sandbox up`: the sandbox in the foreground, until SIGINT or SIGTERM."""
 
 import argparse
 import asyncio
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sftjob_sandbox.node.paths import existing_claims
+from sftjob_sandbox.http.server import ServerSettings
+from sftjob_sandbox.node.containers.paths import existing_claims
 from sftjob_sandbox.sandbox import Sandbox, SandboxError
-from sftjob_sandbox.server import ServerSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

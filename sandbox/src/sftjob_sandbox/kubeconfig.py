@@ -9,7 +9,7 @@ from typing import Final
 
 import yaml
 
-from sftjob_sandbox.objects import Object
+from sftjob_sandbox.apimachinery.objects import Object
 
 CONTEXT: Final = "sftjob-sandbox"
 

@@ -11,21 +11,21 @@ from typing import Self
 
 import yaml
 
-from sftjob_sandbox.auth import Authenticator
-from sftjob_sandbox.bodies import GoLoader
-from sftjob_sandbox.errors import ApiError
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.objects import Object, name_of
+from sftjob_sandbox.cluster.store import Store
+from sftjob_sandbox.http.auth import Authenticator
+from sftjob_sandbox.http.server import ApiServer, ServerSettings
 from sftjob_sandbox.kubeconfig import kubeconfig, remove_own, write_private
 from sftjob_sandbox.node.node import Node
 from sftjob_sandbox.node.settings import NodeSettings
-from sftjob_sandbox.objects import Object, name_of
-from sftjob_sandbox.resources import DEFINITIONS
-from sftjob_sandbox.server import ApiServer, ServerSettings
-from sftjob_sandbox.store import Store
+from sftjob_sandbox.storage.bodies import GoLoader
+from sftjob_sandbox.storage.resources import DEFINITIONS
 from sftjob_sandbox.tls import make_tls
 
 
 class SandboxError(Exception):
-    """The sandbox can not start; the text says what to change."""
+    """The sandbox cannot start; the message names what to change."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class Sandbox:
     """
 
     data: Path
-    """Directory of volumes, logs and, unless `kubeconfig` says otherwise, the kubeconfig."""
+    """Directory of volumes, logs and, by default, the kubeconfig."""
     kubeconfig: Path = Path()
     images: Mapping[str, Path] = field(default_factory=dict)
     """Images that the node has: reference to the directory that comes first on PATH."""
@@ -62,7 +62,7 @@ class Sandbox:
         self.kubeconfig = (default if self.kubeconfig == Path() else self.kubeconfig).absolute()
 
     async def __aenter__(self) -> Self:
-        """Start. Raises SandboxError for a definition that can not be served."""
+        """Start. Raises SandboxError for a definition that cannot be served."""
         self.kubeconfig.unlink(missing_ok=True)
         self.data.mkdir(parents=True, exist_ok=True)
         tls = make_tls()

@@ -1,4 +1,4 @@
-"""The server's certificate: from an authority of its own, made anew at each start and known only by the kubeconfig."""
+"""The server's certificate: from a CA that is created at each start, and that only the kubeconfig contains."""
 
 import ssl
 from dataclasses import dataclass

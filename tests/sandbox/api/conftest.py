@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sftjob_sandbox.http.server import ServerSettings
 from sftjob_sandbox.sandbox import Sandbox
-from sftjob_sandbox.server import ServerSettings
-from support.http_api import WIDGETS_FILE, HttpApi, http_api
+from support.clients.http_api import WIDGETS_FILE, HttpApi, http_api
 
 
 @pytest.fixture

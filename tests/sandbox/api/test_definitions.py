@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.http_api import MERGE, WIDGETS, WIDGETS_FILE, HttpApi, widget
-from support.wait import eventually
+from support.clients.http_api import MERGE, WIDGETS, WIDGETS_FILE, HttpApi, widget
+from support.clients.wait import eventually
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WIDGET_DEFINITION = f"{DEFINITIONS}/widgets.example.dev"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sftjob_sandbox.sandbox import Sandbox
-from support.http_api import CONFIG_MAPS, MERGE, PODS, WIDGETS, HttpApi, config_map, pod, widget
+from support.clients.http_api import CONFIG_MAPS, MERGE, PODS, WIDGETS, HttpApi, config_map, pod, widget
 
 ONE = f"{WIDGETS}/one"
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from support.http_api import CONFIG_MAPS, PODS, WIDGETS, HttpApi, config_map, pod
-
-AGGREGATED = {"Accept": "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"}
+from support.clients.http_api import CONFIG_MAPS, PODS, WIDGETS, HttpApi, config_map, pod
 
 
 async def test_each_group_lists_its_resources(api: HttpApi) -> None:
@@ -26,21 +24,9 @@ async def test_groups_and_versions_are_listed(api: HttpApi) -> None:
     groups = {group["name"]: group for group in (await api.ok("GET", "/apis"))["groups"]}
 
     assert groups["example.dev"]["preferredVersion"] == {"groupVersion": "example.dev/v1", "version": "v1"}
-    assert {"apiextensions.k8s.io", "coordination.k8s.io", "authentication.k8s.io", "authorization.k8s.io"} <= set(
-        groups
-    )
+    assert {"apiextensions.k8s.io", "coordination.k8s.io", "authentication.k8s.io"} <= set(groups)
     assert (await api.ok("GET", "/apis/example.dev"))["kind"] == "APIGroup"
     assert (await api.ok("GET", "/api"))["versions"] == ["v1"]
-
-
-async def test_all_of_it_can_be_had_in_one_document(api: HttpApi) -> None:
-    answer = await api("GET", "/apis", headers=AGGREGATED)
-    [group] = [item for item in answer.body["items"] if item["metadata"]["name"] == "example.dev"]
-
-    assert answer.headers["Content-Type"] == "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-    assert group["versions"][0]["resources"][0]["subresources"][0]["subresource"] == "status"
-    [legacy] = (await api("GET", "/api", headers=AGGREGATED)).body["items"]
-    assert "pods" in [resource["resource"] for resource in legacy["versions"][0]["resources"]]
 
 
 async def test_a_kinds_schema_is_published(api: HttpApi) -> None:

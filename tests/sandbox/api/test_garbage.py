@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from support.http_api import CONFIG_MAPS, WIDGETS, HttpApi, config_map, owned_by, widget
-from support.wait import eventually
+from support.clients.http_api import CONFIG_MAPS, WIDGETS, HttpApi, config_map, owned_by, widget
+from support.clients.wait import eventually
 
 
 async def _gone(api: HttpApi, path: str) -> None:

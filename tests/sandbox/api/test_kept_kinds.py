@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.http_api import HttpApi, Object
+from support.clients.http_api import HttpApi, Object
 
 DEPLOYMENT: Object = {
     "metadata": {"name": "a"},

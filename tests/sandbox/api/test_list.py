@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from sftjob_sandbox.http.table import Tabulator
 from sftjob_sandbox.sandbox import Sandbox
-from sftjob_sandbox.table import Tabulator
-from support.http_api import CONFIG_MAPS, PODS, TABLE, WIDGETS, HttpApi, config_map, pod, widget
+from support.clients.http_api import CONFIG_MAPS, PODS, TABLE, WIDGETS, HttpApi, config_map, pod, widget
 
 
 def _names(items: Any) -> list[str]:
@@ -69,32 +69,47 @@ async def test_an_unknown_field_can_not_select(api: HttpApi) -> None:
     assert refused.refusal == (400, "BadRequest", "field label not supported: spec.size")
 
 
-async def test_pages_tell_one_state_whatever_happens_meanwhile(api: HttpApi) -> None:
+async def test_pages_show_the_state_of_the_first_whatever_changes_meanwhile(api: HttpApi) -> None:
     await _make(api, "a", "b", "c", "d")
 
     first = await api.ok("GET", f"{WIDGETS}?limit=2")
     await api.ok("DELETE", f"{WIDGETS}/c")
+    changed = {**(await api.ok("GET", f"{WIDGETS}/d")), "spec": {"size": 7}}
+    await api.ok("PUT", f"{WIDGETS}/d", changed)
     await _make(api, "e")
-    second = await api.ok("GET", f"{WIDGETS}?limit=2&continue={first['metadata']['continue']}")
+    second = await api.ok("GET", f"{WIDGETS}?limit=1&continue={first['metadata']['continue']}")
+    third = await api.ok("GET", f"{WIDGETS}?limit=1&continue={second['metadata']['continue']}")
 
     assert (_names(first), first["metadata"]["remainingItemCount"]) == (["a", "b"], 2)
-    assert (_names(second), second["metadata"]) == (
-        ["c", "d"],
-        {"resourceVersion": first["metadata"]["resourceVersion"]},
-    )
+    assert (_names(second), second["metadata"]["remainingItemCount"]) == (["c"], 1)
+    assert [(item["metadata"]["name"], item["spec"]["size"]) for item in third["items"]] == [("d", 3)]
+    assert third["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
 
 
-async def test_a_continue_token_that_is_too_old_has_expired(
-    api: HttpApi, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sftjob_sandbox.storage.HISTORY_LIMIT", 2)
+async def test_a_table_comes_in_pages_too(api: HttpApi) -> None:
+    await _make(api, "a", "b")
+
+    first = await api.ok("GET", f"{WIDGETS}?limit=1", headers=TABLE)
+    second = await api.ok("GET", f"{WIDGETS}?continue={first['metadata']['continue']}", headers=TABLE)
+
+    assert [[row["cells"][0] for row in table["rows"]] for table in (first, second)] == [["a"], ["b"]]
+
+
+async def test_pages_of_all_namespaces_go_on_in_the_next_one(api: HttpApi) -> None:
+    first = await api.ok("GET", "/api/v1/serviceaccounts?limit=1")
+    second = await api.ok("GET", f"/api/v1/serviceaccounts?limit=1&continue={first['metadata']['continue']}")
+
+    assert [page["items"][0]["metadata"]["namespace"] for page in (first, second)] == ["default", "kube-system"]
+    assert "continue" not in second["metadata"]
+
+
+async def test_nobody_counts_the_rest_of_a_selection(api: HttpApi) -> None:
     await _make(api, "a", "b", "c")
-    first = await api.ok("GET", f"{WIDGETS}?limit=1")
-    await _make(api, "d", "e", "f", "g", "h")
 
-    refused = await api("GET", f"{WIDGETS}?limit=1&continue={first['metadata']['continue']}")
+    listed = await api.ok("GET", f"{WIDGETS}?limit=1&labelSelector=letter!=a")
 
-    assert refused.refusal[:2] == (410, "Expired")
+    assert _names(listed) == ["b"]
+    assert listed["metadata"].keys() == {"resourceVersion", "continue"}
 
 
 async def test_version_zero_is_the_whole_list_from_the_cache(api: HttpApi) -> None:
@@ -103,12 +118,29 @@ async def test_version_zero_is_the_whole_list_from_the_cache(api: HttpApi) -> No
     assert _names(await api.ok("GET", f"{WIDGETS}?limit=1&resourceVersion=0")) == ["a", "b"]
 
 
-async def test_an_older_state_can_be_asked_for_exactly(api: HttpApi) -> None:
-    await _make(api, "a")
-    revision = (await api.ok("GET", WIDGETS))["metadata"]["resourceVersion"]
-    await _make(api, "b")
+async def test_a_continue_token_that_is_too_old_has_expired(api: HttpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sftjob_sandbox.storage.collections.HISTORY_LIMIT", 2)
+    await _make(api, "a", "b", "c")
+    first = await api.ok("GET", f"{WIDGETS}?limit=1")
+    await _make(api, "d", "e", "f", "g", "h")
 
-    assert _names(await api.ok("GET", f"{WIDGETS}?resourceVersion={revision}&resourceVersionMatch=Exact")) == ["a"]
+    refused = await api("GET", f"{WIDGETS}?limit=1&continue={first['metadata']['continue']}")
+
+    text = (
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+        "without the continue parameter."
+    )
+    assert refused.refusal == (410, "Expired", text)
+
+
+async def test_a_continue_token_goes_with_no_version(api: HttpApi) -> None:
+    await _make(api, "a", "b")
+    token = (await api.ok("GET", f"{WIDGETS}?limit=1"))["metadata"]["continue"]
+
+    refused = await api("GET", f"{WIDGETS}?resourceVersion=1&continue={token}")
+
+    text = "specifying resource version is not allowed when using continue"
+    assert refused.refusal == (400, "BadRequest", text)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +149,7 @@ async def test_an_older_state_can_be_asked_for_exactly(api: HttpApi) -> None:
         ("resourceVersion=9999999999999", 504, "Timeout"),
         ("resourceVersion=abc", 400, "BadRequest"),
         ("continue=abc", 400, "BadRequest"),
+        ("continue=e30", 400, "BadRequest"),
         ("limit=abc", 400, "BadRequest"),
         ("resourceVersionMatch=Exact", 422, "Invalid"),
         ("resourceVersion=1&resourceVersionMatch=About", 422, "Invalid"),
@@ -185,16 +218,8 @@ POD_STATES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["0/1", "Completed", "0"],
     ),
     "failed": (
-        {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 65}}}]},
-        ["0/1", "ExitCode:65", "0"],
-    ),
-    "killed": (
-        {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 137, "signal": 9}}}]},
-        ["0/1", "Signal:9", "0"],
-    ),
-    "preparing": (
-        {"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}, "restartCount": 2}]},
-        ["0/1", "Init:0/0", "2"],
+        {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 65, "reason": "Error"}}}]},
+        ["0/1", "Error", "0"],
     ),
     "evicted": ({"phase": "Failed", "reason": "Evicted"}, ["0/1", "Evicted", "0"]),
 }

@@ -3,8 +3,8 @@
 import pytest
 
 from sftjob_sandbox.sandbox import Sandbox
-from support.http_api import CONFIG_MAPS, PODS, HttpApi, config_map, pod
-from support.wait import eventually
+from support.clients.http_api import CONFIG_MAPS, PODS, HttpApi, config_map, pod
+from support.clients.wait import eventually
 
 NAMESPACES = "/api/v1/namespaces"
 LAB = {"metadata": {"name": "lab"}}
@@ -88,3 +88,10 @@ async def test_a_claim_in_use_stays_until_its_pod_is_gone(api: HttpApi, sandbox:
         return (await api("GET", f"{claims}/data")).status == 404
 
     await eventually(is_gone, "the claim is still there")
+
+
+async def test_a_cluster_scoped_object_is_in_no_namespace(api: HttpApi) -> None:
+    refused = await api("POST", "/api/v1/namespaces", {"metadata": {"name": "a", "namespace": "default"}})
+
+    text = "the namespace of the provided object does not match the namespace sent on the request"
+    assert refused.refusal == (400, "BadRequest", text)

@@ -7,7 +7,7 @@ import pytest
 from kubernetes.aio import client, config, watch
 
 from sftjob_sandbox.sandbox import Sandbox
-from support.http_api import pod, widget
+from support.clients.http_api import pod, widget
 
 WIDGETS = {"group": "example.dev", "version": "v1", "namespace": "default", "plural": "widgets"}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support.http_api import (
+from support.clients.http_api import (
     APPLY,
     CONFIG_MAPS,
     JSON_PATCH,
@@ -53,13 +53,16 @@ async def test_a_json_patch_whose_test_fails_changes_nothing(api: HttpApi) -> No
     assert await api.ok("GET", ONE) == created
 
 
-async def test_a_strategic_merge_patch_merges_lists_by_their_key(api: HttpApi) -> None:
+async def test_a_strategic_merge_patch_merges_objects_and_no_lists(api: HttpApi) -> None:
     await api.ok("POST", PODS, pod())
-    patch = {"spec": {"containers": [{"name": "main", "image": "image:2"}]}}
 
-    patched = await api.ok("PATCH", f"{PODS}/one", patch, STRATEGIC)
+    patched = await api.ok("PATCH", f"{PODS}/one", {"metadata": {"labels": {"a": "b"}}}, STRATEGIC)
+    lists = {"spec": {"containers": [{"name": "main", "image": "image:2"}]}}
+    refused = await api("PATCH", f"{PODS}/one", lists, STRATEGIC)
 
-    assert [(c["name"], c["image"]) for c in patched["spec"]["containers"]] == [("main", "image:2")]
+    assert patched["metadata"]["labels"] == {"a": "b"}
+    assert refused.refusal[:2] == (400, "BadRequest")
+    assert "does not merge the list containers of a strategic merge patch" in refused.body["message"]
 
 
 async def test_a_custom_resource_takes_no_strategic_merge_patch(api: HttpApi) -> None:
@@ -75,6 +78,17 @@ async def test_a_custom_resource_takes_no_strategic_merge_patch(api: HttpApi) ->
             "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
         ),
     )
+
+
+async def test_a_patch_changes_nothing_that_only_the_server_sets(api: HttpApi) -> None:
+    created = await api.ok("POST", WIDGETS, widget())
+    moment = "2001-02-03T04:05:06Z"
+    patch = {"creationTimestamp": moment, "deletionTimestamp": moment, "generation": 9, "deletionGracePeriodSeconds": 3}
+
+    assert await api.ok("PATCH", ONE, {"metadata": patch}, MERGE) == created
+    refused = await api("PATCH", ONE, {"metadata": {"name": "two"}}, MERGE)
+    assert refused.refusal[0] == 422
+    assert 'metadata.name: Invalid value: "two": field is immutable' in refused.body["message"]
 
 
 async def test_a_patch_of_status_touches_nothing_else(api: HttpApi) -> None:

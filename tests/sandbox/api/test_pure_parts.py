@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.bodies import parse_yaml
-from sftjob_sandbox.durations import age, human_duration
-from sftjob_sandbox.jsonpath import find
-from sftjob_sandbox.objects import generated_name
-from sftjob_sandbox.requests import parse_request
-from sftjob_sandbox.storage import CompactedError, Storage
-from sftjob_sandbox.write_options import manager_of
+from sftjob_sandbox.apimachinery.jsonpath import find
+from sftjob_sandbox.apimachinery.objects import generated_name
+from sftjob_sandbox.http.requests import parse_request
+from sftjob_sandbox.http.table import age, human_duration
+from sftjob_sandbox.http.write_options import manager_of
+from sftjob_sandbox.storage.bodies import parse_yaml
+from sftjob_sandbox.storage.collections import CompactedError, Storage
 
 REQUESTS = [
     ("GET", "/api/v1/namespaces/ns/pods/p/log", {}, "get ns pods p log"),
@@ -106,7 +106,7 @@ def test_a_path_that_is_not_simple_is_refused(path: str) -> None:
 def test_yaml_scalars_are_those_of_go() -> None:
     text = b"a: 2e-4\nb: 2026-01-01\nc: 2026-01-01T00:00:00Z\nd: 1.5\ne: abc\nf: '2e-4'\n"
 
-    assert parse_yaml(text).value == {
+    assert parse_yaml(text) == {
         "a": 2e-4,
         "b": "2026-01-01",
         "c": "2026-01-01T00:00:00Z",
@@ -132,21 +132,8 @@ def _thing(name: str, value: int = 0) -> dict[str, Any]:
     return {"kind": "Thing", "apiVersion": "v1", "metadata": {"name": name}, "value": value}
 
 
-def test_an_older_state_is_told_from_the_log() -> None:
-    storage = Storage(100)
-    storage.put("things", ("", "a"), _thing("a", 1))
-    before = storage.put("things", ("", "b"), _thing("b", 1)).revision
-    storage.put("things", ("", "a"), _thing("a", 2))
-    storage.remove("things", ("", "b"))
-    storage.put("things", ("", "c"), _thing("c", 1))
-
-    old = storage.collection("things").at(before)
-
-    assert {key: entry.object["value"] for key, entry in old.items()} == {("", "a"): 1, ("", "b"): 1}
-
-
 def test_what_the_log_has_forgotten_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sftjob_sandbox.storage.HISTORY_LIMIT", 3)
+    monkeypatch.setattr("sftjob_sandbox.storage.collections.HISTORY_LIMIT", 3)
     storage = Storage(100)
     for number in range(10):
         storage.put("things", ("", "a"), _thing("a", number))

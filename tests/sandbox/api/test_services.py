@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from support.http_api import HttpApi, Object
+from support.clients.http_api import HttpApi, Object
 
 SERVICES = "/api/v1/namespaces/default/services"
 
@@ -79,16 +79,3 @@ async def test_services_are_discovered_as_on_a_real_server(api: HttpApi) -> None
     found = resources["services"]
     assert (found["shortNames"], found["categories"], found["singularName"]) == (["svc"], ["all"], "service")
     assert "services/status" in resources
-
-
-async def test_a_table_of_services_reads_as_on_a_real_server(api: HttpApi) -> None:
-    await api.ok("POST", SERVICES, service())
-    accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
-
-    table = (await api("GET", SERVICES, headers=accept)).body
-
-    names = [column["name"] for column in table["columnDefinitions"]]
-    cells = dict(zip(names, table["rows"][0]["cells"], strict=True))
-    assert names == ["Name", "Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "Selector"]
-    assert (cells["Type"], cells["Cluster-IP"], cells["External-IP"]) == ("ClusterIP", "None", "<none>")
-    assert (cells["Port(s)"], cells["Selector"]) == ("29400/TCP", "app=a")

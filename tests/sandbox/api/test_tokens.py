@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.sandbox import Sandbox
-from support.http_api import PODS, WIDGETS, HttpApi, pod
+from support.clients.http_api import PODS, WIDGETS, HttpApi, pod
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
@@ -200,42 +199,92 @@ async def test_a_token_for_others_does_not_open_this_server(api: HttpApi) -> Non
     assert (await api("GET", "/version", token=token)).status == 401
 
 
-async def test_the_administrator_may_be_someone_else(api: HttpApi) -> None:
-    refused = await api("GET", PODS, headers={"Impersonate-User": ACCOUNT})
-
-    assert str(FORBIDDEN[0][2]).format(ACCOUNT) == refused.body["message"]
-
-
-async def test_nobody_else_may(api: HttpApi) -> None:
-    refused = await api("GET", PODS, headers={"Impersonate-User": "admin"}, token=await _token(api))
-
-    assert refused.body["message"] == (
-        f'users "admin" is forbidden: User "{ACCOUNT}" cannot impersonate resource "users" '
-        'in API group "" at the cluster scope'
-    )
+REVIEWS = "/apis/authorization.k8s.io/v1"
+LIST_PODS = {"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "default"}}
 
 
 @pytest.mark.parametrize(
-    ("path", "spec", "allowed"),
+    ("spec", "of_administrator", "of_pod"),
     [
-        ("selfsubjectaccessreviews", {"resourceAttributes": {"verb": "delete", "resource": "pods"}}, True),
-        ("subjectaccessreviews", {"user": "x", "resourceAttributes": {"verb": "get", "resource": "pods"}}, False),
-        ("subjectaccessreviews", {"user": "x", "nonResourceAttributes": {"verb": "get", "path": "/version"}}, True),
-        ("subjectaccessreviews", {"user": "x", "groups": ["system:masters"], "resourceAttributes": {}}, True),
+        (LIST_PODS, True, False),
+        ({"nonResourceAttributes": {"verb": "get", "path": "/metrics"}}, True, False),
+        ({"nonResourceAttributes": {"verb": "get", "path": "/version"}}, True, True),
+        (
+            {"resourceAttributes": {
+                "verb": "create", "group": "authorization.k8s.io", "resource": "selfsubjectaccessreviews",
+            }},
+            True,
+            True,
+        ),
+    ],
+)  # fmt: skip
+async def test_every_user_may_ask_for_the_own_rights(
+    api: HttpApi, spec: dict[str, Any], of_administrator: bool, of_pod: bool
+) -> None:
+    token, _ = await _bound_token(api)
+
+    answers = [
+        (await api("POST", f"{REVIEWS}/selfsubjectaccessreviews", {"spec": spec}, token=asker)).body
+        for asker in (None, token)
+    ]
+
+    assert [answer["status"] for answer in answers] == [{"allowed": of_administrator}, {"allowed": of_pod}]
+    assert (answers[0]["kind"], answers[0]["spec"]) == ("SelfSubjectAccessReview", spec)
+
+
+@pytest.mark.parametrize(
+    ("subject", "allowed"),
+    [({"user": ACCOUNT}, False), ({"groups": ["system:masters"]}, True), ({"user": "kubernetes-admin"}, False)],
+)
+async def test_the_administrator_may_ask_for_the_rights_of_others(
+    api: HttpApi, subject: dict[str, Any], allowed: bool
+) -> None:
+    answer = await api.ok("POST", f"{REVIEWS}/subjectaccessreviews", {"spec": {**LIST_PODS, **subject}})
+
+    assert answer["status"] == {"allowed": allowed}
+    refused = await api("POST", f"{REVIEWS}/subjectaccessreviews", {"spec": LIST_PODS}, token=await _token(api))
+    assert refused.refusal[:2] == (403, "Forbidden")
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "field", "sentence"),
+    [
+        (
+            "SelfSubjectAccessReview",
+            {},
+            'spec.resourceAttributes: Invalid value: "null"',
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        (
+            "SubjectAccessReview",
+            LIST_PODS,
+            'spec.user: Invalid value: ""',
+            "at least one of user or group must be specified",
+        ),
     ],
 )
-async def test_access_reviews_say_what_would_be_allowed(api: HttpApi, path: str, spec: Any, allowed: bool) -> None:
-    review = await api.ok("POST", f"/apis/authorization.k8s.io/v1/{path}", {"spec": spec})
+async def test_an_access_review_names_one_request_and_a_subject(
+    api: HttpApi, kind: str, spec: dict[str, Any], field: str, sentence: str
+) -> None:
+    path, text = f"{REVIEWS}/{kind.lower()}s", f'{kind}.authorization.k8s.io "" is invalid: {field}: {sentence}'
 
-    assert review["status"] == {"allowed": allowed}
+    assert (await api("POST", path, {"spec": spec})).refusal == (422, "Invalid", text)
+    both = {**LIST_PODS, "user": "a", "nonResourceAttributes": {"verb": "get", "path": "/"}}
+    assert (await api("POST", path, {"spec": both})).status == 422
 
 
-async def test_a_user_can_ask_who_it_is(api: HttpApi, sandbox: Sandbox) -> None:
-    path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+async def test_reviews_can_only_be_created(api: HttpApi) -> None:
+    listed = await api.ok("GET", REVIEWS)
 
-    mine = await api.ok("POST", path, {})
-    pods = await api("POST", path, {}, token=await _token(api))
+    assert [(resource["name"], resource["verbs"]) for resource in listed["resources"]] == [
+        ("selfsubjectaccessreviews", ["create"]),
+        ("subjectaccessreviews", ["create"]),
+    ]
+    assert (await api("GET", f"{REVIEWS}/subjectaccessreviews")).status == 405
 
-    assert mine["status"]["userInfo"]["groups"] == ["system:masters", "system:authenticated"]
-    assert pods.body["status"]["userInfo"]["username"] == ACCOUNT
-    assert sandbox.token not in json.dumps(mine)
+
+async def test_nobody_may_impersonate_another_user(api: HttpApi) -> None:
+    refused = await api("GET", PODS, headers={"Impersonate-User": ACCOUNT})
+
+    text = "this local server does not support impersonation: use the user's token"
+    assert refused.refusal == (400, "BadRequest", text)

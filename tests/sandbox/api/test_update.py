@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from support.http_api import CONFIG_MAPS, PODS, WIDGETS, HttpApi, config_map, pod, widget
+from support.clients.http_api import CONFIG_MAPS, PODS, WIDGETS, HttpApi, config_map, pod, widget
 
 ONE = f"{WIDGETS}/one"
 

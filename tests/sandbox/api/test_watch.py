@@ -3,7 +3,7 @@
 import pytest
 
 from sftjob_sandbox.sandbox import Sandbox
-from support.http_api import CONFIG_MAPS, MERGE, TABLE, WIDGETS, HttpApi, config_map, widget
+from support.clients.http_api import CONFIG_MAPS, MERGE, TABLE, WIDGETS, HttpApi, config_map, widget
 
 WATCH = f"{WIDGETS}?watch=true"
 LABELLED = {"metadata": {"labels": {"chosen": "yes"}}}
@@ -124,7 +124,7 @@ async def test_bookmarks_come_even_when_others_are_busy(api: HttpApi) -> None:
 
 
 async def test_a_version_that_is_too_old_has_expired(api: HttpApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sftjob_sandbox.storage.HISTORY_LIMIT", 2)
+    monkeypatch.setattr("sftjob_sandbox.storage.collections.HISTORY_LIMIT", 2)
     first = await api.ok("POST", WIDGETS, widget("a"))
     for number in range(6):
         await api.ok("POST", WIDGETS, widget(f"w{number}"))

@@ -15,8 +15,8 @@ import yaml
 
 from sftjob_sandbox.__main__ import main
 from sftjob_sandbox.sandbox import Sandbox
-from support.http_api import WIDGETS_FILE
-from support.kubectl import Kubectl
+from support.clients.http_api import RUNS_ONCE, WIDGETS_FILE
+from support.clients.kubectl import Kubectl
 
 
 @contextmanager
@@ -46,6 +46,7 @@ POD = {
     "kind": "Pod",
     "metadata": {"name": "one"},
     "spec": {
+        **RUNS_ONCE,
         "containers": [{"name": "main", "image": "tools:1", "command": ["sh", "-c", "sleep 600 & wait"]}],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
     },

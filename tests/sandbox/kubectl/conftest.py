@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from sftjob_sandbox.sandbox import Sandbox
-from support.background import background_sandbox
-from support.http_api import WIDGETS_FILE
-from support.kubectl import Kubectl
-from support.namespaced import Namespaced
+from support.clients.background import background_sandbox
+from support.clients.http_api import RUNS_ONCE, WIDGETS_FILE
+from support.clients.kubectl import Kubectl
+from support.clients.namespaced import Namespaced
 
 IMAGE = "image:1"
 _NUMBERS = itertools.count(1)
@@ -41,5 +41,5 @@ def lab(sandbox: Sandbox) -> Namespaced:
 def pod() -> Any:
     """A Pod that says three lines and ends."""
     container = {"name": "main", "image": IMAGE, "command": ["sh", "-c", "echo one; echo two; sleep 0.3; echo three"]}
-    spec = {"restartPolicy": "Never", "containers": [container], "terminationGracePeriodSeconds": 1}
+    spec = {**RUNS_ONCE, "containers": [container], "terminationGracePeriodSeconds": 1}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.http_api import WIDGETS_FILE, config_map, widget
-from support.namespaced import Namespaced
+from support.clients.http_api import WIDGETS_FILE, config_map, widget
+from support.clients.namespaced import Namespaced
 
 
 def test_apply_says_created_unchanged_and_configured(lab: Namespaced) -> None:
@@ -26,6 +26,19 @@ def test_so_it_does_for_built_in_kinds(lab: Namespaced) -> None:
 
     assert [line.split()[-1] for line in said] == ["created", "unchanged", "configured"]
     assert json.loads(lab("get", "cm", "one", "-o", "jsonpath={.data}")) == {"b": "2"}
+
+
+def test_apply_changes_the_labels_of_a_pod_and_not_its_lists(lab: Namespaced, pod: Any) -> None:
+    lab.apply(pod)
+    labeled = {**pod, "metadata": {**pod["metadata"], "labels": {"a": "b"}}}
+    (container,) = pod["spec"]["containers"]
+    renamed = {**labeled, "spec": {**pod["spec"], "containers": [{**container, "image": "image:2"}]}}
+
+    assert lab.apply(labeled) == "pod/one configured\n"
+    assert lab("get", "pods", "-l", "a=b", "-o", "name") == "pod/one\n"
+    refused = lab.refused("apply", "-f", "-", obj=renamed)
+    assert "$setElementOrder/containers of a strategic merge patch: use kubectl apply --server-side" in refused
+    assert lab.apply(renamed, options=("--server-side", "--force-conflicts")) == "pod/one serverside-applied\n"
 
 
 def test_a_definition_and_its_object_can_be_applied_together(lab: Namespaced) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.node import shim
+from sftjob_sandbox.node.containers import shim
 from sftjob_sandbox.node.node import Node
 from sftjob_sandbox.node.settings import NodeSettings
-from support.node_api import FakeNodeApi
-from support.node_cluster import Cluster, Processes, StartCluster
+from support.fakes.node_api import FakeNodeApi
+from support.fakes.node_cluster import Cluster, Processes, StartCluster
 
 
 @pytest.fixture

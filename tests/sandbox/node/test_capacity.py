@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.node.capacity import Refusal, pod_requests, refusal
-from support.node_api import container, pod
+from sftjob_sandbox.node.capacity import pod_requests, refusal
+from support.fakes.node_api import container, pod
 
 NODE = {
     "metadata": {"name": "sandbox", "labels": {"disk": "ssd"}},
@@ -22,12 +22,12 @@ def asking(**requests: str) -> dict[str, Any]:
     return obj
 
 
-def test_a_pod_takes_the_larger_of_its_containers_together_and_each_init_container() -> None:
+def test_a_pod_takes_what_its_containers_request_together() -> None:
     def cpu(name: str, amount: str) -> dict[str, Any]:
         return container(name=name, resources={"requests": {"cpu": amount}})
 
-    obj = pod(cpu("a", "1"), cpu("b", "500m"), initContainers=[cpu("i", "2"), cpu("j", "100m")], overhead={"cpu": "1"})
-    assert pod_requests(obj) == {"cpu": Decimal(3), "pods": Decimal(1)}
+    obj = pod(cpu("a", "1"), cpu("b", "500m"))
+    assert pod_requests(obj) == {"cpu": Decimal("1.5"), "pods": Decimal(1)}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_pod_takes_the_larger_of_its_containers_together_and_each_init_contain
 )
 def test_a_pod_that_does_not_fit(requests: dict[str, str], used: dict[str, int], message: str) -> None:
     taken = {name: Decimal(amount) for name, amount in used.items()}
-    assert refusal(asking(**requests), NODE, taken, lambda *_: None) == Refusal(message=message)
+    assert refusal(asking(**requests), NODE, taken, lambda *_: None) == message
 
 
 def test_a_pod_that_just_fits() -> None:
@@ -65,21 +65,18 @@ def test_a_claim_that_can_not_be_used(claim: dict[str, Any] | None, message: str
     obj = asking()
     obj["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]
     found = refusal(obj, NODE, {}, lambda *_: claim)
-    assert found == Refusal(message=f"0/1 nodes are available: {message}. {UNHELPFUL}")
+    assert found == f"0/1 nodes are available: {message}. {UNHELPFUL}"
 
 
-def test_selectors_gates_and_a_cordoned_node() -> None:
+def test_selectors_and_a_cordoned_node() -> None:
     obj = asking()
     selected = {**obj, "spec": {**obj["spec"], "nodeSelector": {"disk": "ssd"}}}
     missed = {**obj, "spec": {**obj["spec"], "nodeSelector": {"disk": "hdd"}}}
-    gated = {**obj, "spec": {**obj["spec"], "schedulingGates": [{"name": "g"}]}}
     cordoned = {**NODE, "spec": {"unschedulable": True}}
 
     def message(obj: dict[str, Any], node: dict[str, Any] = NODE) -> str:
-        found = refusal(obj, node, {}, lambda *_: None)
-        return found.message if found else ""
+        return refusal(obj, node, {}, lambda *_: None) or ""
 
     assert message(selected) == ""
     assert "1 node(s) didn't match Pod's node affinity/selector" in message(missed)
-    assert message(gated) == "Scheduling is blocked due to non-empty scheduling gates"
     assert "1 node(s) were unschedulable" in message(obj, cordoned)

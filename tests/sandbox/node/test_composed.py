@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.node.logs import LogOptions, read_log
+from sftjob_sandbox.node.containers.logs import LogOptions, read_log
 from sftjob_sandbox.sandbox import Sandbox
-from support.node_api import claim, config_map, container, pod
-from support.wait import eventually
+from support.clients.wait import eventually
+from support.fakes.node_api import claim, config_map, container, pod
 
 TRAINER = """
 test -d "$VOLUME" && test -d "$CLAIMS/base" && cat "$CONFIG" && cut -d. -f1 "$TOKEN" | wc -c
@@ -87,7 +87,6 @@ async def test_a_pod_as_a_training_job_has_it_runs_to_its_end(sandbox: Sandbox) 
     assert int(token_bytes) > 10
     assert status()["phase"] == "Succeeded"
     assert status()["containerStatuses"][0]["state"]["terminated"]["message"] == '{"exitCode":0}'
-    assert status()["qosClass"] == "Burstable"
     assert (sandbox.data / "volumes/default/volume/model").read_text() == "model\n"
     claims = [sandbox.store.get("persistentvolumeclaims", "default", name) for name in ("volume", "base")]
     assert [found["status"]["phase"] for found in claims] == ["Bound", "Bound"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.node.container import Command, Container, Exit, StartError, find_program
-from support.node_cluster import Processes
-from support.wait import DEADLINE_SECONDS, eventually
+from sftjob_sandbox.node.containers.process import Command, Container, Exit, StartError, find_program
+from support.clients.wait import DEADLINE_SECONDS, eventually
+from support.fakes.node_cluster import Processes
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
@@ -35,7 +35,7 @@ async def start(tmp_path: Path, script: str, **fields: Any) -> Container:
 
 
 def log_lines(tmp_path: Path) -> list[str]:
-    return [line.split(" ", 3)[3] for line in (tmp_path / "log").read_text().splitlines()]
+    return (tmp_path / "log").read_text().splitlines()
 
 
 async def happens(condition: Callable[[], object]) -> None:
@@ -127,7 +127,7 @@ async def test_no_process_survives_a_kill_of_node_or_shim(tmp_path: Path, victim
     program = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from sftjob_sandbox.node.container import Command, Container\n"
+        "from sftjob_sandbox.node.containers.process import Command, Container\n"
         "async def main():\n"
         f"    argv = ['sh', '-c', {script!r}]\n"
         f"    command = Command(argv=argv, env={{'PATH': {PATH!r}}}, cwd=Path({str(tmp_path)!r}),\n"

@@ -2,8 +2,8 @@
 
 from sftjob_sandbox.node.node import Node
 from sftjob_sandbox.node.settings import NodeSettings
-from support.node_api import FakeNodeApi, container, pod
-from support.node_cluster import Cluster, Processes, StartCluster
+from support.fakes.node_api import FakeNodeApi, container, pod
+from support.fakes.node_cluster import Cluster, Processes, StartCluster
 
 POLITE = "trap 'echo bye; exit 75' TERM; echo ready; while :; do sleep 0.01; done"
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.01; done"

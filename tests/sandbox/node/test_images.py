@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sftjob_sandbox.node.images import find_image, pull_error
+from sftjob_sandbox.node.containers.launch import find_image, pull_error
 
 
 @pytest.mark.parametrize(

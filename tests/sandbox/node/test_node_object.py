@@ -1,7 +1,7 @@
 from pathlib import Path
 
+from sftjob_sandbox.node.containers.paths import existing_claims
 from sftjob_sandbox.node.node_object import node_object
-from sftjob_sandbox.node.paths import existing_claims
 from sftjob_sandbox.node.settings import NodeSettings
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from support.node_api import config_map, container, pod
-from support.node_cluster import Cluster, StartCluster
+from support.fakes.node_api import container, pod
+from support.fakes.node_cluster import Cluster, StartCluster
 
 
-def state(status: dict[str, Any], index: int = 0, kind: str = "containerStatuses") -> dict[str, Any]:
-    found: dict[str, Any] = status[kind][index]["state"]
+def state(status: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = status["containerStatuses"][0]["state"]
     return found
 
 
@@ -44,32 +44,9 @@ async def test_a_container_that_fails_fails_the_pod(cluster: Cluster, script: st
     assert (ended["exitCode"], ended["reason"]) == (code, reason)
 
 
-async def test_init_containers_run_in_order_before_the_others_which_run_together(cluster: Cluster) -> None:
-    mounts = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
-    meet = "touch /v/{me}; until test -e /v/{other}; do :; done"
-    obj = pod(
-        container(meet.format(me="a", other="b"), name="a", **mounts),
-        container(meet.format(me="b", other="a"), name="b", **mounts),
-        initContainers=[
-            container("echo 1 >> /v/order", name="first", **mounts),
-            container("echo 2 >> /v/order; cat /v/order", name="second", **mounts),
-        ],
-        volumes=[{"name": "v", "emptyDir": {}}],
-    )
-    status = await cluster.run(obj)
-    assert await cluster.output(container="second") == "1\n2\n"
-    assert [entry["ready"] for entry in status["initContainerStatuses"]] == [True, True]
-
-
-async def test_a_failed_init_container_fails_the_pod_and_the_others_never_start(cluster: Cluster) -> None:
-    status = await cluster.run(pod(initContainers=[container("exit 1", name="init")]), "Failed")
-    assert state(status)["waiting"]["reason"] == "PodInitializing"
-    assert state(status, kind="initContainerStatuses")["terminated"]["exitCode"] == 1
-
-
 async def test_environment_arguments_and_paths_as_the_container_sees_them(cluster: Cluster) -> None:
     env = [
-        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "POD", "value": "p"},
         {"name": "DIR", "value": "/work/$(POD)"},
         {"name": "PARENT", "value": "/mnt/claims"},
     ]
@@ -158,24 +135,11 @@ async def test_memory_beyond_the_limit_is_oom_killed(cluster: Cluster) -> None:
     assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
 
 
-async def test_a_deadline_ends_the_pod_also_when_it_is_set_later(cluster: Cluster) -> None:
-    script = "trap 'exit 75' TERM; touch /v/ready; while :; do sleep 0.01; done"
-    mounts = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
-    cluster.api.create("pods", pod(container(script, **mounts), volumes=[{"name": "v", "emptyDir": {}}]))
-    await cluster.api.running("p")
-    await cluster.eventually((cluster.tree() / "v/ready").exists)
-    cluster.api.change("pods", "p", spec={**cluster.api.pod("p")["spec"], "activeDeadlineSeconds": 0})
-    status = await cluster.api.phase("p", "Failed")
-    assert (status["reason"], state(status)["terminated"]["exitCode"]) == ("DeadlineExceeded", 75)
-    assert status["message"] == "Pod was active on the node longer than the specified deadline"
-    assert "DeadlineExceeded" in cluster.api.reasons("p")
-
-
 async def test_what_the_node_can_not_do_fails_the_pod_with_a_sentence(cluster: Cluster) -> None:
-    status = await cluster.run(pod(volumes=[{"name": "h", "hostPath": {"path": "/"}}]), "Failed")
+    status = await cluster.run(pod(container(volumeMounts=[{"name": "v", "mountPath": "/"}])), "Failed")
     assert status["reason"] == "UnexpectedAdmissionError"
     assert status["message"].startswith(
-        "Pod was rejected: the sandbox's node does not support spec.volumes[0].hostPath; use one of"
+        "Pod was rejected: the sandbox's node does not support spec.containers[0].volumeMounts: a mountPath of /"
     )
     assert "UnexpectedAdmissionError" in cluster.api.reasons("p")
 
@@ -218,8 +182,8 @@ async def test_no_secret_appears_in_status_or_events(cluster: Cluster) -> None:
 
 
 async def test_a_service_link_to_configuration_by_env_from(cluster: Cluster) -> None:
-    cluster.api.create("configmaps", config_map("cm", A="1"))
-    obj = pod(container('echo "$X_A"', envFrom=[{"prefix": "X_", "configMapRef": {"name": "cm"}}]))
+    cluster.api.create("secrets", {"metadata": {"name": "s"}, "data": {"A": "MQ=="}})
+    obj = pod(container('echo "$A"', envFrom=[{"secretRef": {"name": "s"}}]))
     assert await cluster.run_script(obj) == ["1"]
 
 

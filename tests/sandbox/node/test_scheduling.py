@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from support.node_api import container, pod
-from support.node_cluster import Cluster, StartCluster
+from support.fakes.node_api import container, pod
+from support.fakes.node_cluster import Cluster, StartCluster
 
 WAIT = "trap 'exit 0' TERM; while :; do sleep 0.01; done"
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sftjob_sandbox.node.payload import File
-from sftjob_sandbox.node.volumes import write_atomically
-from support.node_api import FakeNodeApi, claim, config_map, container, pod
-from support.node_cluster import Cluster, StartCluster
+from sftjob_sandbox.node.containers.volumes import File, write_atomically
+from support.fakes.node_api import FakeNodeApi, claim, config_map, container, pod
+from support.fakes.node_cluster import Cluster, StartCluster
 
 MOUNT = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
 
@@ -83,8 +82,8 @@ async def test_a_changed_config_map_reaches_a_running_container(cluster: Cluster
 
 
 async def test_files_have_their_modes(cluster: Cluster) -> None:
-    cluster.api.create("secrets", {"metadata": {"name": "s"}, "data": {"a": "eA=="}})
-    volume = {"name": "v", "secret": {"secretName": "s", "defaultMode": 0o400}}
+    cluster.api.create("configmaps", config_map("cm", a="x"))
+    volume = {"name": "v", "configMap": {"name": "cm", "defaultMode": 0o400}}
     assert await cluster.run_script(pod(container("stat -L -c %a /v/a", **MOUNT), volumes=[volume])) == ["400"]
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_sandbox.apply import Applier, server_side_apply
-from sftjob_sandbox.crd.custom import custom_schema
-from sftjob_sandbox.errors import ApiError
-from sftjob_sandbox.managed_fields import record_update
-from sftjob_sandbox.schemas import ObjectSchema
-from support.kube_schemas import POD, Object, changed, schema_of, stored
-from support.widgets import definition, widget
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.schemas import ObjectSchema
+from sftjob_sandbox.apply.managed_fields import record_update
+from sftjob_sandbox.apply.server_side import Applier, server_side_apply
+from sftjob_sandbox.kinds.custom import custom_schema
+from support.checks.kube_schemas import POD, Object, changed, schema_of, stored
+from support.jobs.widgets import definition, widget
 
 NOW, LATER = "2026-01-02T03:04:05Z", "2026-01-02T03:05:00Z"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox import causes
-from sftjob_sandbox.errors import Cause
+from sftjob_sandbox.apimachinery import causes
+from sftjob_sandbox.apimachinery.errors import Cause
 
 
 @pytest.mark.parametrize(

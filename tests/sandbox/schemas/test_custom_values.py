@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.crd.custom import custom_schema
-from support.kube_schemas import create_refusals, told
-from support.widgets import Object, definition, refusals, widget, widget_schema
+from sftjob_sandbox.kinds.custom import custom_schema
+from support.checks.kube_schemas import create_refusals, told
+from support.jobs.widgets import Object, definition, refusals, widget, widget_schema
 
 NOT_CHECKED = (
     'FieldValueInvalid <nil>: Invalid value: "null": some validation rules were not checked because the object was'
@@ -42,13 +42,9 @@ STRING, INTEGER, NUMBER, BOOLEAN = ({"type": kind} for kind in ("string", "integ
             5,
             "FieldValueInvalid: Invalid value: 5: should be less than 5",
         ),
-        ({**INTEGER, "multipleOf": 4}, 6, "FieldValueInvalid: Invalid value: 6: should be a multiple of 4"),
         ({**STRING, "minLength": 2}, "x", 'FieldValueInvalid: Invalid value: "x": should be at least 2 chars long'),
-        ({**STRING, "pattern": "^[a-z]+$"}, "A", "FieldValueInvalid: Invalid value: \"A\": should match '^[a-z]+$'"),
         ({"type": "array", "items": STRING, "minItems": 1}, [],
          "FieldValueInvalid: Invalid value: 0: should have at least 1 items"),
-        ({"type": "object", "additionalProperties": STRING, "minProperties": 1}, {},
-         "FieldValueInvalid: Invalid value: 0: should have at least 1 properties"),
     ],
 )  # fmt: skip
 def test_limits_are_told_with_the_field(schema: Object, value: Any, said: str) -> None:
@@ -124,39 +120,24 @@ def test_wrong_types_and_lengths_keep_rules_from_being_checked(schema: Object, v
     [
         (NUMBER, 1),
         (INTEGER, 1.0),
-        ({**INTEGER, "nullable": True}, None),
         ({"x-kubernetes-int-or-string": True}, "50%"),
         ({"x-kubernetes-int-or-string": True}, 3),
         ({**STRING, "maxLength": 2}, "\u00e4\u00f6"),
         ({**STRING, "format": "unheard-of"}, "anything"),
         ({"x-kubernetes-preserve-unknown-fields": True}, [{"any": "thing"}]),
         ({**INTEGER, "minimum": 0, "maximum": 0}, 0),
-        ({**NUMBER, "multipleOf": 0.1}, 0.3),
     ],
 )
 def test_accepted_values(schema: Object, value: Any) -> None:
     assert refusals(a(schema), {"a": value}) == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "good", "bad"),
-    [
-        ("date-time", "2026-01-02T03:04:05Z", "2026-01-02 03:04:05"),
-        ("date", "2026-02-28", "2026-02-30"),
-        ("duration", "1h30m", "soon"),
-        ("uri", "https://example.com/a", "not a uri"),
-        ("email", "a@example.com", "a.example.com"),
-        ("ipv4", "10.0.0.1", "10.0.0.256"),
-        ("uuid", "0a1b2c3d-0000-4000-8000-0123456789ab", "0a1b"),
-        ("byte", "aGk=", "!"),
-        ("hostname", "a.example.com", "-a"),
-    ],
-)
-def test_formats(kind: str, good: str, bad: str) -> None:
-    schema = a({**STRING, "format": kind})
-    assert refusals(schema, {"a": good}) == []
+@pytest.mark.parametrize("bad", ["2026-01-02 03:04:05", "2026-02-30T00:00:00Z", "2026-01-02T25:00:00Z", "soon"])
+def test_times(bad: str) -> None:
+    schema = a({**STRING, "format": "date-time"})
+    assert refusals(schema, {"a": "2026-01-02T03:04:05Z"}) == []
     assert refusals(schema, {"a": bad}) == [
-        f'FieldValueTypeInvalid spec.a: Invalid value: "{bad}": spec.a in body must be of type {kind}: "{bad}"'
+        f'FieldValueTypeInvalid spec.a: Invalid value: "{bad}": spec.a in body must be of type date-time: "{bad}"'
     ]
 
 
@@ -207,49 +188,12 @@ def test_lists_of_type_map_have_no_duplicate_keys() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("combination", "value", "said"),
-    [
-        ({"anyOf": [{"minimum": 5}, {"maximum": 1}]}, 6, []),
-        (
-            {"anyOf": [{"minimum": 5}, {"maximum": 1}]},
-            3,
-            [
-                'FieldValueInvalid <nil>: Invalid value: "": "spec.a" must validate at least one schema (anyOf)',
-                "FieldValueInvalid spec.a: Invalid value: 3: spec.a in body should be greater than or equal to 5",
-            ],
-        ),
-        (
-            {"oneOf": [{"minimum": 5}, {"maximum": 9}]},
-            7,
-            [
-                (
-                    'FieldValueInvalid <nil>: Invalid value: "": "spec.a" must validate one'
-                    " and only one schema (oneOf)."
-                    " Found 2 valid alternatives"
-                )
-            ],
-        ),
-        (
-            {"allOf": [{"minimum": 5}]},
-            3,
-            [
-                "FieldValueInvalid spec.a: Invalid value: 3: spec.a in body should be greater than or equal to 5",
-                (
-                    'FieldValueInvalid <nil>: Invalid value: "": "spec.a" must validate all the schemas (allOf).'
-                    " None validated"
-                ),
-            ],
-        ),
-        (
-            {"not": {"minimum": 5}},
-            6,
-            ['FieldValueInvalid <nil>: Invalid value: "": "spec.a" must not validate the schema (not)'],
-        ),
-    ],
-)
-def test_combinations(combination: Object, value: int, said: list[str]) -> None:
-    assert refusals(a({**INTEGER, **combination}), {"a": value}) == said
+def test_a_value_that_is_neither_integer_nor_string() -> None:
+    schema = a({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]})
+    assert refusals(schema, {"a": 3}) == refusals(schema, {"a": "x"}) == []
+    assert 'FieldValueInvalid <nil>: Invalid value: "": "spec.a" must validate at least one schema (anyOf)' in refusals(
+        schema, {"a": True}
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,8 +201,6 @@ def test_combinations(combination: Object, value: int, said: list[str]) -> None:
     [
         (a({**INTEGER, "default": 3}), {}, {"a": 3}),
         (a({**INTEGER, "default": 3}), {"a": None}, {"a": 3}),
-        (a({**INTEGER, "default": 3, "nullable": True}), {"a": None}, {"a": None}),
-        (a({**INTEGER, "nullable": True}), {"a": None}, {"a": None}),
         (a(INTEGER), {"a": None}, {}),
         (a({**a({**INTEGER, "default": 3}), "default": {}}), {}, {"a": {"a": 3}}),
         (a(a({**INTEGER, "default": 3})), {}, {}),

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_sandbox.errors import ApiError
-from support.kube_schemas import CLAIM, CONFIG_MAP, POD, SECRET, Object, changed, schema_of
+from sftjob_sandbox.apimachinery.errors import ApiError
+from support.checks.kube_schemas import CLAIM, CONFIG_MAP, POD, SECRET, Object, changed, schema_of
 
 CONTAINER = POD["spec"]["containers"][0]
 
@@ -95,7 +95,7 @@ def test_unknown_fields_are_dropped_and_named(obj: Object, change: Object, unkno
     ("obj", "change", "read"),
     [
         (POD, {"spec": {"hostNetwork": False, "hostname": "", "tolerations": [], "nodeSelector": {}}}, {}),
-        (POD, {"spec": {"automountServiceAccountToken": False}}, {"automountServiceAccountToken": False}),
+        (POD, {"spec": {"enableServiceLinks": False}}, {"enableServiceLinks": False}),
         (POD, {"spec": {"terminationGracePeriodSeconds": 0}}, {"terminationGracePeriodSeconds": 0}),
         (POD, {"spec": {"securityContext": {}}}, {"securityContext": {}}),
         (CLAIM, {"spec": {"storageClassName": ""}}, {"storageClassName": ""}),

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from sftjob_sandbox.apimachinery.errors import ApiError
 from sftjob_sandbox.builtin.pod_admission import admit_pod
-from sftjob_sandbox.errors import ApiError
-from support.kube_schemas import CLAIM, CONFIG_MAP, POD, SECRET, Object, changed, stored
+from support.checks.kube_schemas import CLAIM, CONFIG_MAP, POD, SECRET, Object, changed, stored
 
 CONTAINER_DEFAULTS = {
     "imagePullPolicy": "IfNotPresent",
@@ -63,7 +63,6 @@ def test_the_pull_policy_follows_the_tag(image: str, policy: str) -> None:
         ({}, {"emptyDir": {}}),
         ({"secret": {"secretName": "s"}}, {"secret": {"secretName": "s", "defaultMode": 420}}),
         ({"configMap": {"name": "c"}}, {"configMap": {"name": "c", "defaultMode": 420}}),
-        ({"hostPath": {"path": "/x"}}, {"hostPath": {"path": "/x", "type": ""}}),
         ({"persistentVolumeClaim": {"claimName": "c"}}, {"persistentVolumeClaim": {"claimName": "c"}}),
         (
             {"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}},
@@ -80,24 +79,14 @@ def test_volumes(volume: Object, read: Object) -> None:
     assert stored(pod(volumes=[{"name": "v", **volume}]))["spec"]["volumes"] == [{"name": "v", **read}]
 
 
-def test_probes_ports_and_references() -> None:
+def test_the_divisor_of_a_reference() -> None:
     container = {
         "name": "main",
         "image": "x:1",
-        "livenessProbe": {"httpGet": {"port": 80}},
-        "ports": [{"containerPort": 80}],
-        "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}],
     }
     read = stored(pod(containers=[container]))["spec"]["containers"][0]
-    assert read["livenessProbe"] == {
-        "httpGet": {"port": 80, "path": "/", "scheme": "HTTP"},
-        "failureThreshold": 3,
-        "periodSeconds": 10,
-        "successThreshold": 1,
-        "timeoutSeconds": 1,
-    }
-    assert read["ports"] == [{"containerPort": 80, "protocol": "TCP"}]
-    assert read["env"][0]["valueFrom"]["fieldRef"]["apiVersion"] == "v1"
+    assert read["env"][0]["valueFrom"]["resourceFieldRef"] == {"resource": "requests.cpu", "divisor": "0"}
 
 
 def test_limits_stand_for_requests_that_are_not_given() -> None:
@@ -156,27 +145,14 @@ def test_a_deployment_and_a_service() -> None:
     assert service["ports"] == [{"port": 80, "protocol": "TCP", "targetPort": 80}]
 
 
-TOKEN_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-
-
 def admitted(pod: Object, **account: Any) -> Object:
     spec: Object = admit_pod(stored(pod), account)["spec"]
     return spec
 
 
-def test_admission_gives_a_pod_an_account_a_token_a_priority_and_tolerations() -> None:
+def test_admission_gives_a_pod_an_account_a_priority_and_tolerations() -> None:
     spec = admitted(pod())
     assert (spec["serviceAccount"], spec["serviceAccountName"]) == ("default", "default")
-    (volume,) = spec["volumes"]
-    assert volume["name"].startswith("kube-api-access-")
-    assert spec["containers"][0]["volumeMounts"] == [
-        {"name": volume["name"], "mountPath": TOKEN_MOUNT, "readOnly": True},
-    ]
-    assert volume["projected"]["defaultMode"] == 420
-    assert [next(iter(source)) for source in volume["projected"]["sources"]] == [
-        "serviceAccountToken", "configMap", "downwardAPI",
-    ]  # fmt: skip
-    assert volume["projected"]["sources"][0]["serviceAccountToken"] == {"path": "token", "expirationSeconds": 3607}
     assert (spec["priority"], spec["preemptionPolicy"]) == (0, "PreemptLowerPriority")
     assert spec["tolerations"] == [
         {
@@ -187,19 +163,6 @@ def test_admission_gives_a_pod_an_account_a_token_a_priority_and_tolerations() -
         }
         for problem in ("not-ready", "unreachable")
     ]
-
-
-@pytest.mark.parametrize(
-    ("spec", "account", "mounted"),
-    [
-        ({}, {}, True),
-        ({"automountServiceAccountToken": False}, {}, False),
-        ({}, {"automountServiceAccountToken": False}, False),
-        ({"automountServiceAccountToken": True}, {"automountServiceAccountToken": False}, True),
-    ],
-)
-def test_the_token_is_mounted_unless_pod_or_account_say_otherwise(spec: Object, account: Object, mounted: bool) -> None:
-    assert bool(admitted(pod(**spec), **account).get("volumes")) is mounted
 
 
 def test_own_tolerations_of_node_problems_are_kept() -> None:

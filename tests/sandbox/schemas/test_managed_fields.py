@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_sandbox.field_sets import FieldSet, display
-from sftjob_sandbox.managed_fields import record_update
-from support.kube_schemas import CONFIG_MAP, POD, Object, changed, schema_of, stored
-from support.widgets import widget, widget_schema
+from sftjob_sandbox.apply.field_sets import FieldSet, display
+from sftjob_sandbox.apply.managed_fields import record_update
+from support.checks.kube_schemas import CONFIG_MAP, POD, Object, changed, schema_of, stored
+from support.jobs.widgets import widget, widget_schema
 
 
 def recorded(old: Object | None, new: Object, manager: str = "kopf", second: int = 0, **options: Any) -> Object:
@@ -96,15 +96,6 @@ def test_a_status_write_is_an_entry_of_its_own() -> None:
     after = recorded(first, {**first, "status": {"a": 1}}, schema=schema, subresource="status", second=1)
     entry = after["metadata"]["managedFields"][-1]
     assert (entry["manager"], entry["subresource"]) == ("kopf", "status")
-
-
-def test_no_more_than_ten_updaters_are_kept_apart() -> None:
-    live = recorded(None, CONFIG_MAP, "manager-00", 0)
-    for second in range(1, 14):
-        live = recorded(live, changed(live, {"data": {f"key-{second:02}": "x"}}), f"manager-{second:02}", second)
-    assert len(managers(live)) == 10
-    ancient = managers(live)["ancient-changes"]["f:data"]
-    assert set(ancient) == {".", "f:plan.json", "f:key-01", "f:key-02", "f:key-03", "f:key-04"}
 
 
 def test_an_object_whose_items_cannot_be_told_apart_has_no_record() -> None:

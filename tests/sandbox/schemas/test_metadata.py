@@ -1,10 +1,6 @@
-from typing import Any
-
 import pytest
 
-from sftjob_sandbox import names
-from sftjob_sandbox.metadata import field_manager, validate_metadata
-from support.kube_schemas import CONFIG_MAP, Object, changed, create_refusals, told, update_refusals
+from support.checks.kube_schemas import CONFIG_MAP, Object, changed, create_refusals, update_refusals
 
 OWNER = {"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "1"}
 NAME_PART = (
@@ -23,7 +19,6 @@ def owned(*owners: Object) -> Object:
     [
         ({}, []),
         ({"name": None}, ["FieldValueRequired metadata.name: Required value: name or generateName is required"]),
-        ({"namespace": None}, ["FieldValueRequired metadata.namespace: Required value"]),
         ({"labels": {"a b": "c"}}, [f'FieldValueInvalid metadata.labels: Invalid value: "a b": {NAME_PART}']),
         (
             {"labels": {"a": "v" * 64}},
@@ -78,25 +73,11 @@ def test_only_one_owner_is_the_controller() -> None:
     )
 
 
-def test_cluster_scoped_objects_have_no_namespace() -> None:
-    causes = validate_metadata({"name": "a", "namespace": "b"}, namespaced=False, name_rule=names.dns1123_subdomain)
-    assert told(causes) == ["FieldValueForbidden metadata.namespace: Forbidden: not allowed on this type"]
-
-
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
         ({}, {"labels": {"a": "b"}}, []),
-        (
-            {"uid": "1"},
-            {"uid": "2"},
-            ['FieldValueInvalid metadata.uid: Invalid value: "2": field is immutable'],
-        ),
-        (
-            {"creationTimestamp": "2026-01-02T03:04:05Z"},
-            {"creationTimestamp": "2026-01-02T03:04:06Z"},
-            ['FieldValueInvalid metadata.creationTimestamp: Invalid value: "2026-01-02T03:04:06Z": field is immutable'],
-        ),
+        ({}, {"name": "b"}, ['FieldValueInvalid metadata.name: Invalid value: "b": field is immutable']),
         (
             {"deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["a.b/c"]},
             {"finalizers": ["a.b/c", "a.b/d"]},
@@ -113,40 +94,3 @@ def test_cluster_scoped_objects_have_no_namespace() -> None:
 def test_metadata_of_a_changed_object(before: Object, after: Object, said: list[str]) -> None:
     old = changed(CONFIG_MAP, {"metadata": before})
     assert update_refusals(old, changed(old, {"metadata": after})) == said
-
-
-@pytest.mark.parametrize(
-    ("manager", "said"),
-    [
-        ("kopf", []),
-        ("m" * 129, ["FieldValueTooLong fieldManager: Too long: may not be more than 128 bytes"]),
-        (
-            "a\nb",
-            [
-                r'FieldValueInvalid fieldManager: Invalid value: "a\nb": invalid character U+000A (at position 1)',
-            ],
-        ),
-    ],
-)
-def test_names_of_field_managers(manager: str, said: list[str]) -> None:
-    assert told(field_manager(manager)) == said
-
-
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [
-        ({"operation": "Apply", "manager": "a"}, []),
-        (
-            {"operation": "Merge", "manager": "a", "fieldsType": "FieldsV2"},
-            [
-                (
-                    'FieldValueInvalid metadata.managedFields[0].operation: Invalid value: "Merge":'
-                    " must be `Apply` or `Update`"
-                ),
-                'FieldValueInvalid metadata.managedFields[0].fieldsType: Invalid value: "FieldsV2": must be `FieldsV1`',
-            ],
-        ),
-    ],
-)
-def test_managed_fields(entry: dict[str, Any], said: list[str]) -> None:
-    assert create_refusals(changed(CONFIG_MAP, {"metadata": {"managedFields": [entry]}})) == said

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sftjob_sandbox import names
+from sftjob_sandbox.apimachinery import names
 
 SUBDOMAIN = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and"
@@ -73,10 +73,6 @@ QUALIFIED = NAME_PART.replace("name part must", "a qualified name must") + (
             "a=b",
             ["a valid environment variable name must consist only of printable ASCII characters other than '='"],
         ),
-        (names.port_name, "http-1", []),
-        (names.port_name, "a--b", ["must not contain consecutive hyphens"]),
-        (names.port_name, "1", ["must contain at least one letter (a-z)"]),
-        (names.port_name, "p" * 16, ["must be no more than 15 characters"]),
     ],
 )
 def test_says_what_is_wrong_with_a_name(rule: Callable[[str], list[str]], value: str, said: list[str]) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_sandbox.builtin import quantity
+from sftjob_sandbox.apimachinery import quantity
 
 
 @pytest.mark.parametrize(

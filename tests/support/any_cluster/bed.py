@@ -12,14 +12,14 @@ from kubernetes import client, config
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from cluster import Cluster
 from sftjob_contract.names import LABEL_JOB
+from sftjob_dev.cluster import Cluster
 from support.any_cluster.helper_pods import helper_pod, rows
 from support.any_cluster.release import Release
 from support.any_cluster.server import LONG_SECONDS, POLL_SECONDS, Server, wait_until
-from support.builders import JobBuilder, a_command, a_job
-from support.jobs import INPUT, Status, sentences
-from support.kubectl import Kubectl
+from support.clients.kubectl import Kubectl
+from support.jobs.builders import JobBuilder, a_command, a_job
+from support.jobs.small_jobs import INPUT, Status, sentences
 
 HOSTNAME: Final = "kubernetes.io/hostname"
 BAD_ROWS: Final = "typing-error.jsonl"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from support import tiny
+from support.trainer import tiny
 
 INSIDE: Final = Path(__file__).with_name("inside")
 PROGRAMS: Final = "test-programs"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from stack import free_port, log_end
+from sftjob_dev.stack import free_port, log_end
 from support.any_cluster.server import LONG_SECONDS, Server, wait_until
-from support.helm import CHART, Helm
+from support.clients.helm import CHART, Helm
 
 NAME: Final = "sftjob-operator"
 """Of the release, and so of every object in it; the namespace tells it from others."""

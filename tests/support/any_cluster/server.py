@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from support.kubectl import Kubectl
+from support.clients.kubectl import Kubectl
 
 T = TypeVar("T")
 POLL_SECONDS: Final = 0.5

@@ -14,9 +14,9 @@ from support.any_cluster.bed import Bed
 from support.any_cluster.helper_pods import PROGRAMS, programs
 from support.any_cluster.release import NAME, Release, SandboxRelease
 from support.any_cluster.server import LONG_SECONDS, Server, wait_until
-from support.builders import a_command
-from support.helm import CHART, Helm, HelmRefusalError
-from support.manifests import DEFINITION
+from support.clients.helm import CHART, Helm, HelmRefusalError
+from support.jobs.builders import a_command
+from support.jobs.manifests import DEFINITION
 
 PART_OF: Final = "app.kubernetes.io/part-of"
 """Label of every namespace and every object of the cluster that a test bed makes; its value is the bed's prefix."""

@@ -25,14 +25,17 @@ Fault = dict[str, Any]
 
 def faulty(*faults: Fault) -> dict[str, str]:
     """Environment variables that make a trainer misbehave, in an image that has this directory on its PYTHONPATH."""
-    whole = any(fault["kind"] == "greedy" or fault.get("to") == "parent" for fault in faults)
+    whole = any(fault["kind"] == "greedy" for fault in faults)
     return {VARIABLE: json.dumps(faults), **({NOT_FORKED: "1"} if whole else {})}
 
 
-def python_image(directory: Path, *import_paths: str) -> Path:
-    """Make `directory` the programs of an image for the sandbox's `--image`: Python with these import paths first."""
+def python_image(directory: Path, *import_paths: str, faults: Path = DIRECTORY) -> Path:
+    """Make `directory` the programs of an image for the sandbox's `--image`: Python with these import paths first.
+
+    `faults` is this directory as it is in the release whose trainer the image has.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    write_python(directory / "python", *import_paths, str(DIRECTORY))
+    write_python(directory / "python", *import_paths, str(faults))
     return directory
 
 
@@ -74,29 +77,29 @@ def hang(step: int, *, holding_gil: bool = False, **who: Any) -> Fault:
     return {"kind": "hang", "step": step, "holding_gil": holding_gil, **who}
 
 
-def held(step: int, **who: Any) -> Fault:
-    """The process reports `step` and stays there until it is asked to stop, or its job is `let_go`."""
-    return {"kind": "held", "step": step, "until": LET_GO, **who}
+def held(step: int, *, until: str = LET_GO, **who: Any) -> Fault:
+    """The process reports `step` and waits until it is asked to stop, or its job is `let_go` from `until`."""
+    return {"kind": "held", "step": step, "until": until, **who}
 
 
-def let_go(volume: Path) -> None:
-    """Let a job that is `held` go on; `volume` is its own."""
-    (volume / LET_GO).touch()
+def let_go(volume: Path, until: str = LET_GO) -> None:
+    """Let a job that is `held` continue; `volume` is the job's own."""
+    (volume / until).touch()
+
+
+def scripted(stage: str, **how: Any) -> Fault:
+    """The trainer only plays its part, in every stage and attempt: no data is read and no model is trained.
+
+    `stage` fails with `reason` and `message`, if there are any, Train after `step`; `waits`: it reports `step` and
+    stays there until it is asked to stop, or with `stops=False` until it is killed. Other stages, and with `attempt`
+    other attempts, succeed.
+    """
+    return {"kind": "scripted", "stage": stage, **how}
 
 
 def greedy(step: int, *, takes: int, **who: Any) -> Fault:
     """The process reports `step`, takes so many bytes of memory and stays there."""
     return {"kind": "greedy", "step": step, "takes": takes, **who}
-
-
-def bug(step: int, **who: Any) -> Fault:
-    """A library raises, in the step after `step`, what nobody expects of it."""
-    return {"kind": "bug", "step": step, **who}
-
-
-def no_gpu(**who: Any) -> Fault:
-    """The trainer sees no CUDA device, although the job asks for one."""
-    return {"kind": "no_gpu", **who}
 
 
 def full(step: int, **who: Any) -> Fault:

@@ -1,7 +1,6 @@
 """What each kind of fault does to a trainer process. Imported within such a process only."""
 
 import ctypes
-import dataclasses
 import errno
 import os
 import pkgutil
@@ -20,10 +19,9 @@ def arrange(faults: list[Fault]) -> None:
     if mine:
         _after_steps([fault for fault in mine if fault["kind"] in ("slow", "signal", "hang")])
         _after_reports([fault for fault in mine if fault["kind"] in ("held", "greedy")])
-        _in_losses([fault for fault in mine if fault["kind"] in ("nan", "oom", "bug")])
+        _in_losses([fault for fault in mine if fault["kind"] in ("nan", "oom")])
         _on_the_disk([fault for fault in mine if fault["kind"] == "full"])
         _in_the_watchdog([fault for fault in mine if fault["kind"] == "impatient"])
-        _on_the_node([fault for fault in mine if fault["kind"] == "no_gpu"])
         arrange_calls(mine)
 
 
@@ -48,7 +46,7 @@ def _in_the_first_call(fault: Fault) -> None:
 
 def arrange_launcher(faults: list[Fault]) -> None:
     """Arrange how many processes this Pod trains with."""
-    from sftjob_trainer import launch
+    from sftjob_trainer.distributed import launch
 
     for fault in faults:
         if fault["kind"] == "processes" and _is_mine(fault):
@@ -63,9 +61,9 @@ def _is_mine(fault: Fault) -> bool:
 
 
 def _after_steps(faults: list[Fault]) -> None:
-    from sftjob_trainer.telemetry import Telemetry
+    from sftjob_trainer.reporting.telemetry import Telemetry
 
-    step_ended = Telemetry.step_ended
+    step_ended = Telemetry.end_step
 
     def ended(self: Telemetry, number: int, epoch: float) -> None:
         step_ended(self, number, epoch)
@@ -75,7 +73,7 @@ def _after_steps(faults: list[Fault]) -> None:
             elif number == fault["step"]:
                 _befall(fault)
 
-    patch.object(Telemetry, "step_ended", ended).start()
+    patch.object(Telemetry, "end_step", ended).start()
 
 
 def _befall(fault: Fault) -> None:
@@ -91,7 +89,7 @@ def _befall(fault: Fault) -> None:
 
 
 def _after_reports(faults: list[Fault]) -> None:
-    from sftjob_trainer.run import Run
+    from sftjob_trainer.run.context import Run
 
     report = Run.report
 
@@ -117,7 +115,7 @@ def _stay(run: Any, fault: Fault) -> None:
 def _in_losses(faults: list[Fault]) -> None:
     import torch
 
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     compute_loss = Trainer.compute_loss
 
@@ -128,25 +126,12 @@ def _in_losses(faults: list[Fault]) -> None:
                 continue
             if fault["kind"] == "nan":
                 loss = loss * float("nan")
-            elif fault["kind"] == "bug":
-                raise ZeroDivisionError("division by zero")
             elif self.args.per_device_train_batch_size > fault["above"]:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return loss
 
     if faults:
         patch.object(Trainer, "compute_loss", computed).start()
-
-
-def _on_the_node(faults: list[Fault]) -> None:
-    from sftjob_contract.config import RunConfig
-    from sftjob_trainer import fit, hardware
-
-    def chosen(config: RunConfig, machine: hardware.Machine) -> hardware.Choices:
-        return hardware.choose(dataclasses.replace(config, gpus=1), machine)
-
-    if faults:
-        patch.object(fit, "choose", chosen).start()
 
 
 def _on_the_disk(faults: list[Fault]) -> None:
@@ -163,9 +148,9 @@ def _on_the_disk(faults: list[Fault]) -> None:
 
 
 def _in_the_watchdog(faults: list[Fault]) -> None:
-    from sftjob_contract.progress import Activity
-    from sftjob_trainer import watchdog
+    from sftjob_contract.reports.progress import Activity
+    from sftjob_trainer.process import watchdog
 
     for fault in faults:
-        patch.dict(watchdog.LEAST_SECONDS, {Activity.TRAINING: fault["seconds"]}).start()
+        patch.dict(watchdog.MIN_SECONDS, {Activity.TRAINING: fault["seconds"]}).start()
         patch.object(watchdog, "MARGIN_SECONDS", 5.0).start()

@@ -1,7 +1,7 @@
 """Trainer processes without the seconds that importing takes: forked from a process that has the libraries.
 
-One server serves a test process, from its first use on. Memory limits of a container do not see a forked trainer, and
-its parent is not whoever started it: where either matters, set NOT_FORKED.
+One server serves a test process, from its first use on. Memory limits of a container do not see a forked trainer: where
+that matters, set NOT_FORKED.
 """
 
 import atexit
@@ -16,15 +16,15 @@ from typing import Final
 
 NOT_FORKED: Final = "TRAINER_IS_NOT_FORKED"
 """Environment variable of a process that is to be one of its own."""
-_UNLESS: Final = (NOT_FORKED, "HF_ENDPOINT")
-"""Variables of processes that are not forked; the second is read when a library is imported."""
+_READ_ON_IMPORT: Final = "HF_ENDPOINT"
+"""Variable of processes that are not forked from one that has the libraries of Hugging Face."""
 _HERE: Final = Path(__file__).parent
 
 
 def write_python(script: Path, *import_paths: str) -> None:
     """Write the program `script`: Python with these import paths first, whose trainers are forked."""
     client = [sys.executable, "-I", "-S", str(_HERE / "client.py")]
-    command = [*client, str(_server()), ",".join(_UNLESS), str(script), sys.executable]
+    command = [*client, str(_server()), NOT_FORKED, _READ_ON_IMPORT, str(script), sys.executable]
     path = os.pathsep.join(import_paths)
     script.write_text(
         f'#!/bin/sh\nexport PYTHONPATH="{path}${{PYTHONPATH:+{os.pathsep}$PYTHONPATH}}"\n'
@@ -32,6 +32,14 @@ def write_python(script: Path, *import_paths: str) -> None:
         encoding="utf-8",
     )
     script.chmod(0o755)
+
+
+@cache
+def python() -> Path:
+    """A Python whose trainers are forked."""
+    script = _server() / "python"
+    write_python(script)
+    return script
 
 
 def is_ready() -> bool:

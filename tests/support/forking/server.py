@@ -176,6 +176,7 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
     os.environ.update(order["env"])
     given = order["env"].get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [order["cwd"], *filter(None, given)]
+    os.getppid = lambda: order["parent"]  # type: ignore[assignment] -- the number is all that anybody asks for
     sys.executable, sys.argv = order["executable"], order["argv"]
     sys.orig_argv = [order["executable"], "-m", *order["argv"]]
     if order["env"].get("PYTHONUNBUFFERED"):

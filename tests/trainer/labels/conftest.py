@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_trainer.tokenization import load_tokenizer
-from support.chats import config, write_plain_tokenizer
+from sftjob_trainer.tokens.tokenizer import load_tokenizer
+from support.trainer.chats import config, write_plain_tokenizer
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sftjob_trainer.collation import LeftPadding
+from sftjob_trainer.training.collation import LeftPadding
 
 ROWS = [
     {"input_ids": [11, 12, 13, 14], "labels": [11, 12, 13, 14]},

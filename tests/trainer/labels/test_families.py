@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import DataFormat
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.labels import encoder
-from sftjob_trainer.readers import Row
-from sftjob_trainer.shapes import to_example
-from support.chats import config
-from support.tiny import data_source
+from sftjob_contract.run.config import DataFormat
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.examples import to_example
+from sftjob_trainer.rows.readers import Row
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.labels import encoder
+from support.trainer.chats import config
+from support.trainer.tiny import data_source
 
 CALL = {
     "type": "function",
@@ -274,7 +274,7 @@ def shown(name: str, row: Mapping[str, Any], tokenizer: Any) -> str:
     example = to_example(Row("d.jsonl:1", row), DataFormat.MESSAGES, data_source("").columns)
     try:
         [encoded] = encoder(used, config())([example])
-    except Failure as failure:
+    except StageError as failure:
         return f"{failure.reason} {failure.message}".removeprefix("DataInvalid d.jsonl:1: ")
     return marked(encoded, used)
 
@@ -342,7 +342,7 @@ def test_arguments_of_the_template_are_those_of_the_job_and_of_the_row(tokenizer
     example = to_example(Row("d.jsonl:1", row), DataFormat.MESSAGES, data_source("").columns)
     [encoded] = encoder(used, config(chat_template_kwargs={"style": "fine", "date": "June"}))([example])
     assert marked(encoded, used).startswith("fine May\n<|im_start|>user")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoder(used, config(chat_template_kwargs={"enable_thinking": False}))([example])
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == (

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ChatTemplate
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.chat_template import given_template
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.template_rendering import render, without_markers
-from support.chats import conversation, encoded
-from support.tiny import CHATML, CHATML_GENERATION
+from sftjob_contract.run.config import ChatTemplate
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.chat_template import load_chat_template
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.template_rendering import render, without_markers
+from support.trainer.chats import conversation, encoded
+from support.trainer.tiny import CHATML, CHATML_GENERATION
 
 MESSAGES = conversation(("user", "hi"), ("assistant", "yo")).messages
 PROMPT = "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 
 DIFFERENT_BEGINNING = (
-    "a conversation that goes on is rendered differently from its beginning, "
+    "a longer conversation is rendered differently from its beginning, "
     "so what a model is trained on would not be what it sees later"
 )
 DIFFERENT_PROMPT = (
@@ -37,22 +37,22 @@ def inline(text: str) -> ChatTemplate:
 
 
 def refusal(tokenizer: Any, template: str) -> str:
-    with pytest.raises(Failure) as raised:
-        given_template(inline(template), tokenizer)
+    with pytest.raises(StageError) as raised:
+        load_chat_template(inline(template), tokenizer)
     assert raised.value.reason is Reason.CONFIG_INVALID
     return raised.value.message
 
 
 @pytest.mark.parametrize("template", [CHATML, CHATML_GENERATION], ids=["plain", "with-markers"])
 def test_a_template_that_grows_with_the_conversation_is_taken_as_it_is(tokenizer: Any, template: str) -> None:
-    assert given_template(inline(template), tokenizer) == template
+    assert load_chat_template(inline(template), tokenizer) == template
 
 
 def test_a_template_can_come_from_a_file(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(CHATML_GENERATION + "{# é #}", encoding="utf-8")
     wanted = ChatTemplate(name=None, jinja=None, file=str(path))
-    assert given_template(wanted, tokenizer) == CHATML_GENERATION + "{# é #}"
+    assert load_chat_template(wanted, tokenizer) == CHATML_GENERATION + "{# é #}"
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_file_that_can_not_be_read_is_told(
     path = tmp_path / "own.jinja"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Failure) as raised:
-        given_template(ChatTemplate(name=None, jinja=None, file=str(path)), tokenizer)
-    assert raised.value.message.startswith(f"model.chatTemplate.configMapKeyRef: {path} can not be read: ")
+    with pytest.raises(StageError) as raised:
+        load_chat_template(ChatTemplate(name=None, jinja=None, file=str(path)), tokenizer)
+    assert raised.value.message.startswith(f"model.chatTemplate.configMapKeyRef: {path} cannot be read: ")
     assert problem in raised.value.message
     assert raised.value.reason is Reason.CONFIG_INVALID
 
@@ -151,14 +151,14 @@ def test_markers_around_the_answer_must_hold_the_thought_before_it_too(tokenizer
     assert WRONG_TEXT in refusal(tokenizer, template.replace("ASSISTANT", marks_answer))
     for turn in ("{% generation %}<think></think>" + answer + "{% endgeneration %}", "<think></think>" + answer):
         taken = template.replace("ASSISTANT", turn)
-        assert given_template(inline(taken), tokenizer) == taken
+        assert load_chat_template(inline(taken), tokenizer) == taken
         tokenizer.chat_template = taken
         shown = marked(encoded(tokenizer, conversation(("user", "hi"), ("assistant", "yo"))), tokenizer)
         assert shown == "user: hiassistant: >><think></think>yo<|im_end|><<"
 
 
 def test_a_given_template_decides_what_is_trained(tokenizer: Any) -> None:
-    tokenizer.chat_template = given_template(
+    tokenizer.chat_template = load_chat_template(
         inline(
             "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ 'A: ' }}"
             "{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}"

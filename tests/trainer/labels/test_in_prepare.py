@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import ChatTemplate, LossOn, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_trainer.chat_template import given_template
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.template_rendering import without_markers
-from sftjob_trainer.tokenization import NOT_TRAINED, Encoded, load_prepared_tokenizer, load_tokenizer
-from support.chats import named, write_plain_tokenizer
-from support.preparing import Workbench
-from support.tiny import CHATML, CHATML_GENERATION, write_model_without_weights
+from sftjob_contract.run.config import ChatTemplate, LossOn, RunConfig
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.chat_template import load_chat_template
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.template_rendering import without_markers
+from sftjob_trainer.tokens.tokenizer import NOT_TRAINED, Encoded, load_prepared_tokenizer, load_tokenizer
+from support.trainer.chats import named, write_plain_tokenizer
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import CHATML, CHATML_GENERATION, write_model_without_weights
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "yo " * number + "yo"}]}
@@ -43,7 +43,7 @@ def texts(bench: Workbench, config: RunConfig) -> list[str]:
 
 
 def refusal(bench: Workbench, config: RunConfig) -> str:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert raised.value.exit_code is ExitCode.INVALID
     return raised.value.message
@@ -93,7 +93,7 @@ def test_the_loss_can_be_on_everything(bench: Workbench) -> None:
 
 def test_a_loss_that_does_not_suit_the_rows_ends_the_job(bench: Workbench) -> None:
     config = bench.config(bench.write("d.jsonl", [{"text": "a"}]), loss_on=LossOn.ASSISTANT)
-    assert refusal(bench, config).startswith("training.lossOn: assistant does not suit rows of text")
+    assert refusal(bench, config).startswith("training.lossOn: assistant does not match rows of text")
 
 
 def test_a_model_that_would_not_learn_to_stop_ends_the_job(bench: Workbench) -> None:
@@ -123,9 +123,9 @@ def test_the_report_and_examples_are_for_people(bench: Workbench, caplog: pytest
         bench.prepare(bench.write("d.jsonl", ROWS))
     assert "stop tokens trained: <|im_end|> 12 times" in caplog.text
     # 16 tokens, and 3 for each more "yo ".
-    assert "rows of up to so many tokens: 16: 1, 32: 5, 64: 6" in caplog.text
+    assert "rows by maximum number of tokens: 16: 1, 32: 5, 64: 6" in caplog.text
     assert (bench.volume / layout.PREPARED_REPORT).read_text(encoding="utf-8") == (
-        "stop tokens trained: <|im_end|> 12 times\nrows of up to so many tokens: 16: 1, 32: 5, 64: 6\n"
+        "stop tokens trained: <|im_end|> 12 times\nrows by maximum number of tokens: 16: 1, 32: 5, 64: 6\n"
     )
     shown = (bench.volume / layout.PREPARED_EXAMPLES).read_text(encoding="utf-8")
     assert shown.startswith(
@@ -141,14 +141,14 @@ def test_a_template_that_the_rows_do_not_need_is_told(bench: Workbench, caplog: 
     assert "model.chatTemplate: not used for rows of format text, only left with the model" in caplog.text
     tokenizer = load_tokenizer(bench.model, bench.config("x").model)
     left = (bench.volume / layout.PREPARED_CHAT_TEMPLATE).read_text()
-    assert left == without_markers(given_template(named("zephyr"), tokenizer))
+    assert left == without_markers(load_chat_template(named("zephyr"), tokenizer))
 
 
 @pytest.mark.parametrize("loss_on", [None, LossOn.ALL])
 def test_rows_are_cut_and_filled_up_without_training_on_either(bench: Workbench, loss_on: LossOn | None) -> None:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from sftjob_trainer.collation import LeftPadding
+    from sftjob_trainer.training.collation import LeftPadding
 
     rows = [*ROWS[:3], {"messages": [*ROWS[0]["messages"][:1], {"role": "assistant", "content": "yo " * 90}]}]
     bench.prepare(bench.write("d.jsonl", rows), loss_on=loss_on)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import PaddingSide
-from sftjob_trainer.collation import LeftPadding
-from support.chats import messages, named
-from support.preparing import Workbench
-from support.tiny import held_out_fraction, lora
-from support.training import PEFT_IS_BEHIND, build_trainer, job, run_train
+from sftjob_contract.run.config import PaddingSide
+from sftjob_trainer.training.collation import LeftPadding
+from support.trainer.chats import messages, named
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import held_out_fraction, lora
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, job, run_train
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "yo"}]}

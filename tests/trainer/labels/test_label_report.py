@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sftjob_contract.config import DataFormat
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import (
+from sftjob_contract.run.config import DataFormat
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.label_report import (
     LabelReport,
     check_stop_token,
     examples,
@@ -18,8 +18,8 @@ from sftjob_trainer.label_report import (
     marked,
     stop_tokens,
 )
-from sftjob_trainer.tokenization import Encoded
-from support.chats import config, conversation, encoded, use_template
+from sftjob_trainer.tokens.tokenizer import Encoded
+from support.trainer.chats import config, conversation, encoded, use_template
 
 CHATS = [DataFormat.MESSAGES, DataFormat.SHAREGPT]
 COMPLETIONS = [DataFormat.PROMPT_COMPLETION, DataFormat.ALPACA]
@@ -55,7 +55,7 @@ def test_the_report_reads_as_sentences() -> None:
     report = LabelReport(stops={"<|im_end|>": 3, "<|endoftext|>": 0}, lengths=((32, 5), (64, 1)))
     assert list(report.lines()) == [
         "stop tokens trained: <|im_end|> 3 times",
-        "rows of up to so many tokens: 32: 5, 64: 1",
+        "rows by maximum number of tokens: 32: 5, 64: 1",
     ]
     assert next(LabelReport(stops={"</s>": 0}, lengths=()).lines()) == "stop tokens trained: none"
 
@@ -109,7 +109,7 @@ def test_a_model_that_learns_to_stop_is_fine(shape: DataFormat) -> None:
 
 @pytest.mark.parametrize("shape", CHATS)
 def test_a_template_that_closes_turns_with_another_token_is_refused(shape: DataFormat) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_stop_token(UNTRAINED, shape, config(add_eos_token=False), all_cut=False)
     assert raised.value.message == (
         UNLEARNED + "the chat template closes the assistant's turns with something else; choose one that does not with "
@@ -123,7 +123,7 @@ def test_a_template_that_closes_turns_with_another_token_is_refused(shape: DataF
     [*[(shape, "") for shape in CHATS], *[(shape, ", or write model.addEosToken: false") for shape in COMPLETIONS]],
 )
 def test_rows_that_all_lose_their_end_are_refused(shape: DataFormat, instead: str) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_stop_token(UNTRAINED, shape, config(), all_cut=True)
     assert raised.value.message == (
         UNLEARNED + f"every row is cut at training.maxLength 64, before its end; raise it{instead}"

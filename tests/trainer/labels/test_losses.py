@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import LossOn
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.labels import encoder
-from sftjob_trainer.shapes import Example, PromptCompletion, Text
-from sftjob_trainer.tokenization import load_tokenizer
-from support.chats import config, conversation, encoded, prompted, use_template, write_plain_tokenizer
+from sftjob_contract.run.config import LossOn
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.examples import Example, PromptCompletion, Text
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.labels import encoder
+from sftjob_trainer.tokens.tokenizer import load_tokenizer
+from support.trainer.chats import config, conversation, encoded, prompted, use_template, write_plain_tokenizer
 
 TEXT = Text("d.csv:2", "open a file")
 COMPLETION = PromptCompletion("d.jsonl:1", "what does it do?\n", "open a file")
@@ -53,18 +53,18 @@ def test_what_is_trained(example: Example, loss_on: LossOn | None, expected: str
         (
             TEXT,
             LossOn.COMPLETION,
-            "training.lossOn: completion does not suit rows of text, which have no parts; write all",
+            "training.lossOn: completion does not match rows of text, which have no parts; write all",
         ),
         (
             TEXT,
             LossOn.ASSISTANT,
-            "training.lossOn: assistant does not suit rows of text, which have no parts; write all",
+            "training.lossOn: assistant does not match rows of text, which have no parts; write all",
         ),
         (
             COMPLETION,
             LossOn.ASSISTANT,
             (
-                "training.lossOn: assistant does not suit rows of a prompt and a completion that are text; "
+                "training.lossOn: assistant does not match rows of a prompt and a completion that are text; "
                 "write completion or all"
             ),
         ),
@@ -72,7 +72,7 @@ def test_what_is_trained(example: Example, loss_on: LossOn | None, expected: str
             TALK,
             LossOn.COMPLETION,
             (
-                "training.lossOn: completion does not suit conversations, which have no prompt and completion; "
+                "training.lossOn: completion does not match conversations, which have no prompt and completion; "
                 "write assistant or all"
             ),
         ),
@@ -81,9 +81,9 @@ def test_what_is_trained(example: Example, loss_on: LossOn | None, expected: str
 def test_a_part_that_rows_do_not_have_is_refused(
     example: Example, loss_on: LossOn, sentence: str, tokenizer: Any
 ) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoded(tokenizer, example, loss_on)
-    assert raised.value.message == sentence + ", or remove it to train on what suits the rows"
+    assert raised.value.message == sentence + ", or remove it to train on what matches the rows"
     assert raised.value.reason is Reason.CONFIG_INVALID
 
 

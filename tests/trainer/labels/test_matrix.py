@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ChatTemplateName, DataFormat, LossOn
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.tokenization import Encoded
-from support.chats import named, token_table
-from support.golden import check_golden_text
-from support.preparing import Workbench
+from sftjob_contract.run.config import ChatTemplateName, DataFormat, LossOn
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.tokenizer import Encoded
+from support.checks.golden import check_golden_text
+from support.trainer.chats import named, token_table
+from support.trainer.preparing import Workbench
 
 GOLDEN = Path(__file__).parent / "golden" / "matrix"
 LIMITS = dict.fromkeys([name.value for name in ChatTemplateName], 72) | {"llama": 320}
@@ -115,10 +115,10 @@ def test_every_token_of_every_shape_and_loss(bench: Workbench, name: str, tokeni
     [(shape, loss) for shape, (_, _, losses) in SHAPES.items() for loss in LossOn if loss not in losses],
 )
 def test_a_loss_that_does_not_suit_a_shape_ends_the_job(bench: Workbench, shape: str, loss_on: LossOn) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         prepared(bench, shape, loss_on, "chatml")
     assert (raised.value.reason, raised.value.exit_code) == (Reason.CONFIG_INVALID, ExitCode.INVALID)
-    assert raised.value.message.startswith(f"training.lossOn: {loss_on} does not suit ")
+    assert raised.value.message.startswith(f"training.lossOn: {loss_on} does not match ")
 
 
 HI, EMPTY = ("user", "hi"), ("assistant", "")
@@ -143,7 +143,7 @@ def test_an_empty_answer_is_a_row_that_can_not_be_used(
     bench: Workbench, name: str, row: dict[str, Any], at: str
 ) -> None:
     config = bench.config(bench.write("d.jsonl", [row]))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(replace(config, model=replace(config.model, chat_template=named(name))))
     assert raised.value.reason is Reason.DATA_INVALID
     assert raised.value.message == f"d.jsonl:1: {at} is empty, so there is nothing to train on"

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import LossOn
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.chat_template import training_chat
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.labels import encoder
-from sftjob_trainer.shapes import Conversation
-from support.chats import config, conversation, encoded
-from support.tiny import CHATML, CHATML_GENERATION
+from sftjob_contract.run.config import LossOn
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.examples import Conversation
+from sftjob_trainer.tokens.chat_template import training_chat
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.labels import encoder
+from support.trainer.chats import config, conversation, encoded
+from support.trainer.tiny import CHATML, CHATML_GENERATION
 
 TWO_TURNS = conversation(
     ("system", "be kind"), ("user", "hi"), ("assistant", "yo"), ("user", "so"), ("assistant", "été")
@@ -99,7 +99,7 @@ def test_a_template_that_trl_knows_is_used_in_its_training_edition(
 
 
 DIFFERENT_BEGINNING = (
-    "a conversation that goes on is rendered differently from its beginning, "
+    "a longer conversation is rendered differently from its beginning, "
     "so what a model is trained on would not be what it sees later"
 )
 WRONG_TEXT = (
@@ -150,7 +150,7 @@ MARKED_TOOL = CHATML_GENERATION.replace("{% else %}", "{% elif message['role'] =
 )
 def test_a_models_own_template_is_checked_as_one_of_the_job_is(tokenizer: Any, template: str, problem: str) -> None:
     tokenizer.chat_template = template
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoded(tokenizer, TWO_TURNS)
     assert raised.value.message == (
         f"the model's chat template:{problem}; "
@@ -166,7 +166,7 @@ REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no syste
 def test_a_conversation_that_the_template_refuses_is_named(tokenizer: Any, template: str) -> None:
     tokenizer.chat_template = template
     bad = Conversation("d.jsonl:7", TWO_TURNS.messages)
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoder(tokenizer, config())([ONE_TURN, bad])
     assert raised.value.message == "d.jsonl:7: the model's chat template refuses the conversation: no system role"
     assert raised.value.reason is Reason.DATA_INVALID
@@ -174,7 +174,7 @@ def test_a_conversation_that_the_template_refuses_is_named(tokenizer: Any, templ
 
 def test_messages_need_a_chat_template(tokenizer: Any) -> None:
     tokenizer.chat_template = None
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoded(tokenizer, ONE_TURN)
     assert raised.value.message == (
         "the model's tokenizer has no chat template, which messages need; "
@@ -255,7 +255,7 @@ def test_a_thought_that_the_generation_prompt_opens_is_trained_after_its_tag(
 )
 def test_a_generation_prompt_that_no_turn_begins_with_is_refused(tokenizer: Any, prompt: str) -> None:
     tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n' }}", prompt + "' }}")
-    with pytest.raises(Failure, match="is not rendered as the beginning of one with an answer"):
+    with pytest.raises(StageError, match="is not rendered as the beginning of one with an answer"):
         encoded(tokenizer, TWO_TURNS)
 
 
@@ -282,7 +282,7 @@ ALWAYS = "{% if add_generation_prompt or messages[-1].role == 'assistant' %}"
 )
 def test_what_is_written_after_the_last_turn_is_not_trained(tokenizer: Any, template: str) -> None:
     tokenizer.chat_template = template
-    with pytest.raises(Failure, match="it writes more than the token that closes the turn after the last answer"):
+    with pytest.raises(StageError, match="it writes more than the token that closes the turn after the last answer"):
         encoded(tokenizer, ONE_TURN)
 
 
@@ -313,7 +313,7 @@ def test_a_token_that_closes_a_content_and_that_the_template_writes_too_is_there
 def test_a_row_that_a_template_renders_oddly_is_a_row_that_can_not_be_used(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% if messages[0].content == 'odd' %}{{ messages | length }}{% endif %}" + CHATML
     odd = conversation(("user", "odd"), ("assistant", "yo"), ("user", "so"), ("assistant", "ok"), place="d.jsonl:7")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoder(tokenizer, config())([ONE_TURN, odd])
     assert raised.value.reason is Reason.DATA_INVALID
     assert raised.value.message == (

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftjob_contract.config import ChatTemplateName, LossOn
-from sftjob_trainer.labels import label_spans
-from sftjob_trainer.tokenization import NOT_TRAINED, load_tokenizer
-from support.chats import config, conversation, encoded, use_template
+from sftjob_contract.run.config import ChatTemplateName, LossOn
+from sftjob_trainer.tokens.labels import label_spans
+from sftjob_trainer.tokens.tokenizer import NOT_TRAINED, load_tokenizer
+from support.trainer.chats import config, conversation, encoded, use_template
 
 TEMPLATES = [name.value for name in ChatTemplateName]
 SPACE_BEFORE_ANSWER = ("vicuna", "mistral")
@@ -31,7 +31,7 @@ def shared_tokenizer(model_without_weights: Path) -> Any:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(turns=turns, system=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_exactly_the_assistants_words_are_trained(
     name: str, turns: list[tuple[str, str]], system: bool, shared_tokenizer: Any
 ) -> None:

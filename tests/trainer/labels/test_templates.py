@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ChatTemplateName, LossOn
-from sftjob_trainer.chat_template import given_template
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.shapes import Example
-from sftjob_trainer.template_rendering import render, without_markers
-from sftjob_trainer.tokenization import NOT_TRAINED, load_tokenizer
-from support.chats import (
+from sftjob_contract.run.config import ChatTemplateName, LossOn
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.examples import Example
+from sftjob_trainer.tokens.chat_template import load_chat_template
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.template_rendering import render, without_markers
+from sftjob_trainer.tokens.tokenizer import NOT_TRAINED, load_tokenizer
+from support.checks.golden import check_golden_text
+from support.trainer.chats import (
     config,
     conversation,
     encoded,
@@ -22,7 +23,6 @@ from support.chats import (
     use_template,
     write_plain_tokenizer,
 )
-from support.golden import check_golden_text
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = [name.value for name in ChatTemplateName]
@@ -172,7 +172,7 @@ def test_a_tool_turn_is_rendered_or_refused(name: str, tokenizer: Any) -> None:
     if name in rendered:
         assert rendered[name] in marked(encoded(tokenizer, example), tokenizer)
         return
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoded(tokenizer, example)
     assert raised.value.message == (
         f"d.jsonl:1: the model's chat template refuses the conversation: the {name} template has no tool turns"
@@ -182,7 +182,7 @@ def test_a_tool_turn_is_rendered_or_refused(name: str, tokenizer: Any) -> None:
 @pytest.mark.parametrize("name", ["alpaca", "vicuna"])
 def test_a_late_system_message_is_refused_where_the_format_has_no_place_for_it(name: str, tokenizer: Any) -> None:
     use_template(tokenizer, name)
-    with pytest.raises(Failure, match=f"in the {name} template a system message can only come first"):
+    with pytest.raises(StageError, match=f"in the {name} template a system message can only come first"):
         encoded(tokenizer, conversation(("user", "hi"), ("system", "be kind"), ("assistant", "yo")))
 
 
@@ -190,7 +190,7 @@ def test_a_late_system_message_is_refused_where_the_format_has_no_place_for_it(n
 def test_without_markers_a_template_renders_the_same_and_marks_nothing(name: str, tokenizer: Any) -> None:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    template = given_template(named(name), tokenizer)
+    template = load_chat_template(named(name), tokenizer)
     plain = without_markers(template)
     assert "generation %}" not in plain
     assert "generation -%}" not in plain

@@ -6,15 +6,15 @@ from typing import Any, Final
 
 import pytest
 
-from sftjob_contract.config import Attention, RunConfig
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import packing_check
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.hardware import Choices, choose, this_machine
-from sftjob_trainer.packing_check import PROVEN, check_packing
-from support.tiny import run_config
+from sftjob_contract.run.config import Attention, RunConfig
+from sftjob_trainer.models.hardware import Choices, choose, this_machine
+from sftjob_trainer.models.packing import check as packing_check
+from sftjob_trainer.models.packing.check import PROVEN, check_packing
+from sftjob_trainer.process.errors import StageError
+from support.trainer.tiny import run_config
 
-LEAKS: Final = "packed documents see one another"
+LEAKS: Final = "packed documents affect each other"
 NEEDS_PACKAGE: Final = "its convolutions need the package causal_conv1d in the image to keep documents apart"
 FOUND: Final[dict[str, str | None]] = {
     **dict.fromkeys(sorted(PROVEN)),
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def small(model_type: str, attention: str | None = None) -> Any:
     from transformers import CONFIG_MAPPING
 
-    from sftjob_trainer.small_models import small_model
+    from sftjob_trainer.models.small_models import small_model
 
     model = small_model(CONFIG_MAPPING[model_type](), attention)
     assert model is not None, model_type
@@ -44,7 +44,7 @@ def small(model_type: str, attention: str | None = None) -> Any:
 def problem(model: Any, dtype: str = "float32") -> str | None:
     import torch
 
-    from sftjob_trainer.packing_isolation import packing_problem
+    from sftjob_trainer.models.packing.isolation import packing_problem
 
     found = packing_problem(model, getattr(torch, dtype))
     return None if found is None else found.clause
@@ -84,7 +84,7 @@ def test_a_model_whose_positions_go_on_over_documents_is_found() -> None:
     model.model.rotary_emb.forward = lambda hidden, position_ids: inner(
         hidden, torch.arange(hidden.shape[1])[None] * (1 + position_ids.shape[1] % 3)
     )
-    assert problem(model) == "a packed document is computed otherwise than alone"
+    assert problem(model) == "a packed document is computed differently than alone"
 
 
 def packed(directory: Path, **changes: Any) -> RunConfig:
@@ -105,14 +105,20 @@ def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     [
         (
             "opt",
-            f"training.packing: true does not go with hf://org/name (opt): {LEAKS}; write training.packing: false",
+            (
+                f"training.packing: true cannot be combined with hf://org/name (opt): {LEAKS}; "
+                "write training.packing: false"
+            ),
         ),
-        ("qwen3_next", f"training.packing: true does not go with hf://org/name (qwen3_next): {NEEDS_PACKAGE}; write "),
+        (
+            "qwen3_next",
+            f"training.packing: true cannot be combined with hf://org/name (qwen3_next): {NEEDS_PACKAGE}; write ",
+        ),
     ],
     indirect=["directory"],
 )
 def test_prepare_refuses_to_pack_what_does_not_stay_apart(directory: Path, sentence: str) -> None:
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(StageError) as refused:
         check_packing(packed(directory), directory)
 
     assert refused.value.reason is Reason.CONFIG_INVALID
@@ -131,7 +137,7 @@ def test_prepare_refuses_to_pack_what_does_not_stay_apart(directory: Path, sente
 def test_nothing_is_tried_where_nothing_is_in_doubt(
     directory: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing_check, "_tried", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(packing_check, "_probe", lambda *_: pytest.fail("a process was started"))
 
     check_packing(config, directory)
 
@@ -140,21 +146,23 @@ def test_nothing_is_tried_where_nothing_is_in_doubt(
 def test_where_a_kernel_for_gpus_may_keep_documents_apart_train_decides(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing_check, "_tried", lambda *_: LEAKS)
+    monkeypatch.setattr(packing_check, "_probe", lambda *_: LEAKS)
     config = packed(directory)
     flash = replace(config, gpus=1, model=replace(config.model, attention=Attention.FLASH_ATTENTION_2))
 
     check_packing(flash, directory)
-    with pytest.raises(Failure):
+    with pytest.raises(StageError):
         check_packing(replace(config, gpus=1), directory)
 
 
 def test_train_refuses_a_loaded_model_that_does_not_keep_documents_apart() -> None:
-    from sftjob_trainer import fit
+    from sftjob_trainer.training import build
 
     config = packed(Path("m"))
     choices: Choices = choose(config, this_machine())
 
-    fit._check_isolation(config, small("llama"), choices)
-    with pytest.raises(Failure, match=r"\(opt, attention sdpa\): packed documents see one another; write training.pac"):
-        fit._check_isolation(config, small("opt"), choices)
+    build._check_packing(config, small("llama"), choices)
+    with pytest.raises(
+        StageError, match=r"\(opt, attention sdpa\): packed documents affect each other; write training.pac"
+    ):
+        build._check_packing(config, small("opt"), choices)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, build_trainer, finish, job, token_mean_loss
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, finish, job, token_mean_loss
 
 pytestmark = PEFT_IS_BEHIND
 

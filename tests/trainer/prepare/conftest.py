@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from support.preparing import Workbench
+from support.trainer.preparing import Workbench
 
 
 @pytest.fixture

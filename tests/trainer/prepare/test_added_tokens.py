@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import RunConfig
-from sftjob_contract.method import Distillation, Method, Teacher
-from sftjob_contract.model_shape import UnfrozenShape
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.model_shape import read_model_shape, with_new_tokens
-from sftjob_trainer.tokenization import load_tokenizer, new_tokens
-from sftjob_trainer.weightless import refusal
-from support.added_tokens import END, FIRST_ID, NOTE, TOOL, adding
-from support.preparing import Workbench
-from support.tiny import VOCABULARY, lora, run_config
-from support.training import PEFT_IS_BEHIND
+from sftjob_contract.reports.model_shape import UnfrozenShape
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.method import Distillation, Method, Teacher
+from sftjob_trainer.models.shape import read_model_shape, with_new_tokens
+from sftjob_trainer.preflight.meta_model import find_refusal
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.tokenizer import load_tokenizer, new_tokens
+from support.trainer.added_tokens import END, FIRST_ID, NOTE, TOOL, adding
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import VOCABULARY, lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -46,7 +46,7 @@ def test_tokens_that_the_tokenizer_has_are_taken_as_they_are(
     assert stats.embedding_rows is None
     assert stats.model_shape is not None
     assert stats.model_shape.new_token_matrices == 0
-    assert f"in the tokenizer already, and taken as they are: return, {KNOWN}" in caplog.text
+    assert f"already in the tokenizer, and unchanged: return, {KNOWN}" in caplog.text
 
 
 def test_an_embedding_that_has_rows_for_the_tokens_stays_as_large(
@@ -149,7 +149,7 @@ def test_methods_that_would_not_train_new_rows_are_refused_before_a_gpu_is_held(
     directory: Path = request.getfixturevalue(base)
     config = config_of(directory, method=method)
 
-    found = refusal(config, directory)
+    found = find_refusal(config, directory)
 
     assert found is not None
     assert found.startswith(problem)
@@ -169,13 +169,13 @@ def test_methods_that_would_not_train_new_rows_are_refused_before_a_gpu_is_held(
 def test_the_libraries_take_what_trains_new_rows(base: str, method: Method, request: pytest.FixtureRequest) -> None:
     directory: Path = request.getfixturevalue(base)
 
-    assert refusal(config_of(directory, method=method), directory) is None
+    assert find_refusal(config_of(directory, method=method), directory) is None
 
 
 def test_single_rows_may_be_trained_where_the_head_is_another_matrix(untied: Path) -> None:
     ids = [FIRST_ID, FIRST_ID + 1, FIRST_ID + 2]
 
-    assert refusal(config_of(untied, method=lora(extra={"trainable_token_indices": ids})), untied) is None
+    assert find_refusal(config_of(untied, method=lora(extra={"trainable_token_indices": ids})), untied) is None
 
 
 def test_a_teacher_would_have_to_know_the_tokens(tied: Path, tmp_path: Path) -> None:
@@ -183,5 +183,7 @@ def test_a_teacher_would_have_to_know_the_tokens(tied: Path, tmp_path: Path) -> 
     bench = Workbench(tmp_path, tied)
     config = bench.config(bench.write("rows.jsonl", [{"text": "a"}] * 2), method=replace(FULL, distillation=taught))
 
-    with pytest.raises(Failure, match=f"method.distillation: {NOTE} is new to the model, and a teacher has no such "):
+    with pytest.raises(
+        StageError, match=f"method.distillation: {NOTE} is new to the model, and a teacher has no such "
+    ):
         bench.run(adding(config))

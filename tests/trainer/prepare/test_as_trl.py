@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ChatTemplateName, LossOn
-from support.chats import named, use_template
-from support.preparing import Workbench
-from support.tiny import held_out_fraction
+from sftjob_contract.run.config import ChatTemplateName, LossOn
+from support.trainer.chats import named, use_template
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import held_out_fraction
 
 TEXTS = [{"text": f"open file {number} " * (1 + number % 5)} for number in range(30)]
 COMPLETIONS = [{"prompt": f"what is {number}? ", "completion": "a number " * (1 + number % 9)} for number in range(30)]
@@ -34,6 +34,10 @@ PROMPTED = [
 ]
 """Messages too, with an assistant's turn among those of the prompt."""
 
+QUICK = ("chatml", "llama")
+TEMPLATES = [
+    pytest.param(name.value, marks=() if name.value in QUICK else pytest.mark.slow) for name in ChatTemplateName
+]
 LINE_AFTER_TURN = ("chatml", "zephyr")
 """Templates that end with an end of line."""
 
@@ -99,7 +103,7 @@ def test_rows_labels_and_steps_are_those_of_trl(
     assert (stats.steps_per_epoch, stats.max_steps) == (steps[1], steps[-1])
 
 
-@pytest.mark.parametrize("template", [name.value for name in ChatTemplateName])
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize(
     ("loss_on", "rows", "options"),
     [

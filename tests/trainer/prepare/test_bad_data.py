@@ -1,4 +1,4 @@
-"""What the user reads when the data can not be used: one row of a table for each kind of fault."""
+"""What the user reads when the data cannot be used: one row of a table for each kind of fault."""
 
 import gzip
 import io
@@ -11,14 +11,14 @@ import pytest
 from pyarrow import parquet
 
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import DataFormat, HeldOut, OnInvalidRow
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from support.entry import ending
-from support.preparing import Workbench
-from support.tiny import held_out_fraction, held_out_source
+from sftjob_contract.run.config import DataFormat, HeldOut, OnInvalidRow
+from sftjob_trainer.process.errors import StageError
+from support.trainer.entry import ending
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import held_out_fraction, held_out_source
 
 
 def jsonl(*rows: Any) -> bytes:
@@ -115,28 +115,28 @@ FILES = [
     (
         "train.jsonl",
         gzip.compress(jsonl(GOOD), mtime=0),
-        "train.jsonl: the content of the file is gzip, which its name does not say; rename it to train.jsonl.gz",
+        "train.jsonl: the file contains gzip, which does not match its name; rename it to train.jsonl.gz",
     ),
     (
         "train.csv",
         as_parquet({"text": ["a"]}),
-        "train.csv: the content of the file is Parquet, which its name does not say; rename it to train.parquet",
+        "train.csv: the file contains Parquet, which does not match its name; rename it to train.parquet",
     ),
     (
         "train.csv",
         b"PK\x03\x04 and more",
         (
-            "train.csv: the content of the file is ZIP, which its name does not say; unpack it first "
+            "train.csv: the file contains ZIP, which does not match its name; unpack it first "
             "(an .xlsx workbook is one too: export it as CSV)"
         ),
     ),
     (
         "train.json",
         b"\x28\xb5\x2f\xfd and more",
-        "train.json: the content of the file is Zstandard, which its name does not say; rename it to train.json.zst",
+        "train.json: the file contains Zstandard, which does not match its name; rename it to train.json.zst",
     ),
     *[
-        (name, content, f"{name}: the content of the file is {found}, which its name does not say; {advice}")
+        (name, content, f"{name}: the file contains {found}, which does not match its name; {advice}")
         for name, content, found, advice in (
             ("train.jsonl.zst", jsonl(GOOD), "text", "rename it to train.jsonl"),
             ("train.jsonl.gz", b"no gzip", "text", "rename it to train.jsonl"),
@@ -175,7 +175,7 @@ FILES = [
     (
         "train.jsonl",
         b'{"text": "a \\ud800"}',
-        'train.jsonl:1: "text" contains \\ud800, half of a surrogate pair, which is no character',
+        'train.jsonl:1: "text" contains \\ud800, half of a surrogate pair, which is not a character',
     ),
     (
         "chat.jsonl",
@@ -263,7 +263,7 @@ FILES = [
             ),
             (
                 {"prompt": "a", "completion": "b", "tools": [{"name": "f"}]},
-                '"tools" is read beside messages only; write "prompt" and "completion" as lists of messages',
+                '"tools" is only read next to messages; write "prompt" and "completion" as lists of messages',
             ),
             (
                 talk(USER, {"role": "assistant", "content": [{"type": "text", "text": "b", "thinking": "c"}]}),
@@ -472,7 +472,7 @@ def test_what_no_row_has_is_for_the_spec_to_name_and_not_for_rows_to_be_left_out
 ) -> None:
     config = bench.config(bench.write("train.jsonl", rows), data_format=data_format)
     config = replace(config, dataset=replace(config.dataset, **options))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert (raised.value.reason, raised.value.exit_code) == (Reason.CONFIG_INVALID, ExitCode.INVALID)
     assert raised.value.message == sentence
@@ -480,7 +480,7 @@ def test_what_no_row_has_is_for_the_spec_to_name_and_not_for_rows_to_be_left_out
 
 def test_a_column_that_some_rows_have_is_missing_from_the_data(bench: Workbench) -> None:
     rows = [BODY, {"text": "a"}, BODY]
-    with pytest.raises(Failure, match=r'^train\.jsonl:1: no column "text", "prompt" and') as raised:
+    with pytest.raises(StageError, match=r'^train\.jsonl:1: no column "text", "prompt" and') as raised:
         bench.prepare(bench.write("train.jsonl", rows))
     assert raised.value.reason is Reason.DATA_INVALID
 
@@ -493,8 +493,8 @@ def problem_with_rows_left_out(bench: Workbench, name: str) -> str | None:
     skipping = replace(config.dataset, on_invalid_row=OnInvalidRow.SKIP, max_invalid_rows=100)
     try:
         bench.run(replace(config, dataset=skipping))
-    except Failure as failure:
-        return failure.told
+    except StageError as failure:
+        return failure.full_message
     return None
 
 
@@ -509,37 +509,37 @@ def test_bad_data_is_told_with_file_and_line(bench: Workbench, name: str, conten
 
 
 def test_a_file_that_is_no_parquet(bench: Workbench) -> None:
-    with pytest.raises(Failure, match=r"^train\.parquet after row 0: not readable as Parquet: .*magic bytes"):
+    with pytest.raises(StageError, match=r"^train\.parquet after row 0: not readable as Parquet: .*magic bytes"):
         bench.prepare(bench.write("train.parquet", b"PAR2" * 10))
 
 
 def test_a_file_that_is_no_arrow(bench: Workbench) -> None:
-    with pytest.raises(Failure, match=r"^train\.arrow after row 0: not readable as Arrow: "):
+    with pytest.raises(StageError, match=r"^train\.arrow after row 0: not readable as Arrow: "):
         bench.prepare(bench.write("train.arrow", b"no arrow" * 10))
 
 
 def test_a_bad_row_of_the_second_file_is_told_with_that_file(bench: Workbench) -> None:
     bench.write("a.jsonl", [GOOD])
     bench.write("sub/b.jsonl", [GOOD, {"text": 1}])
-    with pytest.raises(Failure, match=r'^sub/b\.jsonl:2: "text" must be text, not a number$'):
+    with pytest.raises(StageError, match=r'^sub/b\.jsonl:2: "text" must be text, not a number$'):
         bench.prepare(bench.root / "data")
 
 
 def test_a_bad_row_beyond_the_first_batch_is_found(bench: Workbench) -> None:
     path = bench.write("train.jsonl", [*[GOOD] * 2500, {"text": 1}])
-    with pytest.raises(Failure, match=r"^train\.jsonl:2501: "):
+    with pytest.raises(StageError, match=r"^train\.jsonl:2501: "):
         bench.prepare(path)
 
 
 def test_a_missing_column_of_a_named_format_is_told_by_its_own_name(bench: Workbench) -> None:
     config = bench.config(bench.write("train.jsonl", [{"text": "a"}]), data_format=DataFormat.PROMPT_COMPLETION)
-    with pytest.raises(Failure, match=r'^train\.jsonl:1: no column "prompt", there is "text"; name the one to read'):
+    with pytest.raises(StageError, match=r'^train\.jsonl:1: no column "prompt", there is "text"; name the one to read'):
         bench.run(config)
 
 
 def test_a_file_of_an_unknown_kind(bench: Workbench) -> None:
     path = bench.write("train.xlsx", b"hello")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.prepare(path)
     assert raised.value.message == (
         f"{path}: train.xlsx must be a .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file; convert it first"
@@ -564,7 +564,7 @@ def test_nothing_to_evaluate_on(bench: Workbench, held_out: HeldOut, sentence: s
     bench.write("empty.jsonl", b"")
     path = bench.write("train.jsonl", [GOOD])
     source = held_out.source.format(root=bench.root) if held_out.source else None
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.prepare(path, held_out=replace(held_out, source=source))
     assert raised.value.message == sentence.format(path=path)
     assert raised.value.reason is Reason.DATA_INVALID
@@ -572,7 +572,7 @@ def test_nothing_to_evaluate_on(bench: Workbench, held_out: HeldOut, sentence: s
 
 def test_no_row_with_a_trained_token_within_the_length(bench: Workbench) -> None:
     path = bench.write("train.jsonl", [{"prompt": "a very long prompt " * 20, "completion": "short"}] * 3)
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.prepare(path, max_length=16)
     assert raised.value.message == (
         "train.jsonl:1 and every other row: no token to train on among the first 16 of the row; "
@@ -585,5 +585,5 @@ def test_columns_can_be_named_and_the_names_are_used_in_messages(bench: Workbenc
     config = bench.config(bench.write("train.jsonl", [{"body": "a"}, {"body": 3}]))
     (part,) = config.dataset.sources
     columns = replace(part.columns, text="body", prompt="question", completion="answer", messages="turns")
-    with pytest.raises(Failure, match=r'^train\.jsonl:2: "body" must be text, not a number$'):
+    with pytest.raises(StageError, match=r'^train\.jsonl:2: "body" must be text, not a number$'):
         bench.run(replace(config, dataset=replace(config.dataset, sources=(replace(part, columns=columns),))))

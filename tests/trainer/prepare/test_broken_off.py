@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import OnInvalidRow, Preprocessing, RowFunction, RunConfig
-from sftjob_trainer.failure import Failure
-from support.preparing import Workbench
+from sftjob_contract.run.config import OnInvalidRow, Preprocessing, RowFunction, RunConfig
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench
 
 SHARD = 200
 ROWS = 2 * SHARD + 40
@@ -33,7 +33,7 @@ def preprocess(row):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sftjob_trainer.tokenizing.SHARD_ROWS", SHARD)
+    monkeypatch.setattr("sftjob_trainer.tokens.tokenize.SHARD_ROWS", SHARD)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_what_was_tokenized_of_other_data_or_for_another_run_is_not_used(
 
 def test_rows_that_can_not_be_used_leave_nothing_behind(bench: Workbench) -> None:
     path = bench.write("d.jsonl", "".join(json.dumps({"text": f"open {n}"}) + "\n" for n in range(SHARD + 1)) + "{}\n")
-    with pytest.raises(Failure, match=r'^d\.jsonl:202: no column "text", the row is empty$'):
+    with pytest.raises(StageError, match=r'^d\.jsonl:202: no column "text", the row is empty$'):
         bench.prepare(path)
     assert not list((bench.volume / layout.PREPARED).iterdir())
 
@@ -123,7 +123,7 @@ def test_how_far_it_is_is_told_now_and_then(
 ) -> None:
     path = bench.write("d.jsonl", "".join(json.dumps({"text": f"open {n}"}) + "\n" for n in range(4 * SHARD)))
     clock = count(step=16)
-    monkeypatch.setattr("sftjob_trainer.tokenizing.monotonic", lambda: next(clock))
+    monkeypatch.setattr("sftjob_trainer.tokens.tokenize.monotonic", lambda: next(clock))
     caplog.set_level("INFO", "sftjob_trainer")
     bench.prepare(path)
     told = [line.strip() for line in caplog.messages if "rows tokenized" in line]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.method import Distillation, Method, Teacher
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.config_check import check_config
-from sftjob_trainer.failure import Failure
-from support.preparing import Workbench
+from sftjob_contract.run.method import Distillation, Method, Teacher
+from sftjob_trainer.models.config_check import check_config
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench
 
 INSTEAD = "; correct the file, or name another model"
 
@@ -31,7 +31,7 @@ def edit(model: Path, file: str = "config.json", **changes: Any) -> Path:
 
 
 def refusal(model: Path, **options: Any) -> str:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_config(model, trust_remote_code=False, **options)
     assert raised.value.reason is Reason.CONFIG_INVALID
     return raised.value.message
@@ -88,7 +88,7 @@ def test_what_transformers_says_of_several_fields_and_of_the_type_is_told(copied
         "the model's config.json: The checkpoint you are trying to load has model type `made-up` but"
     )
     edit(copied, auto_map={"AutoConfig": "configuration_made_up.MadeUp"})
-    assert refusal(copied, whose="the teacher") == (
+    assert refusal(copied, label="the teacher") == (
         "the teacher's config.json: it comes with code; read that code, then set model.trustRemoteCode: true"
     )
 
@@ -123,10 +123,10 @@ def test_what_can_be_loaded_is_not_refused(copied: Path, changes: dict[str, Any]
 def test_prepare_checks_the_model_and_the_teacher_before_it_reads_data(bench: Workbench, copied: Path) -> None:
     edit(copied, quantization_config="bnb")
     config = bench.config("not-there.jsonl")
-    with pytest.raises(Failure, match=r"the model's config\.json: quantization_config"):
+    with pytest.raises(StageError, match=r"the model's config\.json: quantization_config"):
         bench.run(replace(config, model=replace(config.model, source=str(copied))))
     teacher = Distillation(teacher=Teacher(source=str(copied), revision=None), temperature=2.0, alpha=0.5)
-    with pytest.raises(Failure, match=r"the teacher's config\.json: quantization_config"):
+    with pytest.raises(StageError, match=r"the teacher's config\.json: quantization_config"):
         bench.run(replace(config, method=Method(lora=None, quantization=None, distillation=teacher)))
 
 
@@ -138,15 +138,15 @@ def test_stop_tokens_that_are_none_are_passed_over(bench: Workbench, copied: Pat
 
 def test_a_longest_length_of_the_tokenizer_that_is_no_number_is_named(bench: Workbench, copied: Path) -> None:
     edit(copied, "tokenizer_config.json", model_max_length="long")
-    with pytest.raises(Failure, match=r"model_max_length in its tokenizer_config\.json must be a number, not text"):
+    with pytest.raises(StageError, match=r"model_max_length in its tokenizer_config\.json must be a number, not text"):
         bench.prepare(bench.write("d.jsonl", [{"text": "a b"}] * 8), model=str(copied))
 
 
 def test_checking_does_not_load_pytorch(copied: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from sftjob_trainer.config_check import check_config\n"
-        "from sftjob_trainer.libraries import import_transformers_without_torch\n"
+        "from sftjob_trainer.models.config_check import check_config\n"
+        "from sftjob_trainer.process.libraries import import_transformers_without_torch\n"
         "import_transformers_without_torch()\n"
         "check_config(Path(sys.argv[1]), trust_remote_code=False)\n"
         "assert 'torch' not in sys.modules"

@@ -9,14 +9,14 @@ import pytest
 from sftjob_contract.codec import encode, to_json
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
-from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.configuration import DELIVERY_SECONDS, problems, read_config, read_delivered_config
-from sftjob_trainer.failure import Failure
-from support.entry import ending
-from support.optimizers import ABSENT
-from support.tiny import lora, run_config
-from support.version_skew import PREVIOUS, Previous
+from sftjob_contract.run.optimization import Optimizer
+from sftjob_trainer.preflight.run_config import DELIVERY_SECONDS, problems, read_config, read_delivered_config
+from sftjob_trainer.process.errors import StageError
+from support.stacks.version_skew import PREVIOUS, Previous
+from support.trainer.entry import ending
+from support.trainer.optimizers import ABSENT
+from support.trainer.tiny import lora, run_config
 
 GOOD = run_config(model="/model", dataset="/data.jsonl")
 
@@ -72,7 +72,7 @@ def test_a_run_config_that_is_never_delivered_ends_the_pod_but_not_the_job(tmp_p
     path, pauses = tmp_path / "config.json", list[float]()
     path.write_text(to_json(GOOD))
     with pytest.raises(
-        Failure, match=r"is not the one that this Pod was created with.*look at the job's ConfigMap"
+        StageError, match=r"is not the one that this Pod was created with.*look at the job's ConfigMap"
     ) as e:
         read_delivered_config(path, "0" * 64, pauses.append)
     assert (e.value.exit_code, sum(pauses)) == (ExitCode.RETRY, DELIVERY_SECONDS)
@@ -90,7 +90,7 @@ PROBLEMS = [
     (
         changed("training.maxSeqLength", 3),
         (
-            "training.maxSeqLength is not known; known are: epochs, maxSteps, perDeviceBatchSize, "
+            "training.maxSeqLength is unknown; known keys: epochs, maxSteps, perDeviceBatchSize, "
             "gradientAccumulationSteps, learningRate, scheduler, warmupRatio, warmupSteps, weightDecay, maxGradNorm, "
             "optimizer, maxLength, packing, packingStrategy, lossOn, precision, gradientCheckpointing, "
             "neftuneNoiseAlpha, kernels, compile, earlyStopping, seed, loggingSteps, extra"
@@ -127,15 +127,15 @@ PROBLEMS = [
     ),
     (
         changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "subset": "en"}]),
-        "dataset.subset: en is of a data set on the hub or of a folder; /data.jsonl is a file",
+        "dataset.subset: en is of a dataset on the hub or of a folder; /data.jsonl is a file",
     ),
     (
         changed("dataset.sources", [{**encode(GOOD.dataset.sources[0]), "split": "test"}]),
-        "dataset.split: test is of a data set on the hub or of a folder; /data.jsonl is a file",
+        "dataset.split: test is of a dataset on the hub or of a folder; /data.jsonl is a file",
     ),
     (
         changed("dataset.evaluation", {"fraction": None, "split": "test", "source": None}),
-        "dataset.evaluation.split: test is of a data set on the hub or of a folder; /data.jsonl is a file",
+        "dataset.evaluation.split: test is of a dataset on the hub or of a folder; /data.jsonl is a file",
     ),
     (
         changed("dataset", {**encode(GOOD.dataset), "minTokens": 9, "maxTokens": 8}),
@@ -178,7 +178,7 @@ PROBLEMS = [
     ),
     (
         of_rows(validation={"regex": "[a-", "command": [], "timeoutSeconds": 10}),
-        "dataset.validation.regex: [a- is no regular expression: unterminated character set at position 0",
+        "dataset.validation.regex: [a- is not a valid regular expression: unterminated character set at position 0",
     ),
     (changed("gpus", -1), "gpus must be at least 0, not -1"),
     (changed("checkpoints.keep", 0), "checkpoints.keep must be at least 1, not 0"),
@@ -186,7 +186,7 @@ PROBLEMS = [
     (changed("checkpoints.perEpoch", 0), "checkpoints.perEpoch must be at least 1, not 0"),
     (
         changed("method.quantization", {**QUANTIZATION, "bits": 4}),
-        "method.quantization needs method.lora: quantized weights themselves can not be trained",
+        "method.quantization needs method.lora: quantized weights themselves cannot be trained",
     ),
     (
         changed(
@@ -212,7 +212,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     data = changed("training", {**encode(GOOD.training), "epochs": -1.0, "maxLength": 0})
     path.write_text(json.dumps({**data, "gpus": -1}))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         read_config(path)
     assert raised.value.message == (
         "run config: gpus must be at least 0, not -1; training.epochs must be above 0, not -1.0; "
@@ -226,7 +226,7 @@ def test_of_many_problems_eight_are_told(tmp_path: Path, count: int, end: str) -
     source = encode(GOOD.dataset.sources[0])
     parts = [{**source, "weight": -number} for number in range(1, count + 1)]
     path.write_text(json.dumps(changed("dataset.sources", parts)))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         read_config(path)
     assert raised.value.message.count("dataset.sources.weight must be above 0, not ") == 8
     assert raised.value.message.endswith(end)
@@ -234,10 +234,10 @@ def test_of_many_problems_eight_are_told(tmp_path: Path, count: int, end: str) -
 
 def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    with pytest.raises(Failure, match=r"the run config .*config\.json can not be read: No such file or directory"):
+    with pytest.raises(StageError, match=r"the run config .*config\.json cannot be read: No such file or directory"):
         read_config(path)
     path.write_bytes(b"\xff{")
-    with pytest.raises(Failure, match=r"run config: not valid JSON: "):
+    with pytest.raises(StageError, match=r"run config: not valid JSON: "):
         read_config(path)
 
 

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
-from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import child, construction_check, weightless
-from sftjob_trainer.child import NoAnswerError, answer_of, room_bytes
-from sftjob_trainer.construction_check import check_construction
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.weightless import UnknownError, construct_without_weights, refusal
-from support.preparing import Workbench
-from support.rope import scaled, scaling
-from support.tiny import lora, run_config
-from support.training import PEFT_IS_BEHIND
+from sftjob_contract.run.config import Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_contract.run.optimization import Optimizer
+from sftjob_trainer.preflight import construction_check, meta_model
+from sftjob_trainer.preflight.construction_check import check_construction
+from sftjob_trainer.preflight.meta_model import UndeterminedError, construct_without_weights, find_refusal
+from sftjob_trainer.process import subprocess_check
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.subprocess_check import NoResultError, available_memory_bytes, run_check
+from support.trainer.preparing import Workbench
+from support.trainer.rope import scaled, scaling
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -83,7 +84,7 @@ def config_of(*, method: Method | None = None, gpus: int = 0, **training: Any) -
         (
             "llama",
             config_of(method=lora(target_modules=("c_attn",))),
-            "method.lora.targetModules: c_attn is no layer of the model; it has q_proj, k_proj, v_proj, o_proj, ",
+            "method.lora.targetModules: c_attn is not a layer of the model; it has q_proj, k_proj, v_proj, o_proj, ",
         ),
         (
             "qwen2",
@@ -93,12 +94,12 @@ def config_of(*, method: Method | None = None, gpus: int = 0, **training: Any) -
         (
             "llama",
             config_of(method=lora(extra={"trainable_token_indices": {"embed_tokens": [3, 512]}})),
-            "method.lora.extra.trainable_token_indices: 512 is no token of the model; its embedding has 512 rows, ",
+            "method.lora.extra.trainable_token_indices: 512 is not a token of the model; its embedding has 512 rows, ",
         ),
         (
             "llama",
             config_of(method=lora(target_modules=("q_proj", "model.layers.9.mlp.up_proj"))),
-            "method.lora.targetModules: model.layers.9.mlp.up_proj is no layer of the model",
+            "method.lora.targetModules: model.layers.9.mlp.up_proj is not a layer of the model",
         ),
         (
             "llama",
@@ -122,7 +123,7 @@ def config_of(*, method: Method | None = None, gpus: int = 0, **training: Any) -
 def test_what_a_library_refuses_is_named_with_value_and_its_own_words(
     request: pytest.FixtureRequest, architecture: str, config: RunConfig, sentence: str
 ) -> None:
-    found = refusal(config, request.getfixturevalue(architecture))
+    found = find_refusal(config, request.getfixturevalue(architecture))
 
     assert found is not None
     assert found.startswith(sentence)
@@ -156,7 +157,7 @@ def test_what_a_library_refuses_is_named_with_value_and_its_own_words(
 def test_what_the_libraries_take_is_not_refused(
     request: pytest.FixtureRequest, architecture: str, config: RunConfig
 ) -> None:
-    assert refusal(config, request.getfixturevalue(architecture)) is None
+    assert find_refusal(config, request.getfixturevalue(architecture)) is None
 
 
 def test_a_model_without_weights_has_none(llama: Path) -> None:
@@ -170,9 +171,9 @@ def test_options_that_are_refused_only_together_are_all_named(llama: Path, monke
         if len(config.training.extra) > 0:
             raise ValueError("one is too many")
 
-    monkeypatch.setattr(weightless, "construct_without_weights", needs_two)
+    monkeypatch.setattr(meta_model, "construct_without_weights", needs_two)
 
-    assert refusal(config_of(extra={"adam_beta1": 0.8, "adam_beta2": 0.9}), llama) == (
+    assert find_refusal(config_of(extra={"adam_beta1": 0.8, "adam_beta2": 0.9}), llama) == (
         "training.extra.adam_beta1: 0.8, training.extra.adam_beta2: 0.9: the library refuses them together: "
         "one is too many"
     )
@@ -185,23 +186,23 @@ def test_what_fails_whatever_the_options_are_is_no_refusal(
     def fails(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(weightless, "construct_without_weights", fails)
+    monkeypatch.setattr(meta_model, "construct_without_weights", fails)
 
-    with pytest.raises(UnknownError):
-        refusal(config_of(extra={"adam_beta2": 0.9}, method=lora(dora=True)), llama)
+    with pytest.raises(UndeterminedError):
+        find_refusal(config_of(extra={"adam_beta2": 0.9}, method=lora(dora=True)), llama)
 
 
 def test_a_model_that_cannot_be_made_is_left_to_train(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
 
-    with pytest.raises(UnknownError, match="no model can be made without weights"):
-        refusal(config_of(extra={"adam_beta2": 0.9}), tmp_path)
+    with pytest.raises(UndeterminedError, match="no model can be made without weights"):
+        find_refusal(config_of(extra={"adam_beta2": 0.9}), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (NoAnswerError("no answer within 300 s"), "found out when the model is loaded: no answer within 300 s"),
+        (NoResultError("no answer within 300 s"), "check them when the model is loaded: no answer within 300 s"),
         ({"refused": None, "unknown": "no model"}, "not all could be tried without weights: no model"),
     ],
 )
@@ -213,7 +214,7 @@ def test_without_an_answer_the_job_goes_on_and_the_log_says_so(
             raise answer
         return answer
 
-    monkeypatch.setattr(construction_check, "answer_of", answered)
+    monkeypatch.setattr(construction_check, "run_check", answered)
     caplog.set_level("INFO")
 
     check_construction(config_of(extra={"adam_beta2": 0.9}), llama, layers_known=True)
@@ -222,7 +223,7 @@ def test_without_an_answer_the_job_goes_on_and_the_log_says_so(
 
 
 def test_nothing_is_made_where_every_option_is_known_to_be_taken(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(construction_check, "answer_of", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(construction_check, "run_check", lambda *_, **__: pytest.fail("a process was started"))
 
     for method in (None, lora(dora=True), lora(quantization=quantization())):
         check_construction(config_of(method=method), llama, layers_known=True)
@@ -244,10 +245,10 @@ def test_the_trainer_is_made_wherever_something_may_be_refused(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     monkeypatch.setattr(
-        construction_check, "answer_of", lambda *_, **__: {"refused": "training.extra: no", "unknown": None}
+        construction_check, "run_check", lambda *_, **__: {"refused": "training.extra: no", "unknown": None}
     )
 
-    with pytest.raises(Failure, match=r"training\.extra: no") as refused:
+    with pytest.raises(StageError, match=r"training\.extra: no") as refused:
         check_construction(config, tmp_path, layers_known=layers_known)
 
     assert refused.value.reason is Reason.CONFIG_INVALID
@@ -257,7 +258,7 @@ def test_the_trainer_is_made_wherever_something_may_be_refused(
 def test_prepare_ends_before_the_data_is_read(bench: Workbench) -> None:
     data = bench.write("data.jsonl", [{"text": "a b c"}] * 9)
 
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(StageError) as refused:
         bench.prepare(data, extra={"lr_scheduler_kwargs": {"wheels": 3}})
 
     assert refused.value.message.startswith(
@@ -271,9 +272,9 @@ def test_prepare_ends_before_the_data_is_read(bench: Workbench) -> None:
     [
         ("import time; time.sleep(60)", "no answer within"),
         ("raise SystemExit(3)", "exit code 3: it printed nothing"),
-        ("print('no json')", "its last line is no JSON"),
+        ("print('no json')", "its last line is not JSON"),
         (
-            "from sftjob_trainer.child import limit_memory; limit_memory(); bytearray(7 * 2**30)",
+            "from sftjob_trainer.process.subprocess_check import limit_memory; limit_memory(); bytearray(7 * 2**30)",
             "exit code 1: MemoryError",
         ),
     ],
@@ -284,8 +285,8 @@ def test_a_process_that_gives_no_answer_is_bounded_and_says_why(
     (tmp_path / "asked.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    with pytest.raises(NoAnswerError, match=why):
-        answer_of("asked", [], seconds=2.0 if "sleep" in program else 60.0)
+    with pytest.raises(NoResultError, match=why):
+        run_check("asked", [], timeout_seconds=2.0 if "sleep" in program else 60.0)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +305,12 @@ def test_memory_that_is_left_is_the_limit_without_what_cannot_be_given_back(
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.stat").write_text(stat)
 
-    assert room_bytes(tmp_path) == expected
+    assert available_memory_bytes(tmp_path) == expected
 
 
 def test_no_process_is_started_where_it_might_end_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "room_bytes", lambda: 600 * 2**20)
-    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(subprocess_check, "available_memory_bytes", lambda: 600 * 2**20)
+    monkeypatch.setattr(subprocess_check.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
 
-    with pytest.raises(NoAnswerError, match=r"only 600 MiB are left; raise resources\.memory"):
-        answer_of("asked", [], seconds=1)
+    with pytest.raises(NoResultError, match=r"only 600 MiB are left; raise resources\.memory"):
+        run_check("asked", [], timeout_seconds=1)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import DataFormat, DataSource, HeldOut, OnInvalidRow, PackingStrategy, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.failure import Failure
-from support.hub import Hub
-from support.preparing import Workbench
-from support.tiny import data_source, held_out_fraction, held_out_source
+from sftjob_contract.reports.stats import PreparedStats
+from sftjob_contract.run.config import DataFormat, DataSource, HeldOut, OnInvalidRow, PackingStrategy, RunConfig
+from sftjob_trainer.process.errors import StageError
+from support.servers.hub import Hub
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import data_source, held_out_fraction, held_out_source
 
 
 def texts(word: str, count: int) -> list[dict[str, str]]:
@@ -200,7 +200,7 @@ def test_rows_that_can_not_be_used_are_left_out_and_told_if_that_is_asked_for(
     assert (stats.rows, stats.skipped_rows) == (4, 7)
     told = [message.removeprefix("      left out: ") for message in caplog.messages if "left out" in message]
     assert [message.partition(" ")[0] for message in told[:5]] == [f"d.jsonl:{line}:" for line in range(1, 6)]
-    assert told[5:] == ["7 rows can not be used"]
+    assert told[5:] == ["7 rows cannot be used"]
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
@@ -211,10 +211,10 @@ def test_a_row_whose_json_is_valid_and_unusable_is_left_out_alone(bench: Workben
 
 
 def test_more_rows_than_may_be_left_out_fail_the_job(bench: Workbench) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(skipping(bench, GOOD + BAD[0] + BAD[2] + BAD[0], 2))
     assert raised.value.message == (
-        'd.jsonl:4: "text" must be text, not a number: more rows can not be used than the 2 of dataset.maxInvalidRows; '
+        'd.jsonl:4: "text" must be text, not a number: more rows cannot be used than the 2 of dataset.maxInvalidRows; '
         'the first was d.jsonl:2: "text" must be text, not a number'
     )
     assert raised.value.exit_code is ExitCode.INVALID
@@ -223,13 +223,13 @@ def test_more_rows_than_may_be_left_out_fail_the_job(bench: Workbench) -> None:
 @pytest.mark.parametrize("rows", [[{"text": 1}] * 3, [{"text": "  "}] * 3])
 def test_a_file_without_a_row_that_can_be_used_fails_the_job(bench: Workbench, rows: list[dict[str, Any]]) -> None:
     content = "".join(json.dumps(row) + "\n" for row in rows)
-    with pytest.raises(Failure, match=r": no row can be used; the first that can not: d\.jsonl:1: ") as raised:
+    with pytest.raises(StageError, match=r": no row can be used; the first that cannot: d\.jsonl:1: ") as raised:
         bench.run(skipping(bench, content, 5))
     assert raised.value.reason is Reason.DATA_INVALID
 
 
 def test_a_conversation_that_the_template_refuses_is_left_out_alone(bench: Workbench) -> None:
-    from support.tiny import CHATML, write_model_without_weights
+    from support.trainer.tiny import CHATML, write_model_without_weights
 
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     model = write_model_without_weights(bench.root / "refusing", chat_template=refusing + CHATML)
@@ -241,7 +241,7 @@ def test_a_conversation_that_the_template_refuses_is_left_out_alone(bench: Workb
 
 
 def test_a_broken_file_fails_the_job_even_if_rows_may_be_left_out(bench: Workbench) -> None:
-    with pytest.raises(Failure, match=r"^d\.csv:2: not valid CSV: unexpected end of data$"):
+    with pytest.raises(StageError, match=r"^d\.csv:2: not valid CSV: unexpected end of data$"):
         bench.run(skipping(bench, 'text\n"open\n', 100, name="d.csv"))
 
 
@@ -275,7 +275,7 @@ def test_when_no_row_is_left_the_reasons_are_told(
     bench.write("long.jsonl", [{"text": "a" * 30}])
     if held_out is not None:
         held_out = held_out_source(str(held_out.source).format(root=bench.root))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(mixed(bench, source(bench, "a.jsonl", texts("open", 2)), held_out=held_out, **options))
     assert raised.value.message == sentence
     assert raised.value.exit_code is ExitCode.INVALID
@@ -344,7 +344,7 @@ def hub() -> Any:
 
 def prepared(bench: Workbench, hub: Hub, config: RunConfig) -> tuple[PreparedStats, list[str]]:
     """The statistics, and which words are trained and evaluated on."""
-    from sftjob_trainer.tokenization import load_tokenizer
+    from sftjob_trainer.tokens.tokenizer import load_tokenizer
 
     stats = bench.run(config, hub_endpoint=hub.url)
     tokenizer = load_tokenizer(bench.model, config.model)

@@ -15,8 +15,8 @@ from sftjob_contract.names import (
     ENV_RUN_CONFIG,
     ENV_VOLUME,
 )
-from sftjob_trainer.environment import ENV_LAUNCHED, forget_world, read_environment
-from sftjob_trainer.failure import Failure
+from sftjob_trainer.process.environment import ENV_LAUNCHED, read_environment, remove_distributed_variables
+from sftjob_trainer.process.errors import StageError
 
 NEEDED = {ENV_RUN_CONFIG: "/etc/config.json", ENV_VOLUME: "/volume"}
 
@@ -71,7 +71,7 @@ def test_the_hub_token_is_not_shown() -> None:
     ],
 )
 def test_a_wrong_variable_is_named(change: dict[str, str], sentence: str) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         read_environment({**NEEDED, **change})
     assert raised.value.message == sentence
     assert raised.value.exit_code is ExitCode.INVALID
@@ -82,5 +82,5 @@ def test_only_the_launcher_says_how_many_processes_there_are(launched: bool) -> 
     """The keys of a Secret are variables too, and torch.distributed would wait for processes that do not exist."""
     world = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "ACCELERATE_USE_FSDP": "true", "PMI_SIZE": "2"}
     environ = {**world, "NCCL_DEBUG": "INFO", **({ENV_LAUNCHED: "1"} if launched else {})}
-    forget_world(environ)
+    remove_distributed_variables(environ)
     assert (world.keys() <= environ.keys(), environ["NCCL_DEBUG"]) == (launched, "INFO")

@@ -11,10 +11,10 @@ import pytest
 from pyarrow import parquet
 
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import Wanted, data_files, data_names, fingerprint
-from sftjob_trainer.neighbours import is_missing
-from sftjob_trainer.readers import Row, read_rows
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.readers import Row, read_rows
+from sftjob_trainer.sources.files import FileSelection, data_files, data_names, fingerprint
+from sftjob_trainer.sources.missing_path import missing_path_message
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -98,13 +98,13 @@ def test_json_is_read_piece_by_piece(tmp_path: Path, rows: list[dict[str, str]])
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
     found = rows_of(path)
     assert [row.values for row in found] == rows
-    assert found[-1].place == f"d.json:{3 * len(rows) - 1}"
+    assert found[-1].location == f"d.json:{3 * len(rows) - 1}"
 
 
 def test_an_empty_list_has_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     path.write_text("[ ]")
-    with pytest.raises(Failure, match=r"^d\.json: the file has no rows$"):
+    with pytest.raises(StageError, match=r"^d\.json: the file has no rows$"):
         rows_of(path)
 
 
@@ -138,7 +138,7 @@ def test_lines_end_in_cr_too_as_old_macs_write_them(tmp_path: Path, suffix: str,
     path = tmp_path / f"d.{suffix}"
     path.write_bytes("".join(f"{line}{end}" for line in LINES[suffix]).encode())
     last = len(LINES[suffix])
-    assert [(row.place, row.values["text"]) for row in rows_of(path)] == [
+    assert [(row.location, row.values["text"]) for row in rows_of(path)] == [
         (f"d.{suffix}:{last - 1}", "a"),
         (f"d.{suffix}:{last}", "b"),
     ]
@@ -154,12 +154,12 @@ def test_a_cell_of_csv_is_text_as_it_is_written(tmp_path: Path, word: str) -> No
 def test_a_long_line_that_ends_in_cr_is_read_over_pieces_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sftjob_trainer.readers.MOST_ROW_BYTES", 20)
+    monkeypatch.setattr("sftjob_trainer.rows.readers.MAX_ROW_BYTES", 20)
     path = tmp_path / "d.jsonl"
     path.write_bytes(b'{"text": "abc"}\r' * 9 + b'{"text": "abc"}')
-    assert [row.place for row in rows_of(path)] == [f"d.jsonl:{number}" for number in range(1, 11)]
+    assert [row.location for row in rows_of(path)] == [f"d.jsonl:{number}" for number in range(1, 11)]
     path.write_bytes(b'{"text": "abc"}\r{"text": "' + b"a" * 40 + b'"}\r')
-    with pytest.raises(Failure, match=r"^d\.jsonl:2: the row is larger than "):
+    with pytest.raises(StageError, match=r"^d\.jsonl:2: the row is larger than "):
         rows_of(path)
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_packed_file_is_refused_by_name(
     path = tmp_path / f"d.jsonl.{packed}"
     path.write_bytes(damage(PACK[packed](b'{"text": "a"}\n' * 999)))
     form = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "Zstandard"}[packed]
-    with pytest.raises(Failure, match=rf"^d\.jsonl\.{packed}: not readable as {form}: ") as raised:
+    with pytest.raises(StageError, match=rf"^d\.jsonl\.{packed}: not readable as {form}: ") as raised:
         rows_of(path)
     assert raised.value.reason is Reason.DATA_INVALID
 
@@ -212,7 +212,7 @@ def test_of_what_datasets_saves_its_caches_are_no_rows(tmp_path: Path) -> None:
     shutil.copy(shard, shard.with_name("cache-1b2c3d.arrow"))
     found = data_files(tmp_path / "saved", "saved")
     assert [file.name for file in found.files] == [shard.name]
-    assert set(found.names.passed_over) == {"cache-1b2c3d.arrow", "dataset_info.json", "state.json"}
+    assert set(found.names.unread) == {"cache-1b2c3d.arrow", "dataset_info.json", "state.json"}
 
 
 def folder(root: Path, names: Sequence[str]) -> Path:
@@ -223,7 +223,7 @@ def folder(root: Path, names: Sequence[str]) -> Path:
     return root / "folder"
 
 
-TRAIN = Wanted(splits=("train",))
+TRAIN = FileSelection(splits=("train",))
 OF_NO_SPLIT = (
     "has no split train; it has test, and a.jsonl and 1 more of no split: "
     "name such files like train.jsonl, or put them into a folder train"
@@ -239,17 +239,17 @@ OF_NO_SPLIT = (
         (["train/a.csv", "train/b.csv", "test/a.csv"], TRAIN, ["train/a.csv", "train/b.csv"]),
         (["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet", "more.parquet"], TRAIN,
          ["data/train-00000-of-00001.parquet"]),
-        (["train.jsonl", "test.jsonl"], Wanted(splits=("test",), asked=True), ["test.jsonl"]),
-        (["train.jsonl", "dev.jsonl"], Wanted(splits=("validation", "test", "train")), ["dev.jsonl"]),
-        (["train.jsonl", "test.jsonl"], Wanted(), ["test.jsonl", "train.jsonl"]),
+        (["train.jsonl", "test.jsonl"], FileSelection(splits=("test",), split_is_set=True), ["test.jsonl"]),
+        (["train.jsonl", "dev.jsonl"], FileSelection(splits=("validation", "test", "train")), ["dev.jsonl"]),
+        (["train.jsonl", "test.jsonl"], FileSelection(), ["test.jsonl", "train.jsonl"]),
     ],
 )  # fmt: skip
 def test_of_a_folder_the_split_is_read_as_of_a_repository_on_the_hub_and_all_else_is_named(
-    tmp_path: Path, there: Sequence[str], wanted: Wanted, read: Sequence[str]
+    tmp_path: Path, there: Sequence[str], wanted: FileSelection, read: Sequence[str]
 ) -> None:
     found = data_files(folder(tmp_path, there), "pvc://data/folder", wanted)
     assert [file.name for file in found.files] == read
-    assert set(found.names.passed_over) == {*there} - {*read}
+    assert set(found.names.unread) == {*there} - {*read}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -259,7 +259,7 @@ def test_the_splits_of_a_tree_that_datasets_saved_are_those_that_it_names(tmp_pa
     parts = {name: Dataset.from_list([{"text": name}]) for name in ("train_sft", "train", "held_out")}
     DatasetDict(parts).save_to_disk(tmp_path)
     for name in parts:
-        found = data_files(tmp_path, "saved", Wanted(splits=(name,), asked=True))
+        found = data_files(tmp_path, "saved", FileSelection(splits=(name,), split_is_set=True))
         assert [row.values["text"] for row in read_rows(found.files) if isinstance(row, Row)] == [name]
 
 
@@ -268,9 +268,9 @@ def test_the_readme_of_a_folder_declares_subsets_as_a_card_on_the_hub_does(tmp_p
     (place / "README.md").write_text(
         "---\nconfigs:\n- {config_name: en, data_files: en/*}\n- {config_name: fr, data_files: fr/*}\n---\n"
     )
-    found = data_files(place, "folder", Wanted(splits=("train",), subset="fr"))
+    found = data_files(place, "folder", FileSelection(splits=("train",), subset="fr"))
     assert [file.name for file in found.files] == ["fr/a.jsonl"]
-    with pytest.raises(Failure, match=r"^folder has several subsets, en, fr; set dataset\.subset to one of them$"):
+    with pytest.raises(StageError, match=r"^folder has several subsets, en, fr; set dataset\.subset to one of them$"):
         data_files(place, "folder", TRAIN)
 
 
@@ -282,7 +282,7 @@ def test_the_readme_of_a_folder_declares_subsets_as_a_card_on_the_hub_does(tmp_p
     ],
 )
 def test_a_test_set_is_not_trained_on_unless_it_is_named(tmp_path: Path, there: Sequence[str], sentence: str) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         data_files(folder(tmp_path, there), "pvc://data/folder", TRAIN)
     assert raised.value.message == f"pvc://data/folder {sentence}"
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
@@ -293,7 +293,7 @@ def test_a_test_set_is_not_trained_on_unless_it_is_named(tmp_path: Path, there: 
     ["a.xlsx", "deep/b.zip", "c.jsonl.lz4", "d.parquet.gz", "e.AVRO", "f.pkl", "g.tar.gz", "h.csv.zip", "i.orc"],
 )
 def test_a_file_of_a_folder_that_looks_like_data_and_is_not_read_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         data_files(folder(tmp_path, ["a.jsonl", name]), "pvc://data/folder", TRAIN)
     assert raised.value.message == (
         f"pvc://data/folder: {name} cannot be read as rows; "
@@ -302,11 +302,13 @@ def test_a_file_of_a_folder_that_looks_like_data_and_is_not_read_is_refused(tmp_
     assert raised.value.reason is Reason.DATA_INVALID
 
 
-@pytest.mark.parametrize("wanted", [Wanted(splits=("test",), asked=True), Wanted(splits=("train",), subset="en")])
-def test_a_single_file_has_no_splits(tmp_path: Path, wanted: Wanted) -> None:
+@pytest.mark.parametrize(
+    "wanted", [FileSelection(splits=("test",), split_is_set=True), FileSelection(splits=("train",), subset="en")]
+)
+def test_a_single_file_has_no_splits(tmp_path: Path, wanted: FileSelection) -> None:
     place = folder(tmp_path, ["test.jsonl"])
     assert [file.name for file in data_files(place / "test.jsonl", "", TRAIN).files] == ["test.jsonl"]
-    with pytest.raises(Failure, match="is one file, which has no splits or subsets: remove split and subset"):
+    with pytest.raises(StageError, match="is one file, which has no splits or subsets: remove split and subset"):
         data_files(place / "test.jsonl", "pvc://data/test.jsonl", wanted)
 
 
@@ -329,7 +331,7 @@ def test_a_directory_is_read_in_the_order_of_names_and_without_hidden_files(tmp_
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text('{"text": "a"}\n')
-    assert [row.place for row in rows_of(tmp_path)] == ["a/z.jsonl:1", "b.jsonl:1"]
+    assert [row.location for row in rows_of(tmp_path)] == ["a/z.jsonl:1", "b.jsonl:1"]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +354,7 @@ def test_a_place_without_data_is_told_in_the_words_of_the_spec_with_what_is_ther
     (claim / "rows" / "README.md").touch()
     (claim / ".hidden").touch()
     (claim / "train.jsonl").touch()
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         data_files(claim / name, f"pvc://data/{name}")
     assert raised.value.message == f"pvc://data/{name} {sentence}"
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
@@ -361,14 +363,17 @@ def test_a_place_without_data_is_told_in_the_words_of_the_spec_with_what_is_ther
 def test_what_is_there_is_told_in_bounds(tmp_path: Path) -> None:
     for number in range(1200):
         (tmp_path / f"{number:04}{'x' * 100}.jsonl").touch()
-    told = is_missing("pvc://data/none.jsonl", tmp_path / "none.jsonl")
+    told = missing_path_message("pvc://data/none.jsonl", tmp_path / "none.jsonl")
     assert told.endswith(" and more")
     assert len(told) < 1000
 
 
 def test_a_claim_that_is_gone_shows_nothing_of_the_container(tmp_path: Path) -> None:
-    assert is_missing("pvc://data/a/b", tmp_path / "claims" / "data" / "a" / "b") == "pvc://data/a/b does not exist"
-    assert is_missing("pvc://data", tmp_path / "claims" / "data") == "pvc://data does not exist"
+    assert (
+        missing_path_message("pvc://data/a/b", tmp_path / "claims" / "data" / "a" / "b")
+        == "pvc://data/a/b does not exist"
+    )
+    assert missing_path_message("pvc://data", tmp_path / "claims" / "data") == "pvc://data does not exist"
 
 
 def test_the_fingerprint_is_of_names_and_contents_wherever_they_lie(tmp_path: Path) -> None:

@@ -13,16 +13,16 @@ from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import ENV_HUB_TOKEN
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import hub
-from sftjob_trainer.environment import Environment
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import EVERYTHING, Found, Wanted
-from sftjob_trainer.sources import model_path
-from support.hub import Hub
-from support.model_files import LOADED, TWICE
-from support.preparing import Workbench, environment
-from support.tiny import held_out_fraction
-from support.web import web
+from sftjob_trainer.process.environment import Environment
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.sources import hub
+from sftjob_trainer.sources.files import EVERYTHING, FileSelection, SourceFiles
+from sftjob_trainer.sources.resolve import model_path
+from support.jobs.model_files import LOADED, TWICE
+from support.servers.hub import Hub
+from support.servers.web import web
+from support.trainer.preparing import Workbench, environment
+from support.trainer.tiny import held_out_fraction
 
 TOKEN = "hf_of_the_job"
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
@@ -125,13 +125,13 @@ def test_of_weights_that_a_repository_holds_twice_one_copy_is_downloaded(server:
 def test_a_file_that_an_index_names_and_nobody_has_ends_the_job(server: Hub, bench: Workbench) -> None:
     broken = {name: content for name, content in TWICE.items() if name != LOADED[2]}
     server.commit("model", "org/half", broken)
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(bench.config("unused", model="hf://org/half"), hub_endpoint=server.url)
     assert raised.value.reason is Reason.MODEL_NOT_FOUND
     assert f"hf://org/half has no {LOADED[2]}, which the index of its weights names" in raised.value.message
 
 
-def downloaded(found: Found) -> dict[str, bytes]:
+def downloaded(found: SourceFiles) -> dict[str, bytes]:
     """Contents by the names that messages call the files."""
     return {file.name: file.path.read_bytes() for file in found.files}
 
@@ -148,7 +148,7 @@ def test_of_a_data_set_the_path_is_downloaded(server: Hub, reach: Environment) -
 
 def test_of_a_split_only_its_files_are_downloaded(server: Hub, reach: Environment) -> None:
     server.commit("dataset", "org/corpus", {"train.jsonl": b"1", "test.jsonl": b"2", "README.md": b""})
-    found = hub.download_dataset("hf://org/corpus", None, reach, Wanted(splits=("test",), asked=True))
+    found = hub.download_dataset("hf://org/corpus", None, reach, FileSelection(splits=("test",), split_is_set=True))
     assert downloaded(found) == {"test.jsonl": b"2"}
     assert not [request for request in server.requests if request.path.endswith("/train.jsonl")]
 
@@ -156,13 +156,13 @@ def test_of_a_split_only_its_files_are_downloaded(server: Hub, reach: Environmen
 def test_subsets_are_those_of_the_card(server: Hub, reach: Environment) -> None:
     card = b"---\nconfigs:\n- {config_name: en, data_files: e/*}\n- {config_name: fr, data_files: f/*}\n---\n"
     server.commit("dataset", "org/corpus", {"README.md": card, "e/a.jsonl": b"1", "f/a.jsonl": b"2"})
-    found = hub.download_dataset("hf://org/corpus", None, reach, Wanted(splits=("train",), subset="fr"))
+    found = hub.download_dataset("hf://org/corpus", None, reach, FileSelection(splits=("train",), subset="fr"))
     assert downloaded(found) == {"f/a.jsonl": b"2"}
 
 
 def test_a_split_of_a_folder_is_told_by_the_names_in_it(server: Hub, reach: Environment) -> None:
     server.commit("dataset", "org/corpus", {"v1/train.csv": b"1", "v1/test.csv": b"2", "v2/test.csv": b"3"})
-    found = hub.download_dataset("hf://org/corpus/v1", None, reach, Wanted(splits=("test",), asked=True))
+    found = hub.download_dataset("hf://org/corpus/v1", None, reach, FileSelection(splits=("test",), split_is_set=True))
     assert downloaded(found) == {"test.csv": b"2"}
 
 
@@ -188,7 +188,7 @@ REFUSALS = [
         None,
         TOKEN,
         Reason.ACCESS_DENIED,
-        "hf://org/gated is gated: ask for access on its page",
+        "hf://org/gated is gated: request access on its page",
     ),
     (
         "hf://org/gated",
@@ -202,7 +202,7 @@ REFUSALS = [
         None,
         "hf_wrong",
         Reason.ACCESS_DENIED,
-        "hf://org/tiny can not be read: the hub does not accept the token",
+        "hf://org/tiny cannot be read: the hub does not accept the token",
     ),
     (
         "hf://org/docs",
@@ -218,7 +218,7 @@ REFUSALS = [
 def test_a_refusal_is_told(
     reach: Environment, source: str, revision: str | None, token: str | None, reason: Reason, sentence: str
 ) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         hub.download_model(source, revision, replace(reach, hub_token=token))
     assert raised.value.message == sentence
     assert raised.value.reason is reason
@@ -243,7 +243,7 @@ def test_a_refusal_is_told(
 )
 def test_a_data_set_that_is_not_there(server: Hub, reach: Environment, source: str, sentence: str) -> None:
     server.commit("dataset", "org/corpus", {"README.md": b"", "train.jsonl": b"{}"})
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         hub.download_dataset(source, None, reach, EVERYTHING)
     assert raised.value.message == sentence
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
@@ -272,8 +272,8 @@ def test_a_subset_or_split_that_is_not_there(
 ) -> None:
     server.commit("dataset", "org/corpus", {"train.csv": b"", "test.csv": b""})
     server.commit("dataset", "org/script", {"script.py": b""})
-    with pytest.raises(Failure) as raised:
-        hub.download_dataset(source, None, reach, Wanted(splits=(split,), subset=subset, asked=True))
+    with pytest.raises(StageError) as raised:
+        hub.download_dataset(source, None, reach, FileSelection(splits=(split,), subset=subset, split_is_set=True))
     assert raised.value.message == sentence
     assert raised.value.reason is Reason.DATASET_NOT_FOUND
     assert raised.value.exit_code is ExitCode.NOT_FOUND
@@ -281,28 +281,30 @@ def test_a_subset_or_split_that_is_not_there(
 
 def test_a_file_of_a_repository_has_no_splits(server: Hub, reach: Environment) -> None:
     server.commit("dataset", "org/corpus", {"test.csv": b"text", "train.csv": b""})
-    found = hub.download_dataset("hf://org/corpus/test.csv", None, reach, Wanted(splits=("train",)))
+    found = hub.download_dataset("hf://org/corpus/test.csv", None, reach, FileSelection(splits=("train",)))
     assert downloaded(found) == {"test.csv": b"text"}
-    with pytest.raises(Failure, match=r"^hf://org/corpus/test\.csv is one file, which has no splits or subsets"):
-        hub.download_dataset("hf://org/corpus/test.csv", None, reach, Wanted(splits=("test",), asked=True))
+    with pytest.raises(StageError, match=r"^hf://org/corpus/test\.csv is one file, which has no splits or subsets"):
+        hub.download_dataset(
+            "hf://org/corpus/test.csv", None, reach, FileSelection(splits=("test",), split_is_set=True)
+        )
 
 
 def test_of_a_folder_the_test_set_is_not_trained_on_unless_it_is_named(server: Hub, reach: Environment) -> None:
     server.commit("dataset", "org/corpus", {"v1/train.csv": b"1", "v1/test.csv": b"2"})
-    found = hub.download_dataset("hf://org/corpus/v1", None, reach, Wanted(splits=("train",)))
-    assert (downloaded(found), found.names.passed_over) == ({"train.csv": b"1"}, ("test.csv",))
+    found = hub.download_dataset("hf://org/corpus/v1", None, reach, FileSelection(splits=("train",)))
+    assert (downloaded(found), found.names.unread) == ({"train.csv": b"1"}, ("test.csv",))
 
 
 def test_a_subset_of_a_path_is_refused(reach: Environment) -> None:
-    with pytest.raises(Failure) as raised:
-        hub.download_dataset("hf://org/corpus/data", None, reach, Wanted(splits=("train",), subset="fr"))
-    assert raised.value.message == "hf://org/corpus/data: dataset.subset can not be set together with a path"
+    with pytest.raises(StageError) as raised:
+        hub.download_dataset("hf://org/corpus/data", None, reach, FileSelection(splits=("train",), subset="fr"))
+    assert raised.value.message == "hf://org/corpus/data: dataset.subset cannot be set together with a path"
     assert raised.value.exit_code is ExitCode.INVALID
 
 
 def test_a_hub_that_fails_is_tried_again_by_the_operator(server: Hub, reach: Environment) -> None:
     server.broken = True
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         hub.download_model("hf://org/tiny", None, reach)
     assert raised.value.message == f"hf://org/tiny: the hub {server.url} answered with HTTP 500"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
@@ -311,14 +313,14 @@ def test_a_hub_that_fails_is_tried_again_by_the_operator(server: Hub, reach: Env
 def test_a_hub_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Path) -> None:
     with Hub() as gone:
         url = gone.url
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=url))
     assert raised.value.message == f"hf://org/tiny: {url} cannot be reached: it refuses the connection"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
 
 
 def test_a_hub_whose_certificate_is_not_trusted_is_told_with_its_address(tmp_path: Path) -> None:
-    with web(tmp_path, {}) as untrusted, pytest.raises(Failure) as raised:
+    with web(tmp_path, {}) as untrusted, pytest.raises(StageError) as raised:
         hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=untrusted.url))
     assert raised.value.message == f"hf://org/tiny: {untrusted.url} cannot be reached: its certificate is not trusted"
     assert raised.value.reason is Reason.UNREACHABLE
@@ -330,7 +332,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for_without_end(
     monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(Failure) as raised:
+        with pytest.raises(StageError) as raised:
             hub.download_model("hf://org/tiny", None, environment(tmp_path, hub_endpoint=url))
     assert raised.value.message == f"hf://org/tiny: {url} cannot be reached: it does not answer in time"
     assert raised.value.reason is Reason.UNREACHABLE
@@ -378,5 +380,5 @@ def test_a_model_is_found_again_in_a_cache_behind_a_link(server: Hub, bench: Wor
 
 def test_a_model_from_a_hub_must_have_been_prepared(bench: Workbench) -> None:
     config = bench.config("/data.jsonl", model="hf://org/tiny")
-    with pytest.raises(Failure, match=r"^hf://org/tiny has not been downloaded$"):
+    with pytest.raises(StageError, match=r"^hf://org/tiny has not been downloaded$"):
         model_path(config, environment(bench.volume), None)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Attention, Kernels, PackingStrategy
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.image import check_packed_layers, has_compiler, has_package
-from support.preparing import Workbench
-from support.tiny import POSITIONS, run_config
+from sftjob_contract.run.config import Attention, Kernels, PackingStrategy
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.image import check_packed_layers, has_compiler, has_package
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import POSITIONS, run_config
 
 CONVOLUTIONS = "causal_conv1d"
 
@@ -59,7 +59,7 @@ CONVOLUTIONS = "causal_conv1d"
             0,
             {"attention": Attention.FLEX_ATTENTION},
             {},
-            "model.attention: flex_attention can not train on the CPU; write sdpa, eager or auto",
+            "model.attention: flex_attention cannot train on the CPU; write sdpa, eager or auto",
         ),
     ],
 )
@@ -71,9 +71,9 @@ def test_what_the_image_lacks_ends_the_job_before_the_model_is_looked_for(
     training: dict[str, Any],
     sentence: str,
 ) -> None:
-    monkeypatch.setattr("sftjob_trainer.image.shutil.which", lambda _: None)
+    monkeypatch.setattr("sftjob_trainer.process.image.shutil.which", lambda _: None)
     config = bench.config("not-there.jsonl", model="/not/there", **training)
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(replace(config, gpus=gpus, model=replace(config.model, **model)))
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == sentence
@@ -91,7 +91,7 @@ def test_a_directory_without_code_is_no_package(monkeypatch: pytest.MonkeyPatch,
 def test_a_sample_prompt_longer_than_the_positions_of_the_model_ends_the_job_in_prepare(bench: Workbench) -> None:
     config = bench.config(bench.write("d.jsonl", [{"text": f"open file {number}"} for number in range(4)]))
     prompts = ("open the file", "\u20ac" * POSITIONS)
-    with pytest.raises(Failure, match=r"^evaluation\.samplePrompts\[1\] has \d+ tokens but the model has 512"):
+    with pytest.raises(StageError, match=r"^evaluation\.samplePrompts\[1\] has \d+ tokens but the model has 512"):
         bench.run(replace(config, evaluation=replace(config.evaluation, sample_prompts=prompts)))
 
 
@@ -117,8 +117,10 @@ def test_a_compiler_is_the_one_that_triton_finds(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "Python.h").touch()
-    monkeypatch.setattr("sftjob_trainer.image.sysconfig.get_path", lambda _: str(tmp_path))
-    monkeypatch.setattr("sftjob_trainer.image.shutil.which", lambda program: program if program in there else None)
+    monkeypatch.setattr("sftjob_trainer.process.image.sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(
+        "sftjob_trainer.process.image.shutil.which", lambda program: program if program in there else None
+    )
     assert has_compiler() is found
     (tmp_path / "Python.h").unlink()
     assert not has_compiler()
@@ -151,7 +153,7 @@ def test_packed_rows_of_hybrids_need_the_kernels_that_keep_them_apart(
     if missing is None:
         check_packed_layers(config, model_type, packages)
         return
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_packed_layers(config, model_type, packages)
     assert raised.value.message == (
         f"training.packing: true needs the package {missing} in the image for a model of type {model_type}, whose "

@@ -1,5 +1,6 @@
 """The process: exit codes, the termination log, signals, and what must never be printed."""
 
+import ctypes
 import json
 import logging
 import os
@@ -8,7 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,6 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import (
     ENV_HUB_TOKEN,
@@ -27,19 +28,22 @@ from sftjob_contract.names import (
     TRAINER_COMMAND,
     Stage,
 )
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import outcome
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import RunConfig
 from sftjob_trainer.__main__ import run
-from sftjob_trainer.environment import ENV_HUB_ENDPOINT
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.libraries import library_variables
-from sftjob_trainer.prepared import read_stats
-from sftjob_trainer.redaction import Redacted, secrets_in
+from sftjob_trainer.output.prepared import read_stats
+from sftjob_trainer.process import termination
+from sftjob_trainer.process.environment import ENV_HUB_ENDPOINT
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.libraries import library_variables
+from sftjob_trainer.process.redaction import Redacted, secrets_in
 from support.faults import DIRECTORY, faulty, signal_in
-from support.hub import Hub
-from support.preparing import Workbench
-from support.tiny import held_out_fraction, run_config
+from support.forking import python
+from support.servers.hub import Hub
+from support.trainer.entry import ending
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import held_out_fraction, run_config
 
 SECRET = "hf_never_to_be_seen"
 DEADLINE_SECONDS = 60
@@ -62,8 +66,15 @@ class Container:
         (root / "config.json").write_text(text, encoding="utf-8")
 
     def start(self, *arguments: str, through: Sequence[str] = ()) -> "subprocess.Popen[str]":
-        """`through` is a command that starts another."""
-        command = [*through, sys.executable, "-X", "importtime", *TRAINER_COMMAND[1:], *arguments]
+        """Start a fresh process, which lists its imports. `through` is a command that starts another."""
+        return self._started([*through, sys.executable, "-X", "importtime"], *arguments)
+
+    def fork(self, stage: Stage) -> "subprocess.Popen[str]":
+        """Start a process without the seconds that its imports take."""
+        return self._started([str(python())], stage)
+
+    def _started(self, interpreter: Sequence[str], *arguments: str) -> "subprocess.Popen[str]":
+        command = [*interpreter, *TRAINER_COMMAND[1:], *arguments]
         return subprocess.Popen(command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @property
@@ -109,9 +120,9 @@ def test_a_token_that_is_refused_is_not_repeated(bench: Workbench) -> None:
     with Hub() as hub:
         config = bench.config("/nowhere.jsonl", model="hf://org/tiny")
         container = Container(bench.root, config, **{ENV_HUB_ENDPOINT: hub.url, ENV_HUB_TOKEN: SECRET})
-        process = container.start("prepare")
+        process = container.fork(Stage.PREPARE)
         stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
-    sentence = "hf://org/tiny can not be read: the hub does not accept the token"
+    sentence = "hf://org/tiny cannot be read: the hub does not accept the token"
     assert process.returncode == ExitCode.NOT_FOUND
     assert said(stderr) == f"prepare failed: AccessDenied: {sentence}"
     assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, sentence)
@@ -132,7 +143,7 @@ def test_an_invalid_config_ends_the_stage_before_anything_heavy_is_imported(benc
 
 def test_bad_data_is_told_on_stderr_and_in_the_outcome(bench: Workbench) -> None:
     container = Container(bench.root, bench.config(bench.write("d.jsonl", [{"text": "a"}, {"text": 1}])))
-    process = container.start("prepare")
+    process = container.fork(Stage.PREPARE)
     _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
     sentence = 'd.jsonl:2: "text" must be text, not a number; dataset.onInvalidRow: Skip leaves such rows out'
     assert process.returncode == ExitCode.INVALID
@@ -145,15 +156,15 @@ def test_a_stop_request_ends_preparation_at_once_and_asks_for_a_retry(bench: Wor
         hub.open.clear()
         config = bench.config("/nowhere.jsonl", model="hf://org/tiny")
         container = Container(bench.root, config, **{ENV_HUB_ENDPOINT: hub.url})
-        process = container.start("prepare")
+        process = container.fork(Stage.PREPARE)
         assert hub.asked.wait(DEADLINE_SECONDS)
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=5)
     assert process.returncode == ExitCode.RETRY
     assert container.outcome.exit_code is ExitCode.RETRY
     assert container.outcome.reason is Reason.INTERRUPTED
-    assert container.outcome.message == "prepare was asked to stop (SIGTERM)"
-    assert said(stderr) == "prepare was asked to stop (SIGTERM)"
+    assert container.outcome.message == "prepare was stopped (SIGTERM)"
+    assert said(stderr) == "prepare was stopped (SIGTERM)"
 
 
 @pytest.mark.slow
@@ -177,14 +188,14 @@ def test_what_a_stop_leaves_half_prepared_is_not_trained_on_and_the_next_attempt
     faults = faulty(signal_in(f"sftjob_trainer.prepare.{function}"))
     container = Container(bench.root, config, PYTHONPATH=str(DIRECTORY), **faults)
 
-    process = container.start("prepare")
+    process = container.fork(Stage.PREPARE)
     _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
 
     assert process.returncode == ExitCode.RETRY, said(stderr)
-    assert container.outcome.message == "prepare was asked to stop (SIGTERM)"
+    assert container.outcome.message == "prepare was stopped (SIGTERM)"
     assert not (bench.volume / layout.PREPARED_STATS).exists()
     assert whole <= {path.name for path in (bench.volume / layout.PREPARED).iterdir()}
-    with pytest.raises(Failure, match="the Prepare stage must run first"):
+    with pytest.raises(StageError, match="the Prepare stage must run first"):
         read_stats(bench.volume)
 
     assert bench.run(config) == expected
@@ -259,7 +270,7 @@ def test_whatever_is_raised_becomes_an_outcome(
 
 
 def test_training_is_dispatched(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sftjob_trainer.train.train", lambda _config, _environment: outcome.done(Stage.TRAIN))
+    monkeypatch.setattr("sftjob_trainer.train.train", lambda _config, _environment: termination.succeeded(Stage.TRAIN))
     assert run(Stage.TRAIN, environ).stage is Stage.TRAIN
 
 
@@ -314,18 +325,38 @@ def test_secrets_are_known_by_what_variables_are_called(name: str, value: str, h
 def test_a_termination_log_that_can_not_be_written_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outcome.write_outcome(outcome.done(Stage.PREPARE), tmp_path / "none" / "log")
+    termination.write_outcome(termination.succeeded(Stage.PREPARE), tmp_path / "none" / "log")
     assert "the outcome could not be written to" in caplog.text
 
 
 def test_the_outcome_replaces_what_the_log_held(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("x" * 9999)
-    outcome.write_outcome(outcome.done(Stage.PREPARE), log)
+    termination.write_outcome(termination.succeeded(Stage.PREPARE), log)
     assert json.loads(log.read_text())["exitCode"] == 0
 
 
-def as_anybody() -> list[str]:
+RIGHTS_OVER_FILES = (1 << 1) | (1 << 2)
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, see capabilities(7)."""
+
+
+@contextmanager
+def as_anybody() -> Iterator[None]:
+    """Take from this thread, for a while, root's right to read and write whatever it likes."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    held, less = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    for found in (held, less):
+        assert libc.capget(header, found) == 0
+    less[0] &= ~RIGHTS_OVER_FILES
+    assert libc.capset(header, less) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0
+
+
+def command_of_anybody() -> list[str]:
     """What takes from root, before a command, the right to read and write whatever it likes."""
     if os.geteuid() != 0:
         return []
@@ -336,7 +367,7 @@ def as_anybody() -> list[str]:
 def whose(path: Path) -> str:
     """The end of a sentence about `path`."""
     status = path.stat()
-    return f"is of user {status.st_uid} and group {status.st_gid} with mode {stat.S_IMODE(status.st_mode):04o}"
+    return f"belongs to user {status.st_uid} and group {status.st_gid} with mode {stat.S_IMODE(status.st_mode):04o}"
 
 
 USER = f"the Pod's user {os.geteuid()} of group {os.getegid()}"
@@ -351,13 +382,13 @@ FORBIDDEN: list[tuple[str, Callable[[Path], Path], str]] = [
 
 @pytest.mark.parametrize(("place", "told"), [row[1:] for row in FORBIDDEN], ids=[row[0] for row in FORBIDDEN])
 def test_what_the_pods_user_may_not_read_is_found_before_training(
-    bench: Workbench, place: Callable[[Path], Path], told: str
+    bench: Workbench, place: Callable[[Path], Path], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Weights too, which preparing does not need: a GPU would be held when they are first read."""
     shutil.copytree(bench.model, bench.root / "model")
     data = bench.write("d.jsonl", [{"text": "a b"}] * 4)
     source = data.parent if place(bench.root).name == "data" else data
-    container = Container(bench.root, bench.config(source, model=str(bench.root / "model")))
+    config = bench.config(source, model=str(bench.root / "model"))
     mode = place(bench.root).stat().st_mode
     place(bench.root).chmod(0)
     expected = (
@@ -365,14 +396,14 @@ def test_what_the_pods_user_may_not_read_is_found_before_training(
         "chmod -R a+rX makes it readable"
     )
     try:
-        process = container.start("prepare", through=as_anybody())
-        _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+        with as_anybody():
+            outcome = ending(Stage.PREPARE, bench.root, to_json(config))
     finally:
         place(bench.root).chmod(mode)
 
-    assert process.returncode == ExitCode.NOT_FOUND, said(stderr)
-    assert said(stderr) == f"prepare failed: AccessDenied: {expected}"
-    assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, expected)
+    assert outcome.exit_code is ExitCode.NOT_FOUND
+    assert capsys.readouterr().err == f"prepare failed: AccessDenied: {expected}\n"
+    assert (outcome.reason, outcome.message) == (Reason.ACCESS_DENIED, expected)
 
 
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.TRAIN])
@@ -380,7 +411,6 @@ def test_a_model_below_a_directory_that_the_pods_user_may_not_enter_is_told(benc
     above = bench.root / "above"
     shutil.copytree(bench.model, above / "model")
     config = bench.config(bench.write("d.jsonl", [{"text": "a b"}] * 4), model=str(above / "model"))
-    container = Container(bench.root, config)
     if stage is Stage.TRAIN:
         bench.run(config)
     above.chmod(0)
@@ -389,20 +419,20 @@ def test_a_model_below_a_directory_that_the_pods_user_may_not_enter_is_told(benc
         "chmod -R a+rX makes it readable"
     )
     try:
-        process = container.start(stage, through=as_anybody())
-        _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+        with as_anybody():
+            outcome = ending(stage, bench.root, to_json(config))
     finally:
         above.chmod(0o755)
 
-    assert process.returncode == ExitCode.NOT_FOUND, said(stderr)
-    assert (container.outcome.reason, container.outcome.message) == (Reason.ACCESS_DENIED, expected)
+    assert outcome.exit_code is ExitCode.NOT_FOUND
+    assert (outcome.reason, outcome.message) == (Reason.ACCESS_DENIED, expected)
 
 
 def test_a_volume_that_the_pods_user_may_not_write_is_told(bench: Workbench) -> None:
     container = Container(bench.root, bench.config(bench.write("d.jsonl", [{"text": "a b"}] * 4)))
     bench.volume.chmod(0o555)
 
-    process = container.start("prepare", through=as_anybody())
+    process = container.start("prepare", through=command_of_anybody())
     _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
 
     assert process.returncode == ExitCode.NOT_FOUND, said(stderr)
@@ -411,5 +441,5 @@ def test_a_volume_that_the_pods_user_may_not_write_is_told(bench: Workbench) -> 
         f"the volume may not be used by {USER}: its directory {bench.volume} {whose(bench.volume)} ("
     )
     assert (container.outcome.message or "").endswith(
-        "); take a storage class that heeds fsGroup, or make the volume's directory writable for that group"
+        "); use a storage class that supports fsGroup, or make the volume's directory writable for that group"
     )

@@ -3,7 +3,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sftjob_trainer.mixture import used, uses
+from sftjob_trainer.rows.mixture import repeated_rows, row_repeats
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,14 @@ from sftjob_trainer.mixture import used, uses
     ],
 )
 def test_a_row_of_a_source_of_weight_w_is_used_w_times(size: int, weight: float, expected: dict[int, int]) -> None:
-    (found,) = uses([size], [weight], 0.0, seed=42)
+    (found,) = row_repeats([size], [weight], 0.0, seed=42)
     counts = found.train.tolist()
     assert {count: counts.count(count) for count in set(counts)} == expected
     assert not found.evaluation.any()
 
 
 def test_held_out_rows_are_chosen_from_all_sources_and_never_trained_on() -> None:
-    found = uses([1000, 500], [3.0, 0.5], 0.1, seed=42)
+    found = row_repeats([1000, 500], [3.0, 0.5], 0.1, seed=42)
     held_out = [int(source.evaluation.sum()) for source in found]
     assert sum(held_out) == 150
     assert all(held_out)
@@ -37,7 +37,7 @@ def test_held_out_rows_are_chosen_from_all_sources_and_never_trained_on() -> Non
 
 def test_the_seed_decides() -> None:
     def chosen(seed: int) -> list[Any]:
-        return [source.train.tolist() for source in uses([100, 100], [0.5, 0.5], 0.1, seed)]
+        return [source.train.tolist() for source in row_repeats([100, 100], [0.5, 0.5], 0.1, seed)]
 
     assert chosen(1) == chosen(1)
     assert chosen(1) != chosen(2)
@@ -48,5 +48,5 @@ def test_rows_come_as_often_as_they_are_used_whatever_batches_they_lie_in() -> N
     import numpy as np
 
     table = pa.concat_tables([pa.table({"row": [0, 1]}), pa.table({"row": [2]}), pa.table({"row": [3, 4]})])
-    batches = list(used(table, np.array([1, 0, 3, 1, 2])))
+    batches = list(repeated_rows(table, np.array([1, 0, 3, 1, 2])))
     assert pa.Table.from_batches(batches)["row"].to_pylist() == [0, 2, 3, 4, 2, 4, 2]

@@ -11,7 +11,8 @@ import pytest
 
 from sftjob_contract.codec import encode, from_json, to_json
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.model_shape import (
+from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES, Stage
+from sftjob_contract.reports.model_shape import (
     LINEAR_KINDS_LIMIT,
     LINEAR_NAME_LIMIT,
     UNFROZEN_KINDS_LIMIT,
@@ -19,15 +20,14 @@ from sftjob_contract.model_shape import (
     ModelShape,
     UnfrozenShape,
 )
-from sftjob_contract.names import TERMINATION_MESSAGE_LIMIT_BYTES, Stage
-from sftjob_contract.outcome import OUTCOME_VERSION, Outcome, termination_message
-from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.lora import layers_of
-from sftjob_trainer.model_shape import read_layers, read_model_shape, read_unfrozen
-from sftjob_trainer.unfreezing import unfreeze
-from support.preparing import Workbench
-from support.training import PEFT_IS_BEHIND, stats_of
+from sftjob_contract.reports.outcome import OUTCOME_VERSION, Outcome, termination_message
+from sftjob_contract.reports.stats import PreparedStats
+from sftjob_trainer.models.lora import layers_of
+from sftjob_trainer.models.shape import read_layers, read_model_shape, read_unfrozen
+from sftjob_trainer.models.unfreezing import unfreeze
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench
+from support.trainer.training import PEFT_IS_BEHIND, stats_of
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 96}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -127,7 +127,7 @@ def test_weights_that_are_trained_by_name_are_those_that_are_unfrozen(
     found = read_unfrozen(tmp_path, patterns)
     try:
         unfreeze(model, patterns)
-    except Failure:
+    except StageError:
         assert found is None
         return
     trained = [weights for weights in model.parameters() if weights.requires_grad]
@@ -192,8 +192,8 @@ def test_tensors_are_not_read(copied: Path) -> None:
 def test_reading_a_shape_does_not_load_pytorch(qwen2: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from sftjob_trainer.libraries import import_transformers_without_torch\n"
-        "from sftjob_trainer.model_shape import read_model_shape\n"
+        "from sftjob_trainer.process.libraries import import_transformers_without_torch\n"
+        "from sftjob_trainer.models.shape import read_model_shape\n"
         "import_transformers_without_torch()\n"
         "assert read_model_shape(Path(sys.argv[1])).parameters > 0\n"
         "assert 'torch' not in sys.modules"

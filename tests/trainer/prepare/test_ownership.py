@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from sftjob_contract import layout
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import ExistingContent, JobReference
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import ENV_VOLUME, ENV_VOLUME_URI, Stage
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import ownership
-from sftjob_trainer.checkpoints import CheckpointStore
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.outputs import write_run_config
-from sftjob_trainer.ownership import JobDirectory
-from support.entry import ending
-from support.preparing import Workbench
-from support.tiny import run_config
+from sftjob_contract.run.config import ExistingContent, JobReference
+from sftjob_trainer.output.export import write_run_config
+from sftjob_trainer.process import ownership
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.ownership import JobDirectory
+from sftjob_trainer.run.checkpoints import CheckpointStore
+from support.trainer.entry import ending
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import run_config
 
 OURS = JobReference(namespace="default", name="demo", uid="2222-new")
 THEIRS = JobReference(namespace="default", name="demo", uid="1111-old")
@@ -149,13 +149,13 @@ def test_a_directory_that_is_not_the_job_s_is_refused_and_not_touched(
     before = None if "pipe" in problem else snapshot(tmp_path)
 
     for act in (lambda: directory.claim(None), lambda: directory.claim(ExistingContent.REFUSE), directory.check):
-        with pytest.raises(Failure) as raised:
+        with pytest.raises(StageError) as raised:
             act()
         assert (raised.value.reason, raised.value.exit_code) == (Reason.CONFIG_INVALID, ExitCode.INVALID)
         message = raised.value.message
         assert message.startswith("pvc://team/demo cannot be used by SFTJob default/demo (uid 2222-new): ")
         assert problem in message
-        assert "A new learning rate, model or data set is a new run" in message
+        assert "A new learning rate, model or dataset is a new run" in message
         for way_out in ("metadata.name", "checkpoints.resumeFrom", "storage.existingContent: MoveAside"):
             assert way_out in message
         assert len(message) < 850
@@ -236,7 +236,7 @@ def test_the_content_of_a_whole_volume_is_moved_into_a_directory_of_it(tmp_path:
     volume = left_by(THEIRS, tmp_path / "volume")
     (volume / "lost+found").mkdir()
     before = snapshot(volume)
-    with pytest.raises(Failure, match=r"^pvc://team cannot be used by"):
+    with pytest.raises(StageError, match=r"^pvc://team cannot be used by"):
         claimed(volume, whole=True).claim(None)
 
     claimed(volume, whole=True).claim(MOVE_ASIDE)
@@ -284,6 +284,19 @@ def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "demo.moved-aside-2222-new-2" / "checkpoints").is_dir()
 
 
+def test_an_owner_file_that_is_still_empty_is_read_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links the file exists a moment before its text."""
+    path = tmp_path / "demo"
+    path.mkdir()
+    (path / layout.OWNER).touch()
+    text = to_json(ownership.Owner(version=1, job=THEIRS))
+    monkeypatch.setattr(ownership.time, "sleep", lambda _: (path / layout.OWNER).write_text(text, encoding="utf-8"))
+    with pytest.raises(StageError, match=f"it belongs to .*{THEIRS.name}"):
+        claimed(path).claim(None)
+
+
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 def test_of_several_jobs_that_come_at_once_one_gets_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
@@ -301,7 +314,7 @@ def test_of_several_jobs_that_come_at_once_one_gets_the_directory(
         together.wait()
         try:
             claimed(tmp_path / "demo", job).claim(None)
-        except Failure:
+        except StageError:
             return
         got.append(job.uid)
 
@@ -322,7 +335,7 @@ def test_whatever_an_owner_file_holds_the_answer_is_a_sentence(tmp_path: Path, c
     path = tmp_path / "demo"
     path.mkdir(exist_ok=True)
     (path / layout.OWNER).write_bytes(content)
-    with pytest.raises(Failure, match=r"sftjob-owner\.json is not what a trainer writes"):
+    with pytest.raises(StageError, match=r"sftjob-owner\.json is not what a trainer writes"):
         claimed(path).claim(None)
 
 
@@ -342,17 +355,17 @@ def test_a_checkpoint_that_another_job_left_behind_late_is_passed_over(tmp_path:
 
     assert point.step == 5
     assert [(skipped.path, skipped.why) for skipped in point.skipped] == [
-        ("checkpoints/checkpoint-40", "it is of another job (uid 1111-old)")
+        ("checkpoints/checkpoint-40", "it belongs to another job (uid 1111-old)")
     ]
 
 
 def test_a_job_whose_directory_was_taken_over_saves_nothing_there(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "demo", keep=2, directory=claimed(tmp_path / "demo", THEIRS))
     left_by(THEIRS, tmp_path / "demo")
-    store.check_not_lost()
+    store.check_still_owned()
     claimed(tmp_path / "demo").claim(MOVE_ASIDE)
     before = snapshot(tmp_path)
-    with pytest.raises(Failure, match=r"pvc://team/demo was taken over by SFTJob default/demo \(uid 2222-new\)"):
+    with pytest.raises(StageError, match=r"pvc://team/demo was taken over by SFTJob default/demo \(uid 2222-new\)"):
         store.seal(41, time="2026-03-01T12:00:00Z", eval_loss=None)
     assert snapshot(tmp_path) == before
 

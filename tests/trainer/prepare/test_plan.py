@@ -1,7 +1,7 @@
 import pytest
 
-from sftjob_trainer.plan import held_out_rows, max_steps, steps_per_epoch
-from support.tiny import run_config
+from sftjob_trainer.rows.steps import held_out_rows, max_steps, steps_per_epoch
+from support.trainer.tiny import run_config
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ from pyarrow import parquet
 
 from sftjob_contract import layout
 from sftjob_contract.codec import encode, from_json
-from sftjob_contract.config import DataFormat, HeldOut
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
-from sftjob_contract.optimization import Scheduler
 from sftjob_contract.reasons import Reason
-from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.failure import Failure
+from sftjob_contract.reports.stats import PreparedStats
+from sftjob_contract.run.config import DataFormat, HeldOut
+from sftjob_contract.run.optimization import Scheduler
+from sftjob_trainer.preflight.schedule import check_schedule
 from sftjob_trainer.prepare import prepare
-from sftjob_trainer.schedule import check_schedule
-from support.preparing import Workbench, environment
-from support.tiny import held_out_fraction, held_out_source, run_config
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench, environment
+from support.trainer.tiny import held_out_fraction, held_out_source, run_config
 
 TEXTS = [{"text": f"open file {number}"} for number in range(20)]
 MOST_CUT = (
@@ -114,7 +114,7 @@ def test_nothing_is_held_out_when_nothing_is_asked_for(bench: Workbench) -> None
 def test_a_warmup_as_long_as_the_run_is_refused_with_both_numbers(bench: Workbench) -> None:
     path = bench.write("d.jsonl", [{"text": f"open {number}"} for number in range(8)])
     assert bench.run(bench.config(path, warmup_steps=3)).max_steps == 4
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(bench.config(path, warmup_steps=4))
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == (
@@ -151,7 +151,7 @@ def test_the_parts_of_a_schedule_are_those_of_the_run(kwargs: dict[str, Any], pr
     if problem == "":
         check_schedule(4, training)
         return
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_schedule(4, training)
     assert raised.value.message.startswith(sentence)
 
@@ -280,7 +280,7 @@ def test_a_failed_preparation_leaves_no_statistics_of_an_older_one(bench: Workbe
     path = bench.write("d.jsonl", TEXTS)
     bench.prepare(path)
     bench.write("d.jsonl", [{"text": 1}])
-    with pytest.raises(Failure):
+    with pytest.raises(StageError):
         bench.prepare(path)
     assert not list((bench.volume / layout.PREPARED).iterdir())
 
@@ -362,14 +362,14 @@ def test_a_model_that_can_not_be_used_is_told(bench: Workbench, source: str, rea
     for name, file in (("adapter", "adapter_config.json"), ("bare", "config.json")):
         (bench.root / name).mkdir()
         (bench.root / name / file).write_text("{}")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.prepare(bench.write("d.jsonl", TEXTS), model=source.format(root=bench.root))
     assert raised.value.message.startswith(sentence.format(root=bench.root))
     assert raised.value.reason is reason
 
 
 def test_rows_may_not_be_longer_than_the_model_has_positions(bench: Workbench) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.prepare(bench.write("d.jsonl", TEXTS), max_length=513)
     assert raised.value.message == ("training.maxLength is 513 but the model has 512 positions; set it to 512 or less")
     assert raised.value.reason is Reason.CONFIG_INVALID
@@ -380,5 +380,5 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_told(bench: Workbench, t
     shutil.copytree(bench.model, model)
     settings = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**settings, "vocab_size": 2}))
-    with pytest.raises(Failure, match="but the model's vocabulary has 2 tokens; tokenizer and model do not belong"):
+    with pytest.raises(StageError, match="but the model's vocabulary has 2 tokens; tokenizer and model do not belong"):
         bench.prepare(bench.write("d.jsonl", TEXTS), model=str(model))

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import DataFormat, OnInvalidRow, Preprocessing, RowFunction, RowTemplate, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.preprocessing import preprocessor
-from sftjob_trainer.readers import Row
-from sftjob_trainer.row_template import NotPrintableError, compile_template, template_values
-from sftjob_trainer.tokenization import Encoded, load_tokenizer
-from support.preparing import Workbench
-from support.tiny import data_source, held_out_source
+from sftjob_contract.run.config import DataFormat, OnInvalidRow, Preprocessing, RowFunction, RowTemplate, RunConfig
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.preprocessing import preprocessor
+from sftjob_trainer.rows.readers import Row
+from sftjob_trainer.rows.row_template import NotPrintableError, compile_template, template_values
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.tokenizer import Encoded, load_tokenizer
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import data_source, held_out_source
 
 TICKET: Mapping[str, Any] = {
     "question": " why <b> & é? ",
@@ -68,7 +68,7 @@ def texts(bench: Workbench, config: RunConfig, part: str = layout.PREPARED_TRAIN
     return [marked(Encoded("", row["input_ids"], row["labels"]), tokenizer) for row in bench.sequences(part)]
 
 
-def told(raised: "pytest.ExceptionInfo[Failure]") -> tuple[Reason, str]:
+def told(raised: "pytest.ExceptionInfo[StageError]") -> tuple[Reason, str]:
     assert raised.value.exit_code is ExitCode.INVALID
     return raised.value.reason, raised.value.message
 
@@ -101,7 +101,7 @@ def told(raised: "pytest.ExceptionInfo[Failure]") -> tuple[Reason, str]:
 def test_a_template_sees_the_columns_of_its_row(jinja: str, expected: str) -> None:
     source = replace(data_source("d.jsonl"), preprocessing=template(text=jinja))
     made = preprocessor(source)(Row("d.jsonl:1", TICKET))
-    assert (made.place, made.values) == ("d.jsonl:1", {**TICKET, "text": expected})
+    assert (made.location, made.values) == ("d.jsonl:1", {**TICKET, "text": expected})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_template_sees_the_columns_of_its_row(jinja: str, expected: str) -> No
 )
 def test_a_row_that_a_template_can_not_use_is_told_with_its_place_and_the_field(jinja: str, problem: str) -> None:
     source = replace(data_source("d.jsonl"), preprocessing=template(prompt="a", completion=jinja))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         preprocessor(source)(Row("d.jsonl:2", TICKET))
     assert told(raised) == (
         Reason.DATA_INVALID,
@@ -262,7 +262,7 @@ def test_a_row_whose_template_gives_nothing_is_a_row_that_can_not_be_used(bench:
     config = with_preprocessing(
         bench.config(bench.write("d.jsonl", [{"body": "a"}, {"body": ""}])), template(text="{{ body }}")
     )
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert told(raised) == (Reason.DATA_INVALID, 'd.jsonl:2: "text" is empty, so there is nothing to train on')
 
@@ -323,7 +323,7 @@ def test_a_row_that_a_function_fails_on_is_told_with_the_line_of_the_code(
     config = with_preprocessing(
         bench.config(bench.write("d.jsonl", [{"a": "x"}])), function(code(bench, text)), format=DataFormat.TEXT
     )
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert told(raised) == (
         Reason.DATA_INVALID,
@@ -337,7 +337,7 @@ def test_a_row_that_a_function_fails_on_is_told_with_the_line_of_the_code(
 def test_a_function_must_return_columns(bench: Workbench, made: str, kind: str) -> None:
     file = code(bench, f"def preprocess(row):\n    return {made}\n")
     config = with_preprocessing(bench.config(bench.write("d.jsonl", [{"text": "x"}])), function(file))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert told(raised) == (
         Reason.DATA_INVALID,
@@ -379,7 +379,7 @@ def test_a_function_must_return_columns(bench: Workbench, made: str, kind: str) 
 )
 def test_code_that_can_not_be_used_ends_the_job(bench: Workbench, text: str, sentence: str) -> None:
     config = with_preprocessing(bench.config(bench.write("d.jsonl", [{"text": "x"}])), function(code(bench, text)))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert told(raised) == (Reason.CONFIG_INVALID, sentence)
 
@@ -387,12 +387,12 @@ def test_code_that_can_not_be_used_ends_the_job(bench: Workbench, text: str, sen
 def test_code_that_is_not_there_ends_the_job(bench: Workbench) -> None:
     file = bench.root / "none.py"
     config = with_preprocessing(bench.config(bench.write("d.jsonl", [{"text": "x"}])), function(file))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert told(raised) == (
         Reason.CONFIG_INVALID,
         (
-            f"dataset.preprocessing.function.configMapKeyRef: {file} can not be read: "
+            f"dataset.preprocessing.function.configMapKeyRef: {file} cannot be read: "
             f"[Errno 2] No such file or directory: '{file}'"
         ),
     )

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.quantized_base import base_quantization, check_base
-from support.preparing import Workbench
-from support.tiny import lora, run_config
+from sftjob_contract.run.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
+from sftjob_trainer.models.quantized_base import base_quantization, check_base
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import lora, run_config
 
 BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}
 BNB8 = {"load_in_8bit": True}
@@ -83,7 +83,7 @@ def test_what_can_be_trained_on_a_quantized_base_is_one_sentence(
     if said is None:
         check_base(config, base)
         return
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_base(config, base)
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == f"model.source: hf://org/model is quantized already ({said}{INSTEAD}"
@@ -122,7 +122,7 @@ def test_prepare_refuses_a_base_that_cannot_be_trained_before_it_reads_data(
 ) -> None:
     model = quantized_copy(model_without_weights, bench.root / "gptq", "gptq")
     config = replace(bench.config("not-there.jsonl"), method=lora())
-    with pytest.raises(Failure, match=r"model\.source: .*quantized already \(gptq\)"):
+    with pytest.raises(StageError, match=r"model\.source: .*quantized already \(gptq\)"):
         bench.run(replace(config, model=replace(config.model, source=str(model))))
 
 
@@ -131,7 +131,9 @@ def test_prepare_refuses_loftq_for_a_model_without_safetensors(bench: Workbench,
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     method = replace(qlora(4), lora=lora(extra={"init_lora_weights": "loftq"}).lora)
     config = bench.config("not-there.jsonl", method=method)
-    with pytest.raises(Failure, match=r"loftq reads the weights from safetensors, which .*pickled does not have; remo"):
+    with pytest.raises(
+        StageError, match=r"loftq reads the weights from safetensors, which .*pickled does not have; remo"
+    ):
         bench.run(replace(config, model=replace(config.model, source=str(model))))
 
 
@@ -139,7 +141,7 @@ def test_prepare_refuses_a_teacher_that_cannot_be_loaded(bench: Workbench, model
     teacher = quantized_copy(model_without_weights, bench.root / "awq", "awq")
     wanted = Distillation(teacher=Teacher(source=str(teacher), revision=None), temperature=2.0, alpha=0.5)
     config = bench.config("not-there.jsonl", method=Method(lora=None, quantization=None, distillation=wanted))
-    with pytest.raises(Failure, match=r"method\.distillation\.teacher\.source: .*quantized with awq"):
+    with pytest.raises(StageError, match=r"method\.distillation\.teacher\.source: .*quantized with awq"):
         bench.run(config)
 
 

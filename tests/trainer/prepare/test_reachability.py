@@ -7,7 +7,7 @@ import urllib.error
 import pytest
 
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.reachability import address, problem, unavailable, unreachable
+from sftjob_trainer.sources.reachability import address, describe_error, unavailable, unreachable
 
 SECRET = "never-to-be-seen"
 
@@ -46,13 +46,13 @@ class ReadTimeout(Exception):  # noqa: N818 -- the name is what is judged
     ],
 )
 def test_the_most_telling_error_of_a_chain_is_named_and_its_words_are_not(error: Exception, clause: str) -> None:
-    assert problem(error) == clause
+    assert describe_error(error) == clause
 
 
 def test_errors_that_lead_to_one_another_end() -> None:
     first, second = OSError("a"), OSError("b")
     first.__cause__, second.__cause__ = second, first
-    assert problem(first) == "OSError"
+    assert describe_error(first) == "OSError"
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,18 @@ import pytest
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.environment import Environment
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import data_names
-from sftjob_trainer.hub import model_files
-from sftjob_trainer.remote import fetch
-from sftjob_trainer.sources import model_path
-from sftjob_trainer.weights import Read
-from support.archives import packed_tar, packed_zip
-from support.model_files import LOADED, TWICE
-from support.object_store import SECRET, ObjectStore
-from support.preparing import Workbench, environment
-from support.web import Web, web
+from sftjob_trainer.process.environment import Environment
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.sources.files import data_names
+from sftjob_trainer.sources.hub import model_files
+from sftjob_trainer.sources.remote import fetch
+from sftjob_trainer.sources.resolve import model_path
+from sftjob_trainer.sources.weights import ReadFile
+from support.jobs.model_files import LOADED, TWICE
+from support.servers.archives import packed_tar, packed_zip
+from support.servers.object_store import SECRET, ObjectStore
+from support.servers.web import Web, web
+from support.trainer.preparing import Workbench, environment
 
 ROWS = b'{"text": "a b"}\n' * 4
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights", "README.md": b""}
@@ -54,7 +54,7 @@ def here(tmp_path: Path) -> Environment:
     return environment(tmp_path / "volume")
 
 
-def rows(there: Sequence[str], _: Read) -> Sequence[str]:
+def rows(there: Sequence[str], _: ReadFile) -> Sequence[str]:
     """Those of the names that are there whose files hold rows."""
     return data_names(there)
 
@@ -142,13 +142,15 @@ def test_an_archive_is_unpacked(
 )
 def test_an_archive_that_can_not_be_unpacked_is_told(site: Web, here: Environment, content: bytes) -> None:
     site.files["/m.tar.gz"] = content
-    with pytest.raises(Failure, match=r"/m\.tar\.gz can not be unpacked \(\w+\); make the archive anew$") as raised:
+    with pytest.raises(
+        StageError, match=r"/m\.tar\.gz cannot be unpacked \(\w+\); create the archive again$"
+    ) as raised:
         fetch(f"{site.url}/m.tar.gz", "model", model_files, here)
     assert raised.value.exit_code is ExitCode.INVALID
     assert not (here.volume.parent / "outside").exists()
 
 
-DENIED = "{uri} can not be read: access is denied; check the keys in dataset.secretRef"
+DENIED = "{uri} cannot be read: access is denied; check the keys in dataset.secretRef"
 REFUSALS = [
     # what the store does to every request, URI, reason, sentence
     ((403, "AccessDenied"), "s3://lab/data", Reason.ACCESS_DENIED, DENIED),
@@ -174,7 +176,7 @@ def test_a_refusal_of_a_store_is_told(
     store: ObjectStore, here: Environment, fault: tuple[int, str] | None, uri: str, reason: Reason, sentence: str
 ) -> None:
     store.fault = fault
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch(uri, "dataset", rows, here)
     assert raised.value.message == sentence.format(uri=uri)
     assert raised.value.reason is reason
@@ -201,23 +203,23 @@ def test_a_refusal_of_a_web_server_is_told_without_its_words_and_without_the_que
     site: Web, here: Environment, status: int | None, path: str, reason: Reason, sentence: str
 ) -> None:
     site.status = status
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch(f"{site.url}{path}?who={SECRET}", "dataset", rows, here)
     assert raised.value.message == sentence.format(uri=f"{site.url}{path}", server=site.url)
     assert raised.value.reason is reason
 
 
 def test_a_model_is_called_a_model(store: ObjectStore, here: Environment) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch("s3://lab/none", "model", model_files, here)
     assert raised.value.reason is Reason.MODEL_NOT_FOUND
-    with pytest.raises(Failure, match=r"^s3://lab/docs has no model files; it has README\.md$"):
+    with pytest.raises(StageError, match=r"^s3://lab/docs has no model files; it has README\.md$"):
         fetch("s3://lab/docs", "model", model_files, here)
 
 
 def test_a_store_that_fails_is_tried_again_by_the_operator(store: ObjectStore, here: Environment) -> None:
     store.fault = (500, "InternalError")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch("s3://lab/data/train.jsonl", "dataset", rows, here)
     assert raised.value.message == f"s3://lab/data/train.jsonl: the server {store.url} answered with HTTP 500"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
@@ -226,7 +228,7 @@ def test_a_store_that_fails_is_tried_again_by_the_operator(store: ObjectStore, h
 def test_a_server_that_is_not_there_is_tried_again_by_the_operator(tmp_path: Path, here: Environment) -> None:
     with web(tmp_path, {}) as gone:
         uri = f"{gone.url}/d.jsonl"
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch(uri, "dataset", rows, here)
     assert raised.value.message == f"{uri}: {gone.url} cannot be reached: it refuses the connection"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
@@ -238,7 +240,7 @@ def test_an_object_store_that_is_not_there_is_named(here: Environment, monkeypat
     for name, value in {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": SECRET}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch("s3://lab/data", "dataset", rows, here)
     assert raised.value.message == f"s3://lab/data: {url} cannot be reached: the connection fails"
     assert raised.value.reason is Reason.UNREACHABLE
@@ -254,17 +256,17 @@ def test_what_is_no_address_is_told_without_repeating_what_the_environment_says(
     if variable:
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv(variable, f"::somebody:{SECRET}@proxy")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch(uri, "dataset", rows, here)
     assert raised.value.message == (
-        f"{uri} can not be read: it, or an AWS_ENDPOINT_URL or HTTPS_PROXY of dataset.secretRef, is no address"
+        f"{uri} cannot be read: it, or an AWS_ENDPOINT_URL or HTTPS_PROXY of dataset.secretRef, is no address"
     )
     assert raised.value.exit_code is ExitCode.INVALID
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_server_whose_certificate_is_not_trusted_is_told(tmp_path: Path, here: Environment) -> None:
-    with web(tmp_path, {"/d.jsonl": ROWS}) as untrusted, pytest.raises(Failure) as raised:
+    with web(tmp_path, {"/d.jsonl": ROWS}) as untrusted, pytest.raises(StageError) as raised:
         fetch(f"{untrusted.url}/d.jsonl", "dataset", rows, here)
     assert raised.value.message == (
         f"{untrusted.url}/d.jsonl: {untrusted.url} cannot be reached: its certificate is not trusted"
@@ -274,7 +276,7 @@ def test_a_server_whose_certificate_is_not_trusted_is_told(tmp_path: Path, here:
 def test_content_that_ends_too_early_is_tried_again_and_never_used(site: Web, here: Environment) -> None:
     site.cut = 10
     uri = f"{site.url}/data/train.jsonl"
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         fetch(uri, "dataset", rows, here)
     assert raised.value.message == f"{uri}: train.jsonl ended after 10 of {len(ROWS)} bytes"
     assert (raised.value.exit_code, raised.value.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)

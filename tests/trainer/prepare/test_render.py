@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import DataFormat, LossOn, Preprocessing, Render, RowTemplate
-from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.tokenization import Encoded, load_tokenizer
-from support.chats import config
-from support.preparing import Workbench
-from support.tiny import data_source, write_model_without_weights
+from sftjob_contract.reports.stats import PreparedStats
+from sftjob_contract.run.config import DataFormat, LossOn, Preprocessing, Render, RowTemplate
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.tokenizer import Encoded, load_tokenizer
+from support.trainer.chats import config
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import data_source, write_model_without_weights
 
 QUESTION = {"prompt": "return the item?", "completion": "open a file"}
 TURNS = "<|im_start|>user\nreturn the item?<|im_end|>\n<|im_start|>assistant\n>>open a file<|im_end|><<\n"
@@ -103,5 +103,7 @@ def test_the_answer_is_trained_whatever_it_is_called(bench: Workbench, loss_on: 
 
 def test_a_template_that_cannot_be_trained_with_names_plain_as_a_way_out(tmp_path: Path) -> None:
     bench = Workbench(tmp_path, write_model_without_weights(tmp_path / "model", chat_template="{{ messages[0].role }}"))
-    with pytest.raises(Failure, match=r"or write dataset\.render: plain to train prompt and completion as they are$"):
+    with pytest.raises(
+        StageError, match=r"or write dataset\.render: plain to train prompt and completion as they are$"
+    ):
         prepared(bench, QUESTION)

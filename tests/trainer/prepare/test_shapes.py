@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import DataFormat
-from sftjob_trainer.readers import Row
-from sftjob_trainer.shapes import (
+from sftjob_contract.run.config import DataFormat
+from sftjob_trainer.rows.examples import (
     Conversation,
     Example,
     PromptCompletion,
@@ -16,7 +15,8 @@ from sftjob_trainer.shapes import (
     detect_format,
     to_example,
 )
-from support.tiny import data_source
+from sftjob_trainer.rows.readers import Row
+from support.trainer.tiny import data_source
 
 COLUMNS = data_source("").columns
 HI = {"role": "user", "content": "hi"}
@@ -50,7 +50,7 @@ ROWS: list[tuple[dict[str, Any], DataFormat, Example]] = [
     (
         {"instruction": "add", "input": "", "output": "3"},
         DataFormat.ALPACA,
-        PromptCompletion("p", f"{TASK}\n\n### Instruction:\nadd\n\n### Response:\n", "3", has_form=True),
+        PromptCompletion("p", f"{TASK}\n\n### Instruction:\nadd\n\n### Response:\n", "3", has_own_format=True),
     ),
     (
         {"instruction": "add", "input": "1, 2", "output": "3", "system": None},
@@ -59,13 +59,13 @@ ROWS: list[tuple[dict[str, Any], DataFormat, Example]] = [
             "p",
             f"{TASK_WITH_INPUT}\n\n### Instruction:\nadd\n\n### Input:\n1, 2\n\n### Response:\n",
             "3",
-            has_form=True,
+            has_own_format=True,
         ),
     ),
     (
         {"instruction": "add", "output": "3", "system": "be kind"},
         DataFormat.ALPACA,
-        PromptCompletion("p", "be kind\n\n### Instruction:\nadd\n\n### Response:\n", "3", has_form=True),
+        PromptCompletion("p", "be kind\n\n### Instruction:\nadd\n\n### Response:\n", "3", has_own_format=True),
     ),
     (
         {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]},

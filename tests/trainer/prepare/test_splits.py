@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sftjob_trainer.splits import SplitError, declared_subsets, first_split, splits_by_name, splits_of
+from sftjob_trainer.sources.splits import SplitError, declared_subsets, first_split, splits_by_name, splits_of
 
 
 def files_of_split(names: Sequence[str], card: str, subset: str | None, splits: Sequence[str]) -> Sequence[str]:
@@ -127,13 +127,13 @@ PROBLEMS = [
         card("configs:\n- data_files: a.csv\n"),
         None,
         "train",
-        "has a README.md whose configs can not be understood; name a file in source",
+        "has a README.md whose configs cannot be understood; name a file in source",
     ),
     (
         card("configs:\n- {config_name: a, data_files: [{split: train}]}\n"),
         None,
         "train",
-        "has a README.md whose configs can not be understood; name a file in source",
+        "has a README.md whose configs cannot be understood; name a file in source",
     ),
 ]
 

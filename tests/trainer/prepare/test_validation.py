@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import OnInvalidRow, RunConfig, Syntax, Validation
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.validation import syntax_problem
-from support.preparing import Workbench
-from support.wait import eventually
+from sftjob_contract.run.config import OnInvalidRow, RunConfig, Syntax, Validation
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.validation import syntax_problem
+from support.clients.wait import eventually
+from support.trainer.preparing import Workbench
 
 PYTHON = sys.executable
 
@@ -37,7 +37,7 @@ def validated(config: RunConfig, wanted: Validation, *, skip: bool = False) -> R
 
 
 def refusal(bench: Workbench, rows: Sequence[dict[str, Any]], **given: Any) -> str:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(validated(bench.config(bench.write("d.jsonl", rows)), validation(**given)))
     assert (raised.value.reason, raised.value.exit_code) == (Reason.DATA_INVALID, ExitCode.INVALID)
     return raised.value.message
@@ -92,7 +92,7 @@ def test_another_column_can_be_checked(bench: Workbench, row: dict[str, Any], se
         (Syntax.JSON, '{"a": 1,}', "Expecting property name enclosed in double quotes at line 1 column 9"),
         (Syntax.JSON, '{\n  "a" 1}', "Expecting ':' delimiter at line 2 column 7"),
         (Syntax.JSON, "", "Expecting value at line 1 column 1"),
-        (Syntax.JSON, "[NaN]", "NaN is not a value of JSON"),
+        (Syntax.JSON, "[NaN]", "NaN is not a JSON value"),
         (Syntax.JSON, "[" * 100_000, "nested too deeply"),
         (Syntax.YAML, "a: 1\nb: [x, y]\n---\nc: !Ref bucket\n", None),
         (Syntax.YAML, "a: 1\n b: 2\n", "mapping values are not allowed here at line 2 column 3"),
@@ -180,7 +180,7 @@ def test_a_command_gets_the_text_in_an_empty_directory_and_none_of_the_pods_vari
 
 def test_a_program_that_is_not_there_ends_the_job(bench: Workbench) -> None:
     config = bench.config(bench.write("d.jsonl", [answer("a")]))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(validated(config, validation(command=("no-such-program", "-q")), skip=True))
     assert raised.value.reason is Reason.CONFIG_INVALID
     assert raised.value.message == (
@@ -194,10 +194,10 @@ def test_a_program_that_can_not_be_started_ends_the_job(bench: Workbench) -> Non
     program.write_bytes(b"neither a script nor a program")
     program.chmod(0o755)
     config = bench.config(bench.write("d.jsonl", [answer("a")]))
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(validated(config, validation(command=(str(program),)), skip=True))
     assert raised.value.reason is Reason.CONFIG_INVALID
-    assert raised.value.message == (f"dataset.validation.command: {program} can not be started: Exec format error")
+    assert raised.value.message == (f"dataset.validation.command: {program} cannot be started: Exec format error")
 
 
 CHECKS = {
@@ -218,7 +218,7 @@ def test_refused_rows_are_left_out_and_counted_apart_where_that_is_asked_for(
         validated(bench.config(bench.write("d.jsonl", [*rows, {"prompt": 1}])), validation(**given), skip=True)
     )
     assert (stats.rows, stats.skipped_rows, stats.refused_rows) == (8, 5, 4)
-    assert "      left out: 1 rows can not be used" in caplog.messages
+    assert "      left out: 1 rows cannot be used" in caplog.messages
     assert "      left out: 4 rows do not pass dataset.validation" in caplog.messages
     kept = bench.sequences()
     bench.prepare(bench.write("d.jsonl", [row for row in rows if "good" in row["completion"]]))
@@ -228,10 +228,10 @@ def test_refused_rows_are_left_out_and_counted_apart_where_that_is_asked_for(
 def test_refused_rows_count_for_the_limit_of_invalid_rows(bench: Workbench) -> None:
     rows = [answer("bad")] * 11
     config = validated(bench.config(bench.write("d.jsonl", rows)), validation(regex="good"), skip=True)
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         bench.run(config)
     assert raised.value.message == (
-        "d.jsonl:11: the completion does not match dataset.validation.regex good: more rows can not be used than the "
+        "d.jsonl:11: the completion does not match dataset.validation.regex good: more rows cannot be used than the "
         "10 of dataset.maxInvalidRows; the first was d.jsonl:1: the completion does not match dataset.validation.regex "
         "good"
     )

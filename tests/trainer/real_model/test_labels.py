@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import DataFormat
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.labels import encoder
-from sftjob_trainer.readers import Row
-from sftjob_trainer.shapes import to_example
-from sftjob_trainer.tokenization import load_tokenizer
-from support.chats import config
-from support.tiny import data_source
+from sftjob_contract.run.config import DataFormat
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.rows.examples import to_example
+from sftjob_trainer.rows.readers import Row
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.labels import encoder
+from sftjob_trainer.tokens.tokenizer import load_tokenizer
+from support.trainer.chats import config
+from support.trainer.tiny import data_source
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden" / "labels.txt"
 
@@ -85,8 +87,8 @@ def golden() -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module")
-def loaded(smollm2: Path) -> Any:
-    return load_tokenizer(smollm2, config().model)
+def loaded(smollm2_tokenizer: Path) -> Any:
+    return load_tokenizer(smollm2_tokenizer, config().model)
 
 
 @pytest.fixture
@@ -125,6 +127,6 @@ def test_every_row_of_the_golden_file_is_looked_at() -> None:
     ],
 )
 def test_what_the_models_own_template_leaves_out_is_refused_by_name(name: str, key: str, tokenizer: Any) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         encoded(ROWS[name], tokenizer)
     assert f"d.jsonl:1: the model's chat template leaves out {key}; remove it" in raised.value.message

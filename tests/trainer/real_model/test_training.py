@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import ModelDtype, Precision, RunConfig
+from sftjob_contract.run.config import ModelDtype, Precision, RunConfig
 from sftjob_trainer.prepare import prepare
-from support.preparing import Workbench
-from support.preparing import environment as prepare_environment
-from support.tiny import held_out_source, lora
-from support.training import (
+from support.trainer.preparing import Workbench
+from support.trainer.preparing import environment as prepare_environment
+from support.trainer.tiny import held_out_source, lora
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     as_died_after,
@@ -20,12 +20,12 @@ from support.training import (
     run_train,
     token_mean_loss,
 )
-from support.weights import assert_same_weights
+from support.trainer.weights import assert_same_weights
 
-pytestmark = PEFT_IS_BEHIND
+pytestmark = [pytest.mark.slow, PEFT_IS_BEHIND]
 
-STEPS = 60
-SAVED = 55
+STEPS = 36
+SAVED = 33
 ANSWERS = {
     "Where do you live?": "In a hollow oak.",
     "What do you eat?": "Blue mushrooms.",
@@ -63,7 +63,7 @@ def job(bench: Workbench) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def tuned(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """60 steps of LoRA in fp32, with a checkpoint at step 55; prepared and trained by the trainer. Read only."""
+    """36 steps of LoRA in fp32, with a checkpoint at step 33; prepared and trained by the trainer. Read only."""
     bench = Workbench(tmp_path_factory.mktemp("tuned"), smollm2)
     config = job(bench)
     stats = prepare(config, prepare_environment(bench.volume)).prepared
@@ -86,7 +86,7 @@ def test_the_first_evaluation_is_what_transformers_computes(tuned: Finished, bas
     assert first == pytest.approx(token_mean_loss(base, tuned), abs=1e-4)
 
 
-def test_sixty_steps_bring_the_loss_below_a_tenth(tuned: Finished) -> None:
+def test_the_steps_bring_the_loss_below_a_tenth(tuned: Finished) -> None:
     losses, evaluated = read_metrics(tuned.volume).values("loss"), read_metrics(tuned.volume).values("evalLoss")
 
     assert losses[STEPS] < losses[1] / 10

@@ -1,10 +1,11 @@
-"""One finished run that many tests look at."""
+"""One finished run that many tests look at, and no waiting for the disk."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from support.training import Finished, finish, job
+from support.trainer.training import Finished, finish, job
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def finished(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
         warmup_ratio=0.2,
     )
     return finish(tmp_path_factory.mktemp("finished"), config)
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test outlives a crash of the machine. Those of the order of writes look at their own `fsync`."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)

@@ -12,21 +12,21 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sftjob_contract import layout
-from sftjob_contract.config import Metric, ModelDtype, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
-from sftjob_trainer.added_tokens import resize_embedding, with_embeddings
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.lora import lora_config
-from sftjob_trainer.start import origin
-from support.added_tokens import END, FIRST_ID, NOTE, TOOL, adding
-from support.preparing import Workbench
-from support.processes import prepare_for_two, train_in_two
-from support.quantized import write_bitsandbytes
-from support.tiny import VOCABULARY, held_out_fraction, lora
-from support.training import PEFT_IS_BEHIND, as_died_after, environment, finish, job, run_train
-from support.training import Finished as Run
-from support.weights import assert_same_weights
+from sftjob_contract.run.config import Metric, ModelDtype, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_trainer.models.added_tokens import resize_embedding, with_embeddings
+from sftjob_trainer.models.lora import lora_config
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.training.starting_point import initial_paths
+from support.trainer.added_tokens import END, FIRST_ID, NOTE, TOOL, adding
+from support.trainer.preparing import Workbench
+from support.trainer.processes import prepare_for_two, train_in_two
+from support.trainer.quantized import write_bitsandbytes
+from support.trainer.tiny import VOCABULARY, held_out_fraction, lora
+from support.trainer.training import PEFT_IS_BEHIND, as_died_after, environment, finish, job, run_train
+from support.trainer.training import Finished as Run
+from support.trainer.weights import assert_same_weights
 
 pytestmark = [PEFT_IS_BEHIND, pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*:UserWarning")]
 
@@ -272,8 +272,8 @@ def test_a_checkpoint_of_other_tokens_is_refused(
     found = of(run, request)
     config = starting_from(found, adding(found.config, plain, special))
 
-    with pytest.raises(Failure) as refused:
-        origin(config, environment(tmp_path), found.stats)
+    with pytest.raises(StageError) as refused:
+        initial_paths(config, environment(tmp_path), found.stats)
 
     start = (
         f"checkpoints.resumeFrom: {config.checkpoints.resume_from}: its tokenizer {differing}; write model.addedTokens"

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.batches import micro_batches
-from sftjob_contract.config import Precision, Training
-from sftjob_contract.optimization import Scheduler
-from sftjob_trainer import plan
-from sftjob_trainer.arguments import is_due, sft_arguments, warmup_steps, with_checkpointing
-from support.tiny import run_config
-from support.training import stats_of
+from sftjob_contract.run.batches import micro_batches
+from sftjob_contract.run.config import Precision, Training
+from sftjob_contract.run.optimization import Scheduler
+from sftjob_trainer.rows import steps
+from sftjob_trainer.run.sft_config import is_due, sft_arguments, warmup_steps, with_checkpointing
+from support.trainer.tiny import run_config
+from support.trainer.training import stats_of
 
 
 def training(**options: Any) -> Training:
@@ -89,10 +89,10 @@ def test_trl_accepts_the_arguments_and_understands_them_as_meant(scheduler: Sche
 @pytest.mark.parametrize(
     ("asked", "planned", "line"),
     [
-        (True, None, "gradient checkpointing on: asked for"),
-        (False, None, "gradient checkpointing off: asked for"),
-        (False, True, "gradient checkpointing off: asked for"),
-        (True, False, "gradient checkpointing on: asked for"),
+        (True, None, "gradient checkpointing on: as configured"),
+        (False, None, "gradient checkpointing off: as configured"),
+        (False, True, "gradient checkpointing off: as configured"),
+        (True, False, "gradient checkpointing on: as configured"),
         (None, False, "gradient checkpointing off: by the plan, the run fits without it"),
         (
             None,
@@ -133,13 +133,13 @@ def test_the_number_of_steps_told_beforehand_is_the_one_transformers_arrives_at(
         packing=packing,
     )
     counted = config.training
-    per_epoch = plan.steps_per_epoch(sequences, counted, 1)
+    per_epoch = steps.steps_per_epoch(sequences, counted, 1)
     micro_batch, micro_steps = micro_batches(config)
     trainer = _step_counter(micro_steps, epochs, tmp_path)
 
     found = trainer.set_initial_training_values(trainer.args, DataLoader(range(sequences), batch_size=micro_batch))
 
-    assert (found[1], found[6]) == (per_epoch, plan.max_steps(per_epoch, counted))
+    assert (found[1], found[6]) == (per_epoch, steps.max_steps(per_epoch, counted))
 
 
 def _step_counter(accumulation: int, epochs: float, directory: Path) -> Any:

@@ -7,8 +7,8 @@ from types import FrameType, SimpleNamespace
 
 import pytest
 
-from sftjob_trainer.watchdog import waits_for_peers
-from sftjob_trainer.world import is_lost_peer
+from sftjob_trainer.distributed.world import is_lost_peer
+from sftjob_trainer.process.watchdog import waits_for_peers
 
 NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, "
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,22 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import sha256_of
-from sftjob_contract.config import RunConfig
 from sftjob_contract.names import MOUNT_CLAIMS
-from sftjob_trainer.card import Made, model_card
-from sftjob_trainer.merge import merge
-from sftjob_trainer.outputs import publish
-from support.tiny import lora, run_config
-from support.training import stats_of
+from sftjob_contract.run.config import RunConfig
+from sftjob_trainer.output.export import publish
+from sftjob_trainer.output.merge import merge
+from sftjob_trainer.output.model_card import CardContent, model_card
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND, Finished, stats_of
+
+pytestmark = PEFT_IS_BEHIND
 
 METRICS = {"initialEvalLoss": 3.25, "evalLoss": 1.2345678, "trainSeconds": 12.0}
 
 
-def made(config: RunConfig) -> Made:
+def made(config: RunConfig) -> CardContent:
     stats = replace(stats_of(train_rows=90, tokens=5000, max_steps=30), model_revision="abc123")
-    return Made(config=config, stats=stats, metrics=METRICS, libraries={"peft": "0.21.0", "trl": "1.16.0"})
+    return CardContent(config=config, stats=stats, metrics=METRICS, libraries={"peft": "0.21.0", "trl": "1.16.0"})
 
 
 def a_run(model: str = "hf://Qwen/Qwen2.5-0.5B", dataset: str = "hf://team/support/v2", **options: Any) -> RunConfig:
@@ -114,7 +117,7 @@ def test_a_whole_model_is_loaded_with_transformers(path: str, library: str, sent
 
 
 def test_the_head_names_only_what_is_on_a_hub() -> None:
-    """A hub refuses a card whose head names a base model or a data set that it can not have."""
+    """A hub refuses a card whose head names a base model or a data set that it cannot have."""
     card = model_card(made(a_run("s3://models/base", "pvc://data/train.jsonl")), layout.OUTPUT_MODEL)
 
     assert set(head(card)) == {"library_name", "pipeline_tag", "tags"}
@@ -139,6 +142,8 @@ def load(directory, code):
     made = {{}}
     exec(code, made)
     ids = made["tokenizer"]("the parser", return_tensors="pt")
+    text = made["tokenizer"].decode(made["model"].generate(**ids, max_new_tokens=4, do_sample=False)[0])
+    assert text.startswith("the parser"), text
     return float(made["model"](**ids).logits.float().std())
 print(json.dumps({{name: load(*given) for name, given in json.load(sys.stdin).items()}}))
 """
@@ -163,14 +168,14 @@ def code_in(card: Path) -> str:
     return str(code)
 
 
-def load_as_printed(volume: Path, home: Path) -> dict[str, float]:
+def load_as_printed(directories: Mapping[str, Path], home: Path) -> dict[str, float]:
     """How widely each output's logits spread, by a Python that has transformers and PEFT and nothing of this project.
 
     Claims are mounted below `home`. A value that is not finite, or a missing file, is an error of the process.
     """
     blocks = {
-        path: (str(volume / path), code_in(volume / path / "README.md").replace(MOUNT_CLAIMS, str(home / "claims")))
-        for path in OUTPUTS
+        name: (str(path), code_in(path / "README.md").replace(MOUNT_CLAIMS, str(home / "claims")))
+        for name, path in directories.items()
     }
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -182,25 +187,33 @@ def load_as_printed(volume: Path, home: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("base", list(SOURCES))
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.slow
 def test_the_code_of_every_card_loads_its_output_as_printed(
-    base: str, qwen2: Path, trained: Path, tmp_path: Path
+    qwen2: Path, trained: Path, finished: Finished, tmp_path: Path
 ) -> None:
-    volume, home = tmp_path / "volume", tmp_path / "home"
+    """With a base from the hub and one on a claim, and that of a whole run."""
+    home = tmp_path / "home"
     commit = home / "hub/models--team--base/snapshots/0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(qwen2, {"hub": commit, "claim": home / "claims" / BASE}[base])
+    shutil.copytree(qwen2, commit)
+    shutil.copytree(qwen2, home / "claims" / BASE)
     (commit.parents[1] / "refs").mkdir(parents=True)
     (commit.parents[1] / "refs/main").write_text(commit.name)
 
-    tuned = made(a_run(SOURCES[base], method=lora()))
-    publish(trained, tuned, volume)
-    merge(qwen2, tuned, volume)
-    publish(qwen2, made(a_run(SOURCES[base])), volume)
-    spread = load_as_printed(volume, home)
+    volumes = {base: tmp_path / base for base in SOURCES}
+    for base, volume in volumes.items():
+        tuned = made(a_run(SOURCES[base], method=lora()))
+        publish(trained, tuned, volume)
+        merge(qwen2, tuned, volume)
+        publish(qwen2, made(a_run(SOURCES[base])), volume)
 
-    assert spread[layout.OUTPUT_ADAPTER] == pytest.approx(spread[layout.OUTPUT_MERGED], rel=1e-3)
-    assert spread[layout.OUTPUT_ADAPTER] != pytest.approx(spread[layout.OUTPUT_MODEL], rel=1e-3)
+    directories = {f"{base} {path}": volume / path for base, volume in volumes.items() for path in OUTPUTS}
+    spread = load_as_printed({**directories, "run": finished.volume / layout.OUTPUT_MODEL}, home)
+
+    assert set(spread) == {*directories, "run"}
+    for base in SOURCES:
+        adapter, merged, model = (spread[f"{base} {path}"] for path in OUTPUTS)
+        assert adapter == pytest.approx(merged, rel=1e-3)
+        assert adapter != pytest.approx(model, rel=1e-3)
 
 
 @pytest.mark.parametrize(

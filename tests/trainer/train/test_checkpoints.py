@@ -13,9 +13,9 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import from_json
-from sftjob_contract.progress import Checkpoint
-from sftjob_trainer import checkpoints
-from sftjob_trainer.checkpoints import BrokenCheckpointError, CheckpointStore, Manifest, retained, verify
+from sftjob_contract.reports.progress import Checkpoint
+from sftjob_trainer.run import checkpoints
+from sftjob_trainer.run.checkpoints import BrokenCheckpointError, CheckpointStore, Manifest, retained, verify
 
 TIME = "2026-05-04T03:02:01Z"
 
@@ -101,8 +101,8 @@ def move_manifest_of_another(directory: Path) -> None:
     ("damage", "why"),
     [
         (lambda directory: (directory / layout.MANIFEST).unlink(), "never completed"),
-        (overwrite('{"version": 1'), "can not be read"),
-        (overwrite("[]"), "can not be read"),
+        (overwrite('{"version": 1'), "cannot be read"),
+        (overwrite("[]"), "cannot be read"),
         (overwrite('{"version":2,"step":5,"time":"","files":[]}'), "not that of this checkpoint"),
         (move_manifest_of_another, "not that of this checkpoint"),
         (lambda directory: (directory / "model.safetensors").unlink(), "model.safetensors is missing"),
@@ -227,7 +227,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_the_checkpoint_before_or_the_new
             (volume / layout.CHECKPOINTS / "checkpoint-5" / "model.safetensors").unlink()
         store = CheckpointStore(volume, keep=1)
         before = store.open().step
-        store.take_up(wait=True)
+        store.collect_verified(wait=True)
         stage(store, reached, content=b"again")
         with pytest.MonkeyPatch.context() as patch:
             crash_at(moment, patch)
@@ -270,7 +270,7 @@ def test_a_disk_that_fails_to_read_a_checkpoint_is_a_reason_to_pass_it_over(
     point = CheckpointStore(tmp_path, keep=2).open()
 
     assert point.step == 4
-    assert point.skipped[0].why == "model.safetensors can not be read: [Errno 5] Input/output error"
+    assert point.skipped[0].why == "model.safetensors cannot be read: [Errno 5] Input/output error"
 
 
 def test_every_file_and_directory_is_written_through_before_the_manifest_and_that_before_the_rename(
@@ -317,7 +317,7 @@ def test_a_broken_best_checkpoint_found_on_resume_does_not_cost_the_last_good_on
     again = CheckpointStore(tmp_path, keep=1)
 
     assert again.open().step == 3
-    assert [found.path for found in again.take_up(wait=True)] == ["checkpoints/checkpoint-1"]
+    assert [found.path for found in again.collect_verified(wait=True)] == ["checkpoints/checkpoint-1"]
     assert again.best_step == 3
     assert [found.step for found in again.complete] == [3]
 
@@ -349,12 +349,12 @@ def test_older_checkpoints_are_listed_once_their_content_is_verified_and_broken_
     damage(tmp_path, 2)
 
     assert (steps(store), store.unverified, store.best_step) == ([4], (3, 2, 1), 4)
-    broken = store.take_up(wait=True)
+    broken = store.collect_verified(wait=True)
 
     assert (steps(store), store.unverified, store.best_step) == ([1, 3, 4], (), 1)
     assert [found.path for found in broken] == ["checkpoints/checkpoint-2"]
     assert broken[0].why == "model.safetensors was damaged: its content differs from the manifest"
-    assert store.take_up(wait=True) == ()
+    assert store.collect_verified(wait=True) == ()
 
 
 def test_nobody_waits_for_the_verification_of_older_checkpoints(
@@ -374,10 +374,10 @@ def test_nobody_waits_for_the_verification_of_older_checkpoints(
     store.verify_older()
     assert begun.wait(60)
 
-    assert store.take_up() == ()
+    assert store.collect_verified() == ()
     assert (steps(store), store.unverified) == ([2, 3], (1,))
     go_on.set()
-    store.take_up(wait=True)
+    store.collect_verified(wait=True)
     assert (steps(store), store.unverified) == ([1, 2, 3], ())
 
 
@@ -391,7 +391,7 @@ def test_what_is_not_verified_yet_is_neither_deleted_nor_makes_others_dispensabl
     assert steps(store) == [3, 4]
     assert directories(tmp_path) == {f"checkpoint-{step}" for step in (1, 2, 3, 4)}
 
-    store.take_up(wait=True)
+    store.collect_verified(wait=True)
     assert (steps(store), store.best_step) == ([3, 4], 3)
     assert directories(tmp_path) == {"checkpoint-3", "checkpoint-4"}
 
@@ -403,5 +403,5 @@ def test_what_is_left_of_a_deletion_that_was_broken_off_is_no_broken_checkpoint(
     again = CheckpointStore(tmp_path, keep=2)
 
     assert again.open().skipped == ()
-    assert (again.unverified, again.take_up(wait=True)) == ((), ())
+    assert (again.unverified, again.collect_verified(wait=True)) == ((), ())
     assert store.unverified == (1,)

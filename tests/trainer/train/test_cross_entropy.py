@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 from trl import SFTTrainer
 
-from sftjob_contract.config import Precision, RunConfig
-from sftjob_trainer.heads import CHUNK_TOKENS, Head
-from sftjob_trainer.trainer import Trainer, cross_entropy
-from support.tiny import lora, write_tokenizer
-from support.training import PEFT_IS_BEHIND, build_trainer, finish, job, read_metrics
+from sftjob_contract.run.config import Precision, RunConfig
+from sftjob_trainer.models.output_head import CHUNK_TOKENS, OutputHead
+from sftjob_trainer.training.sft_trainer import Trainer, cross_entropy
+from support.trainer.tiny import lora, write_tokenizer
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, finish, job, read_metrics
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -27,9 +27,9 @@ WAYS: list[Any] = [
 ]
 
 
-def head(vocabulary: int = 23, width: int = 8, *, bias: bool = False) -> Head:
+def head(vocabulary: int = 23, width: int = 8, *, bias: bool = False) -> OutputHead:
     torch.manual_seed(0)
-    return Head(linear=torch.nn.Linear(width, vocabulary, bias=bias), scale=1.0, cap=None)
+    return OutputHead(linear=torch.nn.Linear(width, vocabulary, bias=bias), scale=1.0, cap=None)
 
 
 def some_batch(length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,18 +120,21 @@ def test_a_batch_has_the_loss_and_the_gradients_that_trl_gives_it(
 def test_a_run_goes_as_with_trls_own_loss(
     qwen2: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bf16 TRL rounds logits, we do not."""
-    config = job(qwen2, epochs=3.0, gradient_accumulation_steps=2, evaluate_every=2, **options)
-    ours = read_metrics(finish(tmp_path / "ours", config).volume)
-    monkeypatch.setattr(Trainer, "_head_on_cpu", lambda _: (None, "asked for by a test"))
+    """In bf16 TRL rounds logits, PyTorch does not."""
+    config = job(qwen2, max_steps=6, gradient_accumulation_steps=2, evaluate_every=2, **options)
+    by_pytorch = read_metrics(finish(tmp_path / "PyTorch", config).volume)
+    monkeypatch.setattr(Trainer, "_head_on_cpu", lambda _: (None, "as on a GPU"))
+    without_metrics = read_metrics(finish(tmp_path / "without metrics", config).volume)
+    monkeypatch.setattr(Trainer, "_is_cross_entropy_alone", lambda _: False)
     theirs = read_metrics(finish(tmp_path / "theirs", config).volume)
 
     close = 2e-3 if options.get("precision") is Precision.BF16 else 1e-5
     for name in ("loss", "evalLoss", "gradNorm"):
         expected = theirs.values(name)
         assert len(expected) > 3
-        assert ours.values(name) == pytest.approx(expected, abs=10 * close if name == "gradNorm" else close)
-    assert ours.values("tokens") == theirs.values("tokens")
+        assert by_pytorch.values(name) == pytest.approx(expected, abs=10 * close if name == "gradNorm" else close)
+        assert without_metrics.values(name) == pytest.approx(expected, abs=1e-5)
+    assert by_pytorch.values("tokens") == without_metrics.values("tokens") == theirs.values("tokens")
 
 
 def said_of(trainer: Any, caplog: pytest.LogCaptureFixture) -> str:
@@ -178,7 +181,7 @@ def test_the_log_says_who_computes_the_loss_and_why(
 
     trainer = build_trainer(tmp_path, job(qwen2, max_steps=2))
 
-    assert said_of(trainer, caplog) == "cross entropy computed by PyTorch: a CPU trains"
+    assert said_of(trainer, caplog) == "cross entropy computed by PyTorch: training runs on the CPU"
 
 
 @pytest.mark.parametrize(
@@ -186,9 +189,8 @@ def test_the_log_says_who_computes_the_loss_and_why(
     [
         (None, {"loss_type": "dft"}, "it is not the cross entropy alone"),
         (mixture_of_experts, {}, "it is not the cross entropy alone"),
-        (soft_capped, {}, "logits are more than a linear layer of the last hidden states"),
     ],
-    ids=["dft", "mixture of experts", "soft cap"],
+    ids=["dft", "mixture of experts"],
 )
 def test_a_loss_that_is_more_is_left_to_trl(
     qwen2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: Any, extra: dict[str, Any], reason: str
@@ -206,3 +208,42 @@ def test_a_loss_that_is_more_is_left_to_trl(
 
     assert said_of(trainer, caplog) == f"cross entropy computed by TRL: {reason}"
     torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": lora()}], ids=["full", "LoRA"])
+def test_logits_that_are_more_than_a_linear_layer_go_through_trls_head_without_its_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    from trl.kernels import ChunkedLogProbFunction
+
+    caplog.set_level(logging.INFO)
+    trainer = build_trainer(tmp_path / "volume", job(soft_capped(tmp_path / "model"), max_steps=2, **options))
+    trainer.model.train()
+    batch = dict(next(iter(trainer.get_train_dataloader())))
+    wanted: list[tuple[str, ...]] = []
+    forward = ChunkedLogProbFunction.forward
+    monkeypatch.setattr(
+        ChunkedLogProbFunction, "forward", staticmethod(lambda *given: wanted.append(given[-1]) or forward(*given))
+    )
+
+    loss = Trainer.compute_loss(trainer, trainer.model, dict(batch))
+
+    assert said_of(trainer, caplog) == (
+        "cross entropy computed by TRL: logits are more than a linear layer of the last hidden states"
+    )
+    assert wanted == [("log_probs",)]
+    labels = batch.pop("labels")
+    logits = trainer.model(**batch).logits[:, :-1]
+    torch.testing.assert_close(loss, functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
+
+
+def test_tokens_are_counted_on_the_device_and_read_when_they_are_logged(qwen2: Path, tmp_path: Path) -> None:
+    """Reading a number from a GPU waits for it: not in every micro-batch."""
+    trainer = build_trainer(tmp_path, job(qwen2, max_steps=2))
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+
+    trainer.compute_loss(trainer.model, dict(batch))
+
+    assert isinstance(trainer._seen_tokens, torch.Tensor)
+    assert int(trainer._seen_tokens) == int(batch["attention_mask"].sum())

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from sftjob_contract.config import Metric, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import distillation
-from sftjob_trainer.configuration import all_sources
-from sftjob_trainer.distillation import Head, Weights, distillation_loss
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.start import check_teacher_tokenizer
-from support.tiny import lora, run_config, write_model
-from support.training import PEFT_IS_BEHIND, build_trainer, finish, job, read_metrics, run_train, write_prepared
+from sftjob_contract.run.config import Metric, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
+from sftjob_contract.run.sources import all_sources
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.training import distillation
+from sftjob_trainer.training.distillation import OutputHead, Weights, distillation_loss
+from sftjob_trainer.training.starting_point import check_teacher_tokenizer
+from support.trainer.tiny import lora, run_config, write_model
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, finish, job, read_metrics, run_train, write_prepared
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -44,11 +44,11 @@ def by_definition(
     return total
 
 
-def heads(vocabulary: int = 23, width: int = 8) -> tuple[Head, Head]:
+def heads(vocabulary: int = 23, width: int = 8) -> tuple[OutputHead, OutputHead]:
     torch.manual_seed(0)
     return (
-        Head(linear=torch.nn.Linear(width, vocabulary), scale=1.0, cap=None),
-        Head(linear=torch.nn.Linear(2 * width, vocabulary, bias=False), scale=0.5, cap=3.0),
+        OutputHead(linear=torch.nn.Linear(width, vocabulary), scale=1.0, cap=None),
+        OutputHead(linear=torch.nn.Linear(2 * width, vocabulary, bias=False), scale=0.5, cap=3.0),
     )
 
 
@@ -119,7 +119,7 @@ def test_no_more_than_a_chunk_of_logits_exists_at_a_time(monkeypatch: pytest.Mon
 def test_the_padding_of_a_larger_vocabulary_takes_no_part() -> None:
     student, _ = heads()
     _, larger = heads(vocabulary=31)
-    smaller = Head(linear=torch.nn.Linear(16, 23, bias=False), scale=larger.scale, cap=larger.cap)
+    smaller = OutputHead(linear=torch.nn.Linear(16, 23, bias=False), scale=larger.scale, cap=larger.cap)
     smaller.linear.weight.data = larger.linear.weight.data[:23]
     ours, theirs, labels = some_batch()
     weights = Weights(alpha=0.7, temperature=2.0, vocabulary=23)
@@ -202,7 +202,9 @@ def test_the_student_comes_closer_to_its_teacher(qwen2: Path, teacher: Path, tmp
     "options",
     [
         pytest.param({"precision": Precision.BF16}, id="bf16"),
-        pytest.param({"precision": Precision.BF16, "method": lora(), "packing": True}, id="bf16 LoRA, packed"),
+        pytest.param(
+            {"precision": Precision.BF16, "method": lora(), "packing": True, "epochs": 3.0}, id="bf16 LoRA, packed"
+        ),
         pytest.param({"method": lora(quantization=QUANTIZED)}, id="QLoRA"),
         pytest.param({"method": lora(quantization=QUANTIZED), "precision": Precision.BF16}, id="bf16 QLoRA"),
     ],
@@ -210,8 +212,8 @@ def test_the_student_comes_closer_to_its_teacher(qwen2: Path, teacher: Path, tmp
 def test_a_student_of_any_precision_learns_and_answers(
     qwen2: Path, teacher: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    config = distilling(qwen2, teacher, epochs=3.0, learning_rate=1e-2, **options)
-    config = replace(config, evaluation=replace(config.evaluation, metrics=(Metric.ROUGE,)))
+    config = distilling(qwen2, teacher, **{"epochs": 1.0, "learning_rate": 1e-2, **options})
+    config = replace(config, evaluation=replace(config.evaluation, metrics=(Metric.ROUGE,), max_new_tokens=4))
 
     outcome = finish(tmp_path, config).outcome
 
@@ -229,6 +231,31 @@ def test_the_evaluation_loss_is_the_cross_entropy_as_without_a_teacher(
     assert build_trainer(tmp_path / "taught", distilling(qwen2, teacher, max_steps=1)).evaluate()["eval_loss"] == plain
 
 
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_packed_rows_go_one_at_a_time_if_the_teacher_attends_to_the_whole_row(
+    qwen2: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attention: str
+) -> None:
+    from sftjob_trainer.training import build, construction
+
+    load_teacher, sft_arguments, dense = build.load_teacher, construction.sft_arguments, []
+
+    def loaded(*given: Any) -> Any:
+        model = load_teacher(*given)
+        model.set_attn_implementation(attention)
+        return model
+
+    def recorded(*given: Any, **options: Any) -> Any:
+        dense.append(options["dense"])
+        return sft_arguments(*given, **options)
+
+    monkeypatch.setattr(build, "load_teacher", loaded)
+    monkeypatch.setattr(construction, "sft_arguments", recorded)
+
+    build_trainer(tmp_path, distilling(qwen2, teacher, packing=True, max_steps=1))
+
+    assert dense == [attention == "eager"]
+
+
 def test_the_teacher_is_frozen_and_no_part_of_what_is_saved(qwen2: Path, teacher: Path, tmp_path: Path) -> None:
     trainer = build_trainer(tmp_path, distilling(qwen2, teacher, max_steps=2))
     before = {name: weights.clone() for name, weights in trainer._teacher.named_parameters()}
@@ -244,7 +271,7 @@ def test_the_teacher_is_frozen_and_no_part_of_what_is_saved(qwen2: Path, teacher
 def test_a_model_that_makes_its_logits_otherwise_is_refused(
     qwen2: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Head, "__call__", lambda head, hidden: 2 * head.linear(hidden).float())
+    monkeypatch.setattr(OutputHead, "__call__", lambda head, hidden: 2 * head.linear(hidden).float())
     config = distilling(qwen2, teacher, max_steps=2)
     write_prepared(tmp_path, config)
 
@@ -252,7 +279,7 @@ def test_a_model_that_makes_its_logits_otherwise_is_refused(
 
     assert (outcome.exit_code, outcome.reason) == (ExitCode.INVALID, Reason.CONFIG_INVALID)
     assert outcome.message == (
-        "method.distillation: models of type qwen2 make their logits in a way that this trainer does not know"
+        "method.distillation: models of type qwen2 compute their logits in a way that this trainer does not support"
     )
 
 
@@ -267,7 +294,7 @@ class Vocabulary:
 def test_a_teacher_that_means_something_else_by_a_token_is_refused() -> None:
     check_teacher_tokenizer(Vocabulary("a", "b"), Vocabulary("a", "b"))
 
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         check_teacher_tokenizer(Vocabulary("a", "b", "c"), Vocabulary("a", "c", "b", "d"))
 
     assert raised.value.message == (

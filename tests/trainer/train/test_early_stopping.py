@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import EarlyStopping, Metric, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.optimization import Scheduler
-from sftjob_contract.progress import Activity
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.telemetry import SavedTelemetry, Telemetry
-from support.tiny import run_config
-from support.training import Finished, as_died_after, documents, finish, job, read_metrics, run_train
+from sftjob_contract.reports.progress import Activity
+from sftjob_contract.run.config import EarlyStopping, Metric, RunConfig
+from sftjob_contract.run.optimization import Scheduler
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.reporting.telemetry import SavedTelemetry, Telemetry
+from support.trainer.tiny import run_config
+from support.trainer.training import Finished, as_died_after, documents, finish, job, read_metrics, run_train
 
 
 def telemetry(patience: int, threshold: float = 0.0) -> Telemetry:
@@ -47,7 +47,7 @@ def test_it_stops_after_as_many_evaluations_as_it_waits_for_without_a_better_one
 
     stopped = []
     for step, loss in enumerate(losses):
-        state.evaluated(step, loss)
+        state.record_evaluation(step, loss)
         stopped.append(state.stopped_early)
 
     assert stopped == [stops_after is not None and count >= stops_after for count in range(1, len(losses) + 1)]
@@ -55,10 +55,10 @@ def test_it_stops_after_as_many_evaluations_as_it_waits_for_without_a_better_one
 
 def test_a_resumed_attempt_goes_on_counting() -> None:
     first, second = telemetry(2), telemetry(2)
-    first.evaluated(0, 1.0)
-    first.evaluated(1, 1.5)
+    first.record_evaluation(0, 1.0)
+    first.record_evaluation(1, 1.5)
     second.resume(first.saved())
-    second.evaluated(2, 1.4)
+    second.record_evaluation(2, 1.4)
 
     assert second.stopped_early
     assert second.progress().eta_seconds == 0
@@ -67,7 +67,7 @@ def test_a_resumed_attempt_goes_on_counting() -> None:
 def test_without_early_stopping_nothing_stops() -> None:
     state = Telemetry(attempt=1, max_steps=9, clock=lambda: 0.0, now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
     for step in range(5):
-        state.evaluated(step, 1.0 + step)
+        state.record_evaluation(step, 1.0 + step)
 
     assert (state.stopped_early, state.ended) == (False, False)
 
@@ -235,6 +235,6 @@ def test_it_needs_held_out_data() -> None:
 def test_a_checkpoint_of_an_older_trainer_still_says_enough() -> None:
     state = telemetry(1)
     state.resume(SavedTelemetry(step=4, eval_loss=2.0, evaluated_step=4))
-    state.evaluated(5, 2.5)
+    state.record_evaluation(5, 2.5)
 
     assert not state.stopped_early

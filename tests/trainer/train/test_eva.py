@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from sftjob_contract import layout
-from sftjob_contract.config import Precision
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, LoraBias, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import eva
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.eva import Row, batches
-from sftjob_trainer.weightless import refusal
-from support.processes import prepare_for_two, train_in_two
-from support.quantized import write_experts
-from support.tiny import lora, run_config
-from support.training import (
+from sftjob_contract.run.config import Precision
+from sftjob_contract.run.method import ComputeDtype, LoraBias, Quantization, QuantizationType
+from sftjob_trainer.preflight.meta_model import find_refusal
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.training import eva
+from sftjob_trainer.training.eva import Row, batches
+from support.trainer.processes import prepare_for_two, train_in_two
+from support.trainer.quantized import write_experts
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     as_died_after,
@@ -33,7 +33,7 @@ from support.training import (
     token_mean_loss,
     write_prepared,
 )
-from support.weights import assert_same_weights
+from support.trainer.weights import assert_same_weights
 
 pytestmark = PEFT_IS_BEHIND
 ADAPTER = f"{layout.OUTPUT_ADAPTER}/adapter_model.safetensors"
@@ -190,12 +190,12 @@ def test_it_goes_with_what_else_lora_has(
 def test_it_ends_where_directions_never_stay_as_they_are(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(eva, "MOST_PASSES", 3)
+    monkeypatch.setattr(eva, "MAX_PASSES", 3)
 
     with caplog.at_level(logging.INFO):
         trainer = build_trainer(tmp_path, job(llama, method=lora(extra=with_eva(tau=1.0)), max_steps=2))
 
-    assert "EVA: some directions still turned after 3 passes and are taken as they were" in caplog.messages
+    assert "EVA: some directions had not converged after 3 passes and are used as they were" in caplog.messages
     assert all(directions.isfinite().all() for directions in a_of(trainer).values())
 
 
@@ -216,7 +216,7 @@ SHORT, LONG, PROMPT = Row(tokens=100, counted=100), Row(tokens=3000, counted=300
     ],
 )
 def test_a_batch_has_as_many_rows_as_have_enough_positions(rows: list[Row], least: int, expected: list[int]) -> None:
-    found = list(batches(range(len(rows)), lambda index: rows[index], least=least))
+    found = list(batches(range(len(rows)), lambda index: rows[index], minimum=least))
 
     assert [len(together) for together in found] == expected
     assert len({index for together in found for index in together}) == sum(expected)
@@ -230,11 +230,15 @@ def refused(extra: dict[str, Any], resume_from: str | None = None) -> list[str]:
 @pytest.mark.parametrize(
     ("extra", "resume_from", "sentence"),
     [
-        (EVA, "/other", "method.lora.extra.init_lora_weights: eva does not go with checkpoints.resumeFrom, which st"),
+        (
+            EVA,
+            "/other",
+            "method.lora.extra.init_lora_weights: eva cannot be combined with checkpoints.resumeFrom, which st",
+        ),
         (
             {**EVA, "trainable_token_indices": [3]},
             None,
-            "method.lora.extra.init_lora_weights: eva does not go with method.lora.extra.trainable_token_indices, who",
+            "method.lora.extra.init_lora_weights: eva cannot be combined with method.lora.extra.trainable_token_indi",
         ),
         ({"eva_config": {"rho": 1.0}}, None, "method.lora.extra.eva_config is for method.lora.extra.init_lora_weight"),
         ({**EVA, "eva_config": 2}, None, "method.lora.extra.eva_config must be a map, such as {rho: 1}, not a number"),
@@ -243,7 +247,7 @@ def refused(extra: dict[str, Any], resume_from: str | None = None) -> list[str]:
         (
             with_eva(label_mask_value=0),
             None,
-            "method.lora.extra.eva_config.label_mask_value can not be set here: remove it, since labels that are not",
+            "method.lora.extra.eva_config.label_mask_value cannot be set here: remove it, since labels that are not",
         ),
     ],
 )
@@ -274,7 +278,7 @@ def test_what_does_not_go_with_it_is_refused_by_name(
 def test_values_that_the_model_cannot_have_are_known_in_prepare(
     llama: Path, extra: dict[str, Any], sentence: str | None
 ) -> None:
-    assert refusal(job(llama, method=lora(extra=extra), max_steps=2), llama) == sentence
+    assert find_refusal(job(llama, method=lora(extra=extra), max_steps=2), llama) == sentence
 
 
 @pytest.mark.parametrize(
@@ -287,12 +291,12 @@ def test_values_that_the_model_cannot_have_are_known_in_prepare(
 def test_adapters_of_experts_are_refused_in_prepare(tmp_path: Path, method: dict[str, Any], name: str) -> None:
     model = write_experts(tmp_path)
 
-    assert refusal(job(model, method=lora(**method), max_steps=2), model) == (
+    assert find_refusal(job(model, method=lora(**method), max_steps=2), model) == (
         f"method.lora.extra.init_lora_weights: {name} is not for weights of experts, such as model.layers.0.mlp.experts"
         "; write linear layers in method.lora.targetModules, such as q_proj and v_proj, or remove it"
     )
     others = lora(target_modules=("q_proj", "v_proj"), **method)
-    assert refusal(job(model, method=others, max_steps=2), model) is None
+    assert find_refusal(job(model, method=others, max_steps=2), model) is None
 
 
 def test_data_with_too_few_trained_tokens_is_refused(llama: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.training import build_trainer, job
+from support.trainer.training import build_trainer, job
 
 
 def test_the_evaluation_loss_does_not_depend_on_how_rows_are_batched(qwen2: Path, tmp_path: Path) -> None:
@@ -37,6 +37,6 @@ def test_transformers_own_evaluation_loss_does_depend_on_it(qwen2: Path, tmp_pat
 def test_an_evaluation_that_is_broken_off_has_no_loss(qwen2: Path, tmp_path: Path) -> None:
     trainer = build_trainer(tmp_path, job(qwen2, max_steps=1, per_device_batch_size=2))
     asked = iter([False, True, True, True])
-    trainer._broken_off = lambda: next(asked)
+    trainer._is_interrupted = lambda: next(asked)
 
     assert "eval_loss" not in trainer.evaluate()

@@ -10,11 +10,11 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_trainer.checkpoints import CheckpointStore
-from sftjob_trainer.telemetry import Telemetry
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, finish, job, read_metrics, run_train, write_prepared
-from support.weights import assert_same_weights
+from sftjob_trainer.reporting.telemetry import Telemetry
+from sftjob_trainer.run.checkpoints import CheckpointStore
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, finish, job, read_metrics, run_train, write_prepared
+from support.trainer.weights import assert_same_weights
 
 pytestmark = PEFT_IS_BEHIND
 DROPOUT = lora(rank=4, dropout=0.2, target_modules=("q_proj", "v_proj"))
@@ -27,7 +27,7 @@ def terminate() -> None:
 
 def in_step(step: int, patch: pytest.MonkeyPatch) -> None:
     """In the forward pass of a step: it is finished first."""
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     compute_loss = Trainer.compute_loss
 
@@ -41,7 +41,7 @@ def in_step(step: int, patch: pytest.MonkeyPatch) -> None:
 
 def at_step_edge(step: int, patch: pytest.MonkeyPatch) -> None:
     """Between two steps, twice."""
-    step_ended = Telemetry.step_ended
+    step_ended = Telemetry.end_step
 
     def ended(self: Telemetry, number: int, epoch: float) -> None:
         step_ended(self, number, epoch)
@@ -49,12 +49,12 @@ def at_step_edge(step: int, patch: pytest.MonkeyPatch) -> None:
             terminate()
             terminate()
 
-    patch.setattr(Telemetry, "step_ended", ended)
+    patch.setattr(Telemetry, "end_step", ended)
 
 
 def in_evaluation(step: int, patch: pytest.MonkeyPatch) -> None:
     """In the first batch of an evaluation: the rest is passed over."""
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     prediction_step = Trainer.prediction_step
 
@@ -105,8 +105,15 @@ Steps 4 and 8 end an epoch; after 3, 6 and 9 there is an evaluation and a save.
 """
 
 
-@pytest.mark.parametrize("packing", [pytest.param(False, id="padded"), pytest.param(True, id="packed")])
-@pytest.mark.parametrize("method", [pytest.param(None, id="every weight"), pytest.param(DROPOUT, id="LoRA, dropout")])
+@pytest.mark.parametrize(
+    ("method", "packing"),
+    [
+        pytest.param(None, False, marks=pytest.mark.slow, id="every weight, padded"),
+        pytest.param(DROPOUT, True, id="LoRA, dropout, packed"),
+        pytest.param(None, True, marks=pytest.mark.slow, id="every weight, packed"),
+        pytest.param(DROPOUT, False, marks=pytest.mark.slow, id="LoRA, dropout, padded"),
+    ],
+)
 def test_weights_and_losses_are_those_of_the_undisturbed_run_bit_for_bit(
     qwen2: Path, tmp_path: Path, method: Any, packing: bool
 ) -> None:

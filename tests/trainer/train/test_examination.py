@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import DataFormat, Metric, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
-from sftjob_contract.optimization import Optimizer
-from sftjob_contract.outcome import Outcome
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.generation import Generator, undisturbed
-from sftjob_trainer.questions import Question, prompt_tokens, questions, read_prompts, save_prompts
-from support.tiny import lora, run_config
-from support.training import (
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import DataFormat, Metric, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
+from sftjob_contract.run.optimization import Optimizer
+from sftjob_trainer.evaluation.generation import Generator, evaluation_mode
+from sftjob_trainer.evaluation.prompts import Question, prompt_tokens, questions, read_prompts, save_prompts
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.process.errors import StageError
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     as_died_after,
@@ -63,7 +63,7 @@ def test_the_prompt_is_what_comes_before_the_first_trained_token(labels: list[in
 
 
 def test_rows_that_are_trained_as_a_whole_can_not_be_asked() -> None:
-    with pytest.raises(Failure, match="the held-out rows have no prompt to answer"):
+    with pytest.raises(StageError, match="the held-out rows have no prompt to answer"):
         questions([{"input_ids": [1, 2], "labels": [1, 2]}])
 
 
@@ -169,7 +169,7 @@ def test_whoever_asks_finds_mode_and_random_numbers_as_before(qwen2: Path, tmp_p
     for training in (True, False):
         model.train(training)
         state = torch.random.get_rng_state()
-        with undisturbed(model):
+        with evaluation_mode(model):
             assert not model.training
             assert not torch.is_grad_enabled()
             torch.rand(3)
@@ -184,7 +184,7 @@ def generator(qwen2: Path, tmp_path: Path, **changes: Any) -> Generator:
         "tokenizer": trainer.processing_class,
         "max_new_tokens": 5,
         "batch_size": 2,
-        "broken_off": lambda: False,
+        "is_interrupted": lambda: False,
     }
     return Generator(**{**usual, **changes})
 
@@ -222,7 +222,7 @@ def test_an_answer_stays_within_the_positions_of_the_model(qwen2: Path, tmp_path
 def test_a_stop_request_breaks_off_between_batches(qwen2: Path, tmp_path: Path) -> None:
     asked = iter([False, True])
 
-    assert generator(qwen2, tmp_path, broken_off=lambda: next(asked)).answers([[5], [6], [7]]) is None
+    assert generator(qwen2, tmp_path, is_interrupted=lambda: next(asked)).answers([[5], [6], [7]]) is None
 
 
 def test_a_run_that_is_stopped_while_asking_makes_up_for_it_later(
@@ -351,7 +351,7 @@ def test_held_out_prompts_cost_bounded_time_and_never_a_run(
     trouble: str, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if trouble == "no time":
-        monkeypatch.setattr("sftjob_trainer.examination.SAMPLING_SECONDS", 0)
+        monkeypatch.setattr("sftjob_trainer.evaluation.generated_samples.SAMPLING_SECONDS", 0)
     else:
         monkeypatch.setattr("transformers.Qwen2ForCausalLM.generate", _cannot)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import Distillation, Method, Teacher
-from sftjob_contract.optimization import Scheduler
-from sftjob_trainer.extra import (
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.method import Distillation, Method, Teacher
+from sftjob_contract.run.optimization import Scheduler
+from sftjob_trainer.preflight.extra_options import (
     LORA_CONFIG,
     REFUSED_LORA,
     REFUSED_TRAINING,
@@ -21,8 +21,8 @@ from sftjob_trainer.extra import (
     extra_problems,
     field_types,
 )
-from support.tiny import lora, run_config
-from support.training import PEFT_IS_BEHIND, build_trainer, job, run_train, write_prepared
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, job, run_train, write_prepared
 
 
 def test_the_fields_read_from_the_source_are_those_of_trls_class() -> None:
@@ -46,9 +46,9 @@ def test_every_refused_field_exists_and_is_refused_once() -> None:
 
 
 def test_every_argument_that_the_trainer_sets_itself_is_refused(tmp_path: Path) -> None:
-    from sftjob_contract.config import Precision
-    from sftjob_trainer.arguments import sft_arguments
-    from support.training import stats_of
+    from sftjob_contract.run.config import Precision
+    from sftjob_trainer.run.sft_config import sft_arguments
+    from support.trainer.training import stats_of
 
     made = sft_arguments(run_config(model="m", dataset="d"), stats_of(), output_dir=tmp_path, precision=Precision.FP32)
 
@@ -74,10 +74,10 @@ def with_lora_extra(**extra: Any) -> RunConfig:
         (with_extra(adam_beta2=0.95, lr_scheduler_kwargs={"num_cycles": 3}, activation_offloading=False), []),
         (
             with_extra(adam_beta2=1, max_length=3),
-            ["training.extra.max_length can not be set here: set training.maxLen"],
+            ["training.extra.max_length cannot be set here: set training.maxLen"],
         ),
-        (with_extra(bf16=True), ["training.extra.bf16 can not be set here: set training.precision"]),
-        (with_extra(push_to_hub=True), ["training.extra.push_to_hub can not be set here: set output.hub"]),
+        (with_extra(bf16=True), ["training.extra.bf16 cannot be set here: set training.precision"]),
+        (with_extra(push_to_hub=True), ["training.extra.push_to_hub cannot be set here: set output.hub"]),
         (
             with_extra(adam_beta3=0.9),
             ["training.extra.adam_beta3 is not a field of the installed trl.SFTConfig; similar ones are adam_beta2"],
@@ -127,10 +127,10 @@ def with_lora_extra(**extra: Any) -> RunConfig:
         ),
         (with_training({"min_lr_rate": 0.1}, Scheduler.COSINE_WARMUP_WITH_MIN_LR), []),
         (with_lora_extra(layers_to_transform=[0], init_lora_weights="gaussian"), []),
-        (with_lora_extra(r=3), ["method.lora.extra.r can not be set here: set method.lora.rank"]),
+        (with_lora_extra(r=3), ["method.lora.extra.r cannot be set here: set method.lora.rank"]),
         (with_lora_extra(ranks=3), ["method.lora.extra.ranks is not a field of the installed peft.LoraConfig"]),
         (with_lora_extra(peft_type="IA3"), ["method.lora.extra.peft_type is not a field of the installed peft.LoraC"]),
-        (with_lora_extra(loftq_config={}), ["method.lora.extra.loftq_config can not be set here: set method.quant"]),
+        (with_lora_extra(loftq_config={}), ["method.lora.extra.loftq_config cannot be set here: set method.quant"]),
         (with_lora_extra(init_lora_weights="pissa"), []),
         (with_lora_extra(init_lora_weights="eva"), []),
         (
@@ -139,7 +139,7 @@ def with_lora_extra(**extra: Any) -> RunConfig:
         ),
         (
             with_lora_extra(init_lora_weights="olora", rank_pattern={"q_proj": 2}),
-            ["method.lora.extra.init_lora_weights: olora does not go with method.lora.extra.rank_pattern: the adapter"],
+            ["method.lora.extra.init_lora_weights: olora cannot be combined with method.lora.extra.rank_pattern: the "],
         ),
     ],
 )
@@ -158,7 +158,7 @@ def test_another_loss_does_not_go_with_distillation() -> None:
 
     for name, value in (("loss_type", "dft"), ("label_smoothing_factor", 0.1)):
         assert list(extra_problems(replace(with_extra(**{name: value}), method=method))) == [
-            f"training.extra.{name} does not go with method.distillation, which is a loss of its own: remove it"
+            f"training.extra.{name} cannot be combined with method.distillation, which computes its own loss: remove it"
         ]
 
 
@@ -166,7 +166,7 @@ def test_another_loss_does_not_go_with_distillation() -> None:
 def test_checking_imports_neither_torch_nor_the_libraries_themselves() -> None:
     program = (
         "import sys\n"
-        "from sftjob_trainer.extra import LORA_CONFIG, SFT_CONFIG, field_types\n"
+        "from sftjob_trainer.preflight.extra_options import LORA_CONFIG, SFT_CONFIG, field_types\n"
         "assert len(field_types(SFT_CONFIG)) > 100 and len(field_types(LORA_CONFIG)) > 20\n"
         "assert not {'torch', 'transformers', 'trl', 'peft'} & set(sys.modules)\n"
     )

@@ -1,4 +1,4 @@
-"""How a run that can not go on ends: with its reason, a sentence, and the last good checkpoint untouched."""
+"""How a run that cannot go on ends: with its reason, a sentence, and the last good checkpoint untouched."""
 
 import errno
 import math
@@ -14,12 +14,12 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.optimization import Scheduler
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.checkpoints import CheckpointStore
-from sftjob_trainer.disk import quantity, volume_is_full
-from sftjob_trainer.failure import Failure
-from support.training import Finished, as_died_after, environment, job, read_metrics, run_train, write_prepared
+from sftjob_contract.run.optimization import Scheduler
+from sftjob_trainer.process.disk import quantity, volume_is_full
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.run.checkpoints import CheckpointStore
+from support.trainer.training import Finished, as_died_after, environment, job, read_metrics, run_train, write_prepared
 
 
 def test_a_run_that_diverges_ends_before_it_saves_nonsense(qwen2: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def finite_until(step: int, broken: float) -> Callable[[Any, Any], Any]:
 
 
 def break_loss(patch: pytest.MonkeyPatch, value: float) -> None:
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     compute_loss, breaking = Trainer.compute_loss, finite_until(5, value)
 
@@ -57,7 +57,7 @@ def break_loss(patch: pytest.MonkeyPatch, value: float) -> None:
 
 
 def break_gradient(patch: pytest.MonkeyPatch, value: float) -> None:
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     training_step, breaking = Trainer.training_step, finite_until(5, value)
 
@@ -71,7 +71,7 @@ def break_gradient(patch: pytest.MonkeyPatch, value: float) -> None:
 
 
 def break_evaluation(patch: pytest.MonkeyPatch, value: float) -> None:
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     prediction_step, breaking = Trainer.prediction_step, finite_until(5, value)
 
@@ -122,7 +122,7 @@ def test_a_gpu_without_memory_ends_the_run_with_what_could_be_lowered(
 ) -> None:
     import torch
 
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     def compute_loss(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -136,8 +136,8 @@ def test_a_gpu_without_memory_ends_the_run_with_what_could_be_lowered(
     assert (outcome.exit_code, outcome.reason) == (ExitCode.GPU_OUT_OF_MEMORY, Reason.GPU_OUT_OF_MEMORY)
     assert outcome.message is not None
     assert outcome.message == (
-        "the GPU ran out of memory in the training step after step 0, with 2 sequence(s) of at most 64 tokens at a "
-        "time (perDeviceBatchSize 2, maxLength 64); lower perDeviceBatchSize or maxLength, or set "
+        "the GPU ran out of memory in the training step after step 0, with up to 2 sequence(s) of at most 64 tokens at "
+        "a time (perDeviceBatchSize 2, maxLength 64); lower perDeviceBatchSize or maxLength, or set "
         "training.gradientCheckpointing"
     )
 
@@ -218,7 +218,7 @@ def test_the_size_that_is_asked_for_has_room_for_all_that_is_kept_at_once(
     def broken(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sftjob_trainer.fit.fit", broken)
+    monkeypatch.setattr("sftjob_trainer.training.build.fit", broken)
     outcome = run_train(volume, finished.config)
 
     assert outcome.message is not None
@@ -246,7 +246,7 @@ def test_a_file_that_is_denied_is_told_and_nothing_else_is_taken_for_it(
     def broken(*_: object) -> None:
         raise OSError(error.errno, error.strerror, name) if name else error
 
-    monkeypatch.setattr("sftjob_trainer.fit.fit", broken)
+    monkeypatch.setattr("sftjob_trainer.training.build.fit", broken)
     if told is None:
         with pytest.raises(OSError, match=error.strerror):
             run_train(tmp_path, config)
@@ -259,7 +259,7 @@ def test_a_file_that_is_denied_is_told_and_nothing_else_is_taken_for_it(
 
 
 def test_without_prepared_data_the_stage_says_so(qwen2: Path, tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="the Prepare stage must run first") as failure:
+    with pytest.raises(StageError, match="the Prepare stage must run first") as failure:
         run_train(tmp_path, job(qwen2, max_steps=1))
 
     assert failure.value.exit_code is ExitCode.INTERNAL
@@ -268,14 +268,14 @@ def test_without_prepared_data_the_stage_says_so(qwen2: Path, tmp_path: Path) ->
 def test_a_fault_of_ours_is_not_dressed_up(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = job(qwen2, max_steps=1)
     write_prepared(tmp_path, config)
-    monkeypatch.setattr("sftjob_trainer.fit.fit", lambda *_: 1 / 0)
+    monkeypatch.setattr("sftjob_trainer.training.build.fit", lambda *_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         run_train(tmp_path, config)
 
 
 def test_a_loop_that_ends_too_early_is_no_success(qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sftjob_trainer.callbacks import RunCallback
+    from sftjob_trainer.training.callbacks import RunCallback
 
     config = job(qwen2, max_steps=6)
     write_prepared(tmp_path, config)
@@ -287,7 +287,7 @@ def test_a_loop_that_ends_too_early_is_no_success(qwen2: Path, tmp_path: Path, m
     outcome = run_train(tmp_path, config)
 
     assert (outcome.exit_code, outcome.reason) == (ExitCode.INTERNAL, Reason.INTERNAL_ERROR)
-    assert outcome.message == "training ended after step 3 of 6 although nobody asked for it"
+    assert outcome.message == "training ended after step 3 of 6 although nothing requested it"
     assert not (tmp_path / layout.OUTPUT).exists()
 
 
@@ -305,10 +305,10 @@ def test_gradients_too_large_for_fp16_are_no_divergence(
     qwen2: Path, tmp_path: Path, fp16: bool, loss: float, grad_norm: float, diverged: bool
 ) -> None:
     """Loss scaling passes such a step over and tries a smaller scale; only a loss that is no number is the end."""
-    from sftjob_trainer.callbacks import RunCallback
-    from sftjob_trainer.recording import Recorder
-    from sftjob_trainer.reporter import Reporter
+    from sftjob_trainer.reporting.reporter import Reporter
+    from sftjob_trainer.run.metrics_log import MetricsRecorder
     from sftjob_trainer.train import new_run
+    from sftjob_trainer.training.callbacks import RunCallback
 
     config = job(qwen2, max_steps=2)
     write_prepared(tmp_path, config)
@@ -317,10 +317,10 @@ def test_gradients_too_large_for_fp16_are_no_divergence(
     args, state = SimpleNamespace(fp16=fp16), SimpleNamespace(global_step=1)
     unused: Any = None
 
-    with Recorder(run) as recorder:
+    with MetricsRecorder(run) as recorder:
         callback: Any = RunCallback(run, recorder, unused)
-        with pytest.raises(Failure) if diverged else nullcontext():
-            callback.on_log(args, state, unused, logs)
+        with pytest.raises(StageError) if diverged else nullcontext():
+            callback.on_log(args, state, unused, logs=logs)
 
     if not diverged:
         finite = grad_norm if math.isfinite(grad_norm) else None

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Precision, RunConfig
-from sftjob_contract.model_shape import LinearShape, ModelShape
-from sftjob_contract.stats import PreparedStats
-from sftjob_trainer.flops import arithmetic, flops_per_token, peak_flops
-from support.tiny import lora, run_config
-from support.training import stats_of
+from sftjob_contract.reports.model_shape import LinearShape, ModelShape
+from sftjob_contract.reports.stats import PreparedStats
+from sftjob_contract.run.config import Precision, RunConfig
+from sftjob_trainer.reporting.mfu import compute_cost, flops_per_token, peak_flops
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import stats_of
 
 SHAPE = ModelShape(
     parameters=1000 + 200,
@@ -110,7 +110,7 @@ def prepared(**numbers: int) -> PreparedStats:
 
 
 def test_all_devices_count_and_documents_are_of_mean_length() -> None:
-    found = arithmetic(
+    found = compute_cost(
         on_gpus(4, nodes=2, method=lora()), prepared(), precision=Precision.BF16, device="NVIDIA H100", trainable=50
     )
 
@@ -134,4 +134,4 @@ def test_all_devices_count_and_documents_are_of_mean_length() -> None:
 def test_where_something_is_not_known_there_is_no_number(
     stats: PreparedStats, precision: Precision, device: str | None
 ) -> None:
-    assert arithmetic(on_gpus(1), stats, precision=precision, device=device, trainable=1) is None
+    assert compute_cost(on_gpus(1), stats, precision=precision, device=device, trainable=1) is None

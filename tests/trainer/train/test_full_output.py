@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import ModelDtype
-from support.training import finish, job
+from sftjob_contract.run.config import ModelDtype
+from support.trainer.training import finish, job
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def test_several_files_are_cast_and_their_index_has_the_new_size(bf16: Path, tmp
     import torch
     from transformers import AutoModelForCausalLM
 
-    from sftjob_trainer.full_output import as_its_base
+    from sftjob_trainer.output.full_model import match_base_format
 
     model = AutoModelForCausalLM.from_pretrained(bf16, dtype=torch.float32)
     model.save_pretrained(tmp_path, max_shard_size="40KB")
-    as_its_base(tmp_path, bf16, ModelDtype.AUTO)
+    match_base_format(tmp_path, bf16, ModelDtype.AUTO)
 
     (index,) = tmp_path.glob("*.index.json")
     assert json.loads(index.read_text())["metadata"]["total_size"] == 2 * model.num_parameters()
@@ -78,7 +78,7 @@ def test_weights_too_large_for_the_base_s_dtype_stay_as_they_are_and_the_log_say
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from sftjob_trainer.full_output import as_its_base
+    from sftjob_trainer.output.full_model import match_base_format
 
     base = tmp_path / "base"
     shutil.copytree(bf16, base)
@@ -90,7 +90,7 @@ def test_weights_too_large_for_the_base_s_dtype_stay_as_they_are_and_the_log_say
     model.save_pretrained(tmp_path / "trained")
 
     with caplog.at_level(logging.INFO):
-        as_its_base(tmp_path / "trained", base, ModelDtype.AUTO)
+        match_base_format(tmp_path / "trained", base, ModelDtype.AUTO)
 
     assert "float32: a trained weight is too large for float16, the dtype of its base" in caplog.text
     assert load_file(tmp_path / "trained" / "model.safetensors")["model.norm.weight"][0] == 1e5

@@ -14,39 +14,39 @@ import pytest
 from sftjob_contract import names
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.gathering import Meeting, gather
-from support.processes import started
-from support.tiny import run_config
+from sftjob_trainer.distributed.rendezvous import Rendezvous, wait_for_pods
+from sftjob_trainer.process.errors import StageError
+from support.trainer.processes import started
+from support.trainer.tiny import run_config
 
 PAUSE_SECONDS = 0.02
 LIMIT_SECONDS = 30
 
 
 @pytest.fixture
-def meeting() -> Meeting:
+def meeting() -> Rendezvous:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return Meeting(
+    return Rendezvous(
         rank=0,
         size=3,
         host="127.0.0.1",
         port=port,
         key="uid/1",
-        pause_seconds=PAUSE_SECONDS,
-        tell_seconds=3 * PAUSE_SECONDS,
+        poll_seconds=PAUSE_SECONDS,
+        log_seconds=3 * PAUSE_SECONDS,
     )
 
 
-def start(meeting: Meeting) -> "Future[None]":
+def start(meeting: Rendezvous) -> "Future[None]":
     """A Pod that comes now, as a thread that does not outlive the tests."""
     future: Future[None] = Future()
 
     def come() -> None:
         try:
-            gather(meeting)
-        except Failure as failure:
+            wait_for_pods(meeting)
+        except StageError as failure:
             future.set_exception(failure)
         else:
             future.set_result(None)
@@ -65,7 +65,7 @@ def told(caplog: pytest.LogCaptureFixture, words: str) -> None:
     raise AssertionError(f"{words!r} was not logged: {caplog.text}")
 
 
-def greet(meeting: Meeting, line: str) -> socket.socket:
+def greet(meeting: Rendezvous, line: str) -> socket.socket:
     for _ in range(int(LIMIT_SECONDS / PAUSE_SECONDS)):
         with suppress(ConnectionRefusedError):
             connection = socket.create_connection((meeting.host, meeting.port), timeout=LIMIT_SECONDS)
@@ -77,7 +77,7 @@ def greet(meeting: Meeting, line: str) -> socket.socket:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 def test_pods_that_come_one_after_the_other_go_on_together(
-    meeting: Meeting,
+    meeting: Rendezvous,
     caplog: pytest.LogCaptureFixture,
     order: tuple[int, ...],
 ) -> None:
@@ -92,14 +92,14 @@ def test_pods_that_come_one_after_the_other_go_on_together(
     assert caplog.text.count("all 3 Pods are here") == 3
 
 
-def test_a_pod_that_was_here_and_is_gone_ends_the_wait_of_all(meeting: Meeting) -> None:
+def test_a_pod_that_was_here_and_is_gone_ends_the_wait_of_all(meeting: Rendezvous) -> None:
     four = replace(meeting, size=4)
     leader, other = start(four), start(replace(four, rank=1))
     gone = greet(meeting, "uid/1 2\n")
     assert gone.recv(5) == b"here\n"
     gone.close()
     for each, whose in ((leader, "of rank 2"), (other, "of rank 0")):
-        with pytest.raises(Failure, match=rf"^the Pod {whose} was here and is gone") as raised:
+        with pytest.raises(StageError, match=rf"^the Pod {whose} joined and disappeared") as raised:
             each.result(timeout=LIMIT_SECONDS)
         assert (raised.value.reason, raised.value.blames_peer) == (Reason.INTERNAL_ERROR, True)
 
@@ -107,7 +107,7 @@ def test_a_pod_that_was_here_and_is_gone_ends_the_wait_of_all(meeting: Meeting) 
 @pytest.mark.parametrize(
     "line", ["uid/2 1\n", "uid/1 3\n", "uid/1 0\n", "uid/1 one\n", "\n", "x" * 1000, "uid/1 1", "GET / HTTP/1.1\r\n"]
 )
-def test_who_is_none_of_the_attempt_is_sent_away_and_not_counted(meeting: Meeting, line: str) -> None:
+def test_who_is_none_of_the_attempt_is_sent_away_and_not_counted(meeting: Rendezvous, line: str) -> None:
     two = replace(meeting, size=2)
     leader = start(two)
     with greet(meeting, line) as stranger, suppress(OSError):  # the connection may be reset by now
@@ -119,12 +119,12 @@ def test_who_is_none_of_the_attempt_is_sent_away_and_not_counted(meeting: Meetin
     leader.result(timeout=LIMIT_SECONDS)
 
 
-def test_one_pod_waits_for_nobody(meeting: Meeting) -> None:
-    gather(replace(meeting, size=1))
+def test_one_pod_waits_for_nobody(meeting: Rendezvous) -> None:
+    wait_for_pods(replace(meeting, size=1))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_pod_that_waits_ends_at_once_when_asked_to(tmp_path: Path, meeting: Meeting, rank: int) -> None:
+def test_a_pod_that_waits_ends_at_once_when_asked_to(tmp_path: Path, meeting: Rendezvous, rank: int) -> None:
     """Without an import of PyTorch, and with the reason of an interruption, which costs no retry."""
     config = replace(run_config(model="/none", dataset="/none"), nodes=2)
     place = {

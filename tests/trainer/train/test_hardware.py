@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Attention, Kernels, ModelDtype, Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.hardware import Machine, choose, has_code_for
-from support.tiny import lora, run_config
-from support.training import PEFT_IS_BEHIND, build_trainer, finish, job
+from sftjob_contract.run.config import Attention, Kernels, ModelDtype, PackingStrategy, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_trainer.models.hardware import VARLEN_ATTENTION, Machine, choose, has_code_for
+from sftjob_trainer.process.errors import StageError
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, finish, job
 
 CPU = Machine(gpu=None, capability=(0, 0), packages=frozenset())
 ALL_PACKAGES = frozenset({"flash-attn", "flash-attn-3", "flash-attn-4", "liger_kernel"})
@@ -98,10 +98,35 @@ def test_auto_takes_the_fast_kernels_that_image_and_gpu_have(
     assert (found.attention, found.liger) == (attention, liger)
 
 
+@pytest.mark.parametrize(
+    ("machine", "asked", "attention"),
+    [
+        (CPU, config(gpus=0, packing=True), VARLEN_ATTENTION),
+        (CPU, config(gpus=0, packing=True, compile=True), None),
+        (CPU, config(gpus=0, packing=True, packing_strategy=PackingStrategy.WRAPPED), None),
+        (CPU, config(gpus=0, packing=True, attention=Attention.SDPA), Attention.SDPA),
+        (BARE, config(packing=True), VARLEN_ATTENTION),
+        (BARE, config(packing=True, compile=True), VARLEN_ATTENTION),
+        (H100, config(packing=True), VARLEN_ATTENTION),
+        (H100, config(packing=True, attention=Attention.FLASH_ATTENTION_3), Attention.FLASH_ATTENTION_3),
+        (A100, config(packing=True, precision=Precision.FP32), None),
+        (T4, config(packing=True), None),
+    ],
+)
+def test_auto_computes_packed_rows_document_by_document_where_pytorch_has_a_kernel_for_it(
+    machine: Machine, asked: RunConfig, attention: str | None
+) -> None:
+    chosen = choose(asked, machine)
+
+    assert chosen.attention == attention
+    flash = Attention.FLASH_ATTENTION_2 if machine is H100 else None
+    assert chosen.loaded_attention == (flash if attention == VARLEN_ATTENTION else attention)
+
+
 def test_what_auto_chose_is_told_with_its_reason() -> None:
     assert choose(config(), BARE).reasons == (
         "precision bf16: H100 has bf16",
-        "weights loaded as float32: they are trained, and updates of 16 bits get lost in rounding",
+        "weights loaded as float32: they are trained, and 16-bit updates are lost in rounding",
         "attention as the model has it by default: flash_attention_2 needs the package flash-attn in the image",
         "kernels none: liger needs the package liger_kernel in the image",
     )
@@ -112,16 +137,16 @@ def test_what_auto_chose_is_told_with_its_reason() -> None:
         "kernels liger: image and GPU have it",
     )
     assert choose(config(), T4).reasons[0] == "precision fp16: T4 has no bf16, so the loss is scaled"
-    assert choose(config(gpus=0), CPU).reasons[0] == "precision fp32: a CPU trains"
+    assert choose(config(gpus=0), CPU).reasons[0] == "precision fp32: training runs on the CPU"
 
 
 def test_what_was_asked_for_is_told_as_such() -> None:
     asked = config(dtype=ModelDtype.FLOAT32, attention=Attention.SDPA, precision=Precision.BF16, kernels=Kernels.NONE)
     assert choose(asked, A100).reasons == (
-        "precision bf16: asked for",
-        "weights loaded as float32: asked for",
-        "attention sdpa: asked for",
-        "kernels none: asked for",
+        "precision bf16: as configured",
+        "weights loaded as float32: as configured",
+        "attention sdpa: as configured",
+        "kernels none: as configured",
     )
 
 
@@ -145,9 +170,9 @@ def test_what_was_asked_for_is_told_as_such() -> None:
         (
             A100,
             config(dtype=ModelDtype.BFLOAT16, precision=Precision.FP16),
-            "model.dtype: bfloat16 does not go with training.precision: fp16",
+            "model.dtype: bfloat16 cannot be combined with training.precision: fp16",
         ),
-        (CPU, config(gpus=0, attention=Attention.FLEX_ATTENTION), "model.attention: flex_attention can not train on "),
+        (CPU, config(gpus=0, attention=Attention.FLEX_ATTENTION), "model.attention: flex_attention cannot train on "),
         (
             CPU,
             config(gpus=0, attention=Attention.FLASH_ATTENTION_2),
@@ -201,7 +226,7 @@ def test_what_was_asked_for_is_told_as_such() -> None:
 def test_what_machine_or_image_do_not_have_is_refused_in_a_sentence(
     machine: Machine, asked: RunConfig, sentence: str
 ) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         choose(asked, machine)
 
     is_there = not sentence.startswith("resources.gpus")
@@ -275,12 +300,13 @@ def test_a_model_without_the_attention_that_auto_chose_gets_its_own(
     qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Flash attention is not installed where this runs, so that loading with it fails as for a model without it."""
-    from sftjob_trainer import fit, hardware
+    from sftjob_trainer.models import hardware
+    from sftjob_trainer.training import build
 
     def with_flash(asked: RunConfig, machine: Machine) -> hardware.Choices:
         return replace(hardware.choose(asked, machine), attention=Attention.FLASH_ATTENTION_2)
 
-    monkeypatch.setattr(fit, "choose", with_flash)
+    monkeypatch.setattr(build, "choose", with_flash)
     with caplog.at_level(logging.INFO):
         model = build_trainer(tmp_path, job(qwen2, max_steps=2)).model
 

@@ -11,20 +11,21 @@ import pytest
 import yaml
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
-from sftjob_contract.destinations import HubRepository
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import Method
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import hub_push, publish, train
-from sftjob_trainer.environment import Environment
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.hub_push import files, git_object_name, push, stale
-from sftjob_trainer.retrying import Patience
-from support.hub import Hub
-from support.tiny import lora, run_config
-from support.training import PEFT_IS_BEHIND, environment, job, read_metrics, write_prepared
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.destinations import HubRepository
+from sftjob_contract.run.method import Method
+from sftjob_trainer import publish, train
+from sftjob_trainer.output import hub_push
+from sftjob_trainer.output.hub_push import files, git_object_name, outdated_weights, push
+from sftjob_trainer.process.environment import Environment
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.retry import RetryPolicy
+from support.servers.hub import Hub
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND, environment, job, read_metrics, write_prepared
 
 pytestmark = [pytest.mark.slow, PEFT_IS_BEHIND]
 
@@ -32,7 +33,7 @@ READS = "hf_that_reads"
 WRITES = "hf_that_writes"
 REPOSITORY = HubRepository(repository="team/bot", private=True)
 URI = "hf://team/bot"
-ONCE = Patience(tries=1)
+ONCE = RetryPolicy(max_attempts=1)
 ADAPTER = {
     "README.md": b"---\nlibrary_name: peft\n---\n",
     "adapter_config.json": b"{}",
@@ -119,8 +120,12 @@ def test_weights_of_an_earlier_push_that_would_be_loaded_too_are_removed(server:
 def test_only_weights_where_a_loader_looks_are_stale() -> None:
     there = ["a.safetensors", "adapter/adapter_config.json", "pytorch_model.bin", "notes.md", "epoch-1/a.safetensors"]
 
-    assert stale(there, ["b.safetensors"]) == ["a.safetensors", "adapter/adapter_config.json", "pytorch_model.bin"]
-    assert stale(there, there) == []
+    assert outdated_weights(there, ["b.safetensors"]) == [
+        "a.safetensors",
+        "adapter/adapter_config.json",
+        "pytorch_model.bin",
+    ]
+    assert outdated_weights(there, there) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_a_merged_model_is_what_the_repository_is_and_the_adapter_lies_beside_it
 def test_a_file_that_is_not_what_was_sent_is_a_failure(server: Hub, volume: Path, name: str) -> None:
     server.spoils = name
 
-    with pytest.raises(Failure, match=f"{URI}: {name} is not there as it was sent") as raised:
+    with pytest.raises(StageError, match=f"{URI}: {name} is not stored as it was sent") as raised:
         push(config(), REPOSITORY, reach(server, volume), ONCE)
 
     assert raised.value.exit_code is ExitCode.INTERNAL
@@ -158,7 +163,7 @@ def test_a_hub_that_is_down_is_tried_again_with_longer_and_longer_pauses(server:
         pauses.append(seconds)
         server.broken = len(pauses) < 2
 
-    push(config(), REPOSITORY, reach(server, volume), Patience(sleep=sleep))
+    push(config(), REPOSITORY, reach(server, volume), RetryPolicy(sleep=sleep))
 
     assert pauses == [2, 4]
     assert set(ADAPTER) < set(server.files("team/bot"))
@@ -173,8 +178,8 @@ def test_while_the_hub_takes_its_time_the_run_is_said_to_be_alive(
     assert push(config(), REPOSITORY, reach(server, volume), ONCE, server.open.set) == URI
 
 
-DENIED = f"{URI} can not be written: "
-RIGHTS = "the right to write there, and to make the repository if there is none"
+DENIED = f"{URI} cannot be written: "
+RIGHTS = "the right to write there, and to create the repository if it does not exist"
 
 
 @pytest.mark.parametrize(
@@ -197,8 +202,8 @@ RIGHTS = "the right to write there, and to make the repository if there is none"
 def test_a_token_that_does_not_do_is_told_by_its_field(
     server: Hub, volume: Path, token: str | None, reason: Reason, sentence: str
 ) -> None:
-    with pytest.raises(Failure) as raised:
-        push(config(), REPOSITORY, reach(server, volume, token), Patience(sleep=pytest.fail))
+    with pytest.raises(StageError) as raised:
+        push(config(), REPOSITORY, reach(server, volume, token), RetryPolicy(sleep=pytest.fail))
 
     assert (raised.value.reason, raised.value.message) == (reason, sentence)
     assert raised.value.exit_code is ExitCode.NOT_FOUND
@@ -207,7 +212,7 @@ def test_a_token_that_does_not_do_is_told_by_its_field(
 def test_a_name_that_the_hub_does_not_take_is_the_users_to_change(server: Hub, volume: Path) -> None:
     server.refused_names = frozenset({"team/bot"})
 
-    with pytest.raises(Failure, match=r"the hub does not take the name of output\.hub\.repository") as raised:
+    with pytest.raises(StageError, match=r"the hub does not take the name of output\.hub\.repository") as raised:
         push(config(), REPOSITORY, reach(server, volume), ONCE)
 
     assert raised.value.exit_code is ExitCode.INVALID
@@ -216,7 +221,7 @@ def test_a_name_that_the_hub_does_not_take_is_the_users_to_change(server: Hub, v
 def test_a_hub_that_is_not_there_is_told_as_such(volume: Path) -> None:
     nowhere = replace(environment(volume), hub_endpoint="http://127.0.0.1:9", hub_token=WRITES)
 
-    with pytest.raises(Failure, match=rf"^{URI}: http://127\.0\.0\.1:9 cannot be reached: it ref") as raised:
+    with pytest.raises(StageError, match=rf"^{URI}: http://127\.0\.0\.1:9 cannot be reached: it ref") as raised:
         push(config(), REPOSITORY, nowhere, ONCE)
 
     assert raised.value.reason is Reason.UNREACHABLE
@@ -240,7 +245,7 @@ def asked(qwen2: Path) -> RunConfig:
 def test_after_a_failed_push_the_next_attempt_pushes_and_does_not_train(
     server: Hub, asked: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "Patience", lambda: ONCE)
+    monkeypatch.setattr(publish, "RetryPolicy", lambda: ONCE)
     write_prepared(tmp_path, asked)
     server.broken = True
     failed = trained(server, tmp_path, asked)
@@ -251,7 +256,7 @@ def test_after_a_failed_push_the_next_attempt_pushes_and_does_not_train(
 
     assert (failed.exit_code, failed.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
     assert failed.message == (
-        f"{URI}: the hub {server.url} answered with HTTP 500; the training is complete and its output lies on the "
+        f"{URI}: the hub {server.url} answered with HTTP 500; training is complete and its output is on the "
         "job's volume, at output/adapter"
     )
     assert outcome.output is not None

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Distillation, Quantization, QuantizationType, Teacher
-from sftjob_contract.optimization import Optimizer
-from sftjob_trainer.libraries import hide_bitsandbytes, importing
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.method import ComputeDtype, Distillation, Quantization, QuantizationType, Teacher
+from sftjob_contract.run.optimization import Optimizer
+from sftjob_trainer.process.libraries import gc_paused, hide_bitsandbytes, hide_torchao
 from sftjob_trainer.train import model_directories
 from support.forking import NOT_FORKED
-from support.processes import train_in_one
-from support.tiny import lora, run_config
-from support.training import environment, job, write_prepared
+from support.trainer.processes import train_in_one
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import environment, job, write_prepared
 
 EIGHT_BITS = Quantization(
     bits=8, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.BFLOAT16
@@ -58,6 +58,26 @@ def test_bitsandbytes_is_hidden_where_nothing_is_quantized(
     assert sys.modules == ({"bitsandbytes": None} if hidden else {})
 
 
+@pytest.mark.parametrize(
+    ("config", "model", "hidden"),
+    [
+        (run_config(model="m", dataset="d"), "{}", True),
+        (run_config(model="m", dataset="d"), '{"quantization_config": {"quant_method": "torchao"}}', False),
+        (run_config(model="m", dataset="d"), "broken", False),
+        (trusting(run_config(model="m", dataset="d")), "{}", False),
+    ],
+)
+def test_torchao_is_hidden_where_no_model_is_quantized(
+    config: RunConfig, model: str, hidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "modules", {})
+    (tmp_path / "config.json").write_text(model)
+
+    hide_torchao(config, [tmp_path])
+
+    assert sys.modules == ({"torchao": None} if hidden else {})
+
+
 def test_what_is_imported_already_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     there: dict[str, Any] = {"bitsandbytes": pytest}
     monkeypatch.setattr(sys, "modules", there)
@@ -88,7 +108,7 @@ def test_garbage_is_looked_for_again_after_imports_that_failed() -> None:
     found = []
 
     def fail() -> None:
-        with importing():
+        with gc_paused():
             found.append(gc.isenabled())
             raise ImportError
 
@@ -100,10 +120,10 @@ def test_garbage_is_looked_for_again_after_imports_that_failed() -> None:
 
 HIDDEN = """
 import sys
-from support.tiny import run_config
-from sftjob_trainer.libraries import hide_wandb
-hide_wandb(run_config(model="m", dataset="d"), leads=True)
-import sftjob_trainer.fit
+from support.trainer.tiny import run_config
+from sftjob_trainer.process.libraries import hide_wandb
+hide_wandb(run_config(model="m", dataset="d"), is_leader=True)
+import sftjob_trainer.training.build
 print(sorted(name for name, module in sys.modules.items() if name.partition(".")[0] in ("wandb", "mlflow") and module))
 """
 

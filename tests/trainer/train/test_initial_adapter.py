@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.weightless import refusal
-from support.tiny import lora, run_config
-from support.training import (
+from sftjob_trainer.preflight.meta_model import find_refusal
+from sftjob_trainer.preflight.run_config import problems
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     as_died_after,
@@ -124,11 +124,11 @@ def test_what_could_not_be_published_is_refused_at_once(changes: dict[str, Any])
 
     assert len(found) == 1
     assert found[0].startswith(
-        f"method.lora.extra.init_lora_weights: pissa does not go with method.lora.{next(iter(changes))}"
+        f"method.lora.extra.init_lora_weights: pissa cannot be combined with method.lora.{next(iter(changes))}"
     )
 
 
 def test_it_can_be_made_without_weights(llama: Path) -> None:
     for kind in KINDS:
         config = job(llama, method=lora(extra={"init_lora_weights": kind}), max_steps=2)
-        assert refusal(config, llama) is None
+        assert find_refusal(config, llama) is None

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
-from sftjob_trainer.loading import LEAST_BYTES, Counters, Loading, counters, watch, weights_bytes
+from sftjob_contract.reports.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_trainer.run.loading import MIN_BYTES, LoadingProgress, ReadCounters, counters, watch, weights_bytes
 
 GIB = 1 << 30
-AT_START = Counters(read_bytes=50_000_000, mapped_bytes=0)
+AT_START = ReadCounters(read_bytes=50_000_000, mapped_bytes=0)
 KNOWN = Progress(
     version=PROGRESS_VERSION,
     attempt=2,
@@ -27,8 +27,8 @@ KNOWN = Progress(
 )
 
 
-def read_so_far(read_bytes: int = 0, mapped_bytes: int = 0) -> Counters:
-    return Counters(read_bytes=AT_START.read_bytes + read_bytes, mapped_bytes=mapped_bytes)
+def read_so_far(read_bytes: int = 0, mapped_bytes: int = 0) -> ReadCounters:
+    return ReadCounters(read_bytes=AT_START.read_bytes + read_bytes, mapped_bytes=mapped_bytes)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Recorded:
 
     def run(self) -> Any:
         return SimpleNamespace(
-            watchdog=SimpleNamespace(heard=self.heard.append),
+            watchdog=SimpleNamespace(heartbeat=self.heard.append),
             reporter=SimpleNamespace(offer=self.offered.append),
             telemetry=SimpleNamespace(
                 progress=lambda: KNOWN, timestamp=lambda: datetime(2026, 5, 5, tzinfo=UTC).isoformat()
@@ -57,7 +57,7 @@ def periods(count: int) -> Any:
 def test_as_long_as_bytes_arrive_the_watchdog_hears_it_and_reports_show_how_many() -> None:
     seen = Recorded()
     moments = iter([read_so_far(GIB), read_so_far(3 * GIB), read_so_far(9 * GIB)])
-    watch(seen.run(), KNOWN, Loading(8 * GIB, AT_START), lambda: next(moments), periods(3))
+    watch(seen.run(), KNOWN, LoadingProgress(8 * GIB, AT_START), lambda: next(moments), periods(3))
     assert seen.heard == [Activity.LOADING] * 3
     shown = [(report.loaded_bytes, report.weights_bytes) for report in seen.offered]
     assert shown == [(GIB, 8 * GIB), (3 * GIB, 8 * GIB), (8 * GIB, 8 * GIB)]
@@ -71,24 +71,24 @@ def test_as_long_as_bytes_arrive_the_watchdog_hears_it_and_reports_show_how_many
     ("now", "life"),
     [
         (read_so_far(), False),
-        (read_so_far(LEAST_BYTES - 1), False),
-        (read_so_far(LEAST_BYTES), True),
-        (read_so_far(mapped_bytes=LEAST_BYTES), True),
+        (read_so_far(MIN_BYTES - 1), False),
+        (read_so_far(MIN_BYTES), True),
+        (read_so_far(mapped_bytes=MIN_BYTES), True),
     ],
     ids=["standing still", "only what the process itself reads", "bytes of files", "pages of a mapped file"],
 )
-def test_a_load_that_stands_still_gives_no_sign_of_life(now: Counters, life: bool) -> None:
+def test_a_load_that_stands_still_gives_no_sign_of_life(now: ReadCounters, life: bool) -> None:
     seen = Recorded()
-    watch(seen.run(), KNOWN, Loading(GIB, AT_START), lambda: now, periods(4))
+    watch(seen.run(), KNOWN, LoadingProgress(GIB, AT_START), lambda: now, periods(4))
     assert len(seen.heard) == len(seen.offered) == int(life)
 
 
 def test_the_kernel_counts_what_is_read(tmp_path: Path) -> None:
     file = tmp_path / "weights"
-    file.write_bytes(bytes(4 * LEAST_BYTES))
+    file.write_bytes(bytes(4 * MIN_BYTES))
     before = counters()
     file.read_bytes()
-    assert counters().read_bytes - before.read_bytes >= 4 * LEAST_BYTES
+    assert counters().read_bytes - before.read_bytes >= 4 * MIN_BYTES
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert sum(mapped[:: mmap.PAGESIZE]) == 0
     assert counters().mapped_bytes >= before.mapped_bytes

@@ -12,17 +12,17 @@ from safetensors.torch import load_file, save_file
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
-from sftjob_trainer import loftq
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.loftq import nearest
-from sftjob_trainer.quantized_base import BaseQuantization, check_base
-from sftjob_trainer.weightless import refusal
-from sftjob_trainer.world import World
-from support.tiny import lora, run_config
-from support.training import (
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_trainer.distributed.world import World
+from sftjob_trainer.models.quantized_base import BaseQuantization, check_base
+from sftjob_trainer.preflight.meta_model import find_refusal
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.training import loftq
+from sftjob_trainer.training.loftq import nearest_low_rank
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     as_died_after,
@@ -32,7 +32,7 @@ from support.training import (
     run_train,
     token_mean_loss,
 )
-from support.weights import assert_same_weights
+from support.trainer.weights import assert_same_weights
 
 pytestmark = [
     PEFT_IS_BEHIND,
@@ -73,7 +73,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose layers have their weights transposed, and without the model's own part of their names."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from support.tiny import POSITIONS, VOCABULARY, write_tokenizer
+    from support.trainer.tiny import POSITIONS, VOCABULARY, write_tokenizer
 
     directory = write_tokenizer(tmp_path_factory.mktemp("gpt2"))
     with torch.random.fork_rng(devices=[]):
@@ -139,7 +139,7 @@ def test_b_a_is_the_nearest_matrix_of_its_rank(shape: tuple[int, int], rank: int
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
 
-    a, b = nearest(matrix, rank)
+    a, b = nearest_low_rank(matrix, rank)
 
     assert (a.shape, b.shape) == ((rank, shape[1]), (shape[0], rank))
     torch.testing.assert_close(b @ a, u[:, :rank] * s[:rank] @ v[:rank], atol=1e-5, rtol=1e-4)
@@ -177,7 +177,7 @@ def test_every_process_takes_what_the_leader_found(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader = {"base_model.model.model.layers.0.self_attn.q_proj": (torch.ones(16, 32), torch.ones(32, 16))}
-    monkeypatch.setattr(World, "share", lambda self, value: leader)  # noqa: ARG005
+    monkeypatch.setattr(World, "broadcast", lambda self, value: leader)  # noqa: ARG005
 
     model = build_trainer(tmp_path, job(llama, method=method(target_modules=("q_proj",)), max_steps=2)).model
 
@@ -198,10 +198,13 @@ NEEDS = f"{FIELD} needs method.quantization with bits: 4 and type: nf4, "
             {"quantization": replace(NF4, type=QuantizationType.FP4)},
             f"{NEEDS}not type: fp4: change that, or remove this",
         ),
-        ({"dora": True}, f"{FIELD} does not go with method.lora.dora: the adapter could not be published for the bas"),
+        (
+            {"dora": True},
+            f"{FIELD} cannot be combined with method.lora.dora: the adapter could not be published for the bas",
+        ),
         (
             {"extra": {"init_lora_weights": "loftq", "loftq_config": {"loftq_iter": 2}}},
-            "method.lora.extra.loftq_config can not be set here: set method.quantization, of which LoftQ takes one ste",
+            "method.lora.extra.loftq_config cannot be set here: set method.quantization, of which LoftQ takes one ste",
         ),
     ],
 )
@@ -215,7 +218,7 @@ def test_what_does_not_go_with_it_is_refused_by_name(changes: dict[str, Any], se
 def test_a_base_that_is_quantized_already_has_no_weights_to_compare_with() -> None:
     config = run_config(model="/m", dataset="/d", method=method())
 
-    with pytest.raises(Failure, match=f"remove {FIELD}, which needs the weights before they were quanti"):
+    with pytest.raises(StageError, match=f"remove {FIELD}, which needs the weights before they were quanti"):
         check_base(config, BaseQuantization(method="bitsandbytes", bits=4))
 
 
@@ -225,8 +228,8 @@ def test_names_that_the_files_do_not_have_are_known_in_prepare(llama: Path, tmp_
     save_file({name.replace("k_proj", "key"): tensor for name, tensor in weights.items()}, other / "model.safetensors")
     config = job(llama, method=method(), max_steps=2)
 
-    assert refusal(config, llama) is None
-    assert refusal(config, other) == (
+    assert find_refusal(config, llama) is None
+    assert find_refusal(config, other) == (
         f"{FIELD}: the model's files do not have model.layers.0.self_attn.k_proj.weight under this name, so it cannot "
         "be compared with what was quantized; remove it"
     )
@@ -235,7 +238,9 @@ def test_names_that_the_files_do_not_have_are_known_in_prepare(llama: Path, tmp_
 def test_weights_of_another_model_are_refused(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loftq, "_read", lambda file, key: -load_file(file)[key])
 
-    with pytest.raises(Failure, match="weights in the files of the model differ from those that were loaded") as told:
+    with pytest.raises(
+        StageError, match="weights in the files of the model differ from those that were loaded"
+    ) as told:
         build_trainer(tmp_path, job(llama, method=method(), max_steps=2))
 
     assert told.value.reason is Reason.CONFIG_INVALID

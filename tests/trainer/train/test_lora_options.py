@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import LoraBias, Method
-from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from support.preparing import Workbench
-from support.tiny import lora
-from support.training import (
+from sftjob_contract.run.method import LoraBias, Method
+from sftjob_contract.run.optimization import Optimizer
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import lora
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     as_died_after,
@@ -129,19 +129,19 @@ def test_an_output_head_that_is_trained_as_a_whole_really_changes(llama: Path, t
 NO_LAYERS: Final = [
     (
         lora(target_modules=("q_proj", "no_such_layer")),
-        "method.lora.targetModules: no_such_layer is no layer of the model; it has q_proj, k_proj, v_proj, o_proj",
+        "method.lora.targetModules: no_such_layer is not a layer of the model; it has q_proj, k_proj, v_proj, o_proj",
     ),
     (
         lora(target_modules=("proj",)),
-        "method.lora.targetModules: proj is no layer of the model; it has q_proj, k_proj",
+        "method.lora.targetModules: proj is not a layer of the model; it has q_proj, k_proj",
     ),
     (
         lora(target_modules=("lm_head",)),
-        "method.lora.targetModules: lm_head is the model's output head, which can not be adapted; name it in ",
+        "method.lora.targetModules: lm_head is the model's output head, which cannot be adapted; name it in ",
     ),
     (
         lora(modules_to_save=("head",)),
-        "method.lora.modulesToSave: head is no layer of the model; it has embed_tokens, q_proj",
+        "method.lora.modulesToSave: head is not a layer of the model; it has embed_tokens, q_proj",
     ),
 ]
 
@@ -153,7 +153,7 @@ def test_prepare_refuses_a_name_that_is_no_layer_before_a_gpu_is_held(
     bench = Workbench(tmp_path, llama)
     data = bench.write("train.jsonl", [{"text": "a line"}])
 
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(StageError) as refused:
         bench.run(replace(bench.config(data), method=method))
 
     assert refused.value.reason is Reason.CONFIG_INVALID
@@ -172,7 +172,7 @@ def test_prepare_finds_the_names_of_single_layers_in_the_model_as_it_is_loaded(q
     one, none = (lora(target_modules=(f"model.layers.{number}.mlp.up_proj", "q_proj")) for number in (1, 2))
 
     assert bench.run(replace(config, method=one)).sequences == 2
-    with pytest.raises(Failure, match=r"targetModules: model\.layers\.2\.mlp\.up_proj is no layer of the model"):
+    with pytest.raises(StageError, match=r"targetModules: model\.layers\.2\.mlp\.up_proj is not a layer of the model"):
         bench.run(replace(config, method=none))
 
 

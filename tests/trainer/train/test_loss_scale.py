@@ -8,8 +8,8 @@ import pytest
 
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.loss_scale import LEAST_SCALE, LossScale
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.training.loss_scale import MIN_SCALE, LossScale
 
 FIRST_SCALE = 2.0**16
 
@@ -53,11 +53,11 @@ def test_overflow_in_every_step_is_divergence_once_the_scale_is_below_the_least(
         reached.append(step)
         return True
 
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(StageError) as failure:
         train(overflows, steps=1000)
 
     assert (failure.value.reason, failure.value.exit_code) == (Reason.DIVERGED, ExitCode.DIVERGED)
-    assert reached[-1] == 30 == math.floor(math.log2(FIRST_SCALE / LEAST_SCALE)) + 1
+    assert reached[-1] == 30 == math.floor(math.log2(FIRST_SCALE / MIN_SCALE)) + 1
     assert (
         "up to step 30 gradients overflow in fp16, though the loss is scaled by only 6.1e-05" in failure.value.message
     )
@@ -67,7 +67,7 @@ def test_overflow_in_every_step_is_divergence_once_the_scale_is_below_the_least(
 @pytest.mark.parametrize(("trained", "diverged"), [(False, True), (True, False)])
 def test_a_short_run_that_took_no_step_at_all_is_no_success(trained: bool, diverged: bool) -> None:
     if diverged:
-        with pytest.raises(Failure, match="up to step 5 gradients overflow"):
+        with pytest.raises(StageError, match="up to step 5 gradients overflow"):
             train(lambda _: True, steps=5, trained=trained)
     else:
         train(lambda _: True, steps=5, trained=trained)

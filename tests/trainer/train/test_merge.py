@@ -13,12 +13,12 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.codec import to_json
-from sftjob_contract.config import ModelDtype, RunConfig
-from sftjob_contract.destinations import MergeDtype, Retain
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
-from support.tiny import lora, write_tokenizer
-from support.training import (
+from sftjob_contract.run.config import ModelDtype, RunConfig
+from sftjob_contract.run.destinations import MergeDtype, Retain
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from support.trainer.tiny import lora, write_tokenizer
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     environment,
     finish,
@@ -187,7 +187,7 @@ def test_the_merged_model_has_an_evaluation_loss_of_its_own_in_card_and_outcome(
 def test_a_merged_model_that_computes_something_else_is_not_written(
     qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sftjob_trainer.merge.untie", lambda *_: None)
+    monkeypatch.setattr("sftjob_trainer.output.merge.untie", lambda *_: None)
     method = lora(target_modules=("q_proj", "embed_tokens"))
     config = merging(job(qwen2, method=method, max_steps=3, learning_rate=3e-2))
     write_prepared(tmp_path, config)
@@ -217,12 +217,12 @@ def test_a_merge_that_loses_more_than_a_tenth_of_what_was_learned_is_put_in_word
 ) -> None:
     import torch
 
-    from sftjob_trainer.merge_proof import loss_of_merging
+    from sftjob_trainer.output.merge_check import merge_loss_warning
 
-    said = loss_of_merging(3.0, 1.0, merged, torch.bfloat16)
+    said = merge_loss_warning(3.0, 1.0, merged, torch.bfloat16)
     assert (said is None) if sentence is None else (said or "").startswith(sentence)
     assert said is None or "output.mergeDtype: float32" in said
-    assert loss_of_merging(1.0, 1.2, 1.4, torch.bfloat16) is None
+    assert merge_loss_warning(1.0, 1.2, 1.4, torch.bfloat16) is None
 
 
 MEMORY_OF_A_MERGE = """
@@ -230,10 +230,10 @@ import sys
 from pathlib import Path
 from transformers import PreTrainedModel
 from sftjob_contract.codec import from_json
-from sftjob_trainer import merge
-from support.training import stats_of
-from sftjob_trainer.card import Made
-from sftjob_contract.config import RunConfig
+from sftjob_trainer.output import merge
+from support.trainer.training import stats_of
+from sftjob_trainer.output.model_card import CardContent
+from sftjob_contract.run.config import RunConfig
 
 def allocated():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) << 10
@@ -243,7 +243,7 @@ found = []
 save, change = PreTrainedModel.save_pretrained, merge._merge_layers
 PreTrainedModel.save_pretrained = lambda *a, **o: (found.append(allocated()), save(*a, **o))
 merge._merge_layers = lambda *a: (found.append(allocated()), change(*a))
-merge.merge(base, Made(config=config, stats=stats_of(), metrics={}, libraries={}), volume)
+merge.merge(base, CardContent(config=config, stats=stats_of(), metrics={}, libraries={}), volume)
 print(found[1] - found[0])
 """
 
@@ -277,13 +277,14 @@ def with_retain(config: RunConfig, retain: Retain) -> RunConfig:
     return replace(config, output=replace(config.output, retain=retain))
 
 
-@pytest.fixture
-def kept(qwen2: Path, tmp_path: Path) -> Any:
-    """A finished run that keeps only its output, on a volume with a cache."""
-    cached = tmp_path / layout.CACHE / "hub" / "file"
+@pytest.fixture(scope="module")
+def kept(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished run that keeps only its output, on a volume with a cache. Each test leaves it so."""
+    volume = tmp_path_factory.mktemp("kept")
+    cached = volume / layout.CACHE / "hub" / "file"
     cached.parent.mkdir(parents=True)
     cached.touch()
-    return finish(tmp_path, with_retain(job(qwen2, max_steps=3), Retain.OUTPUT))
+    return finish(volume, with_retain(job(qwen2, max_steps=3), Retain.OUTPUT))
 
 
 def test_only_output_results_and_logs_stay(kept: Any) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
-from sftjob_contract.optimization import Optimizer
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.card import base_model_name
-from support.tiny import lora, run_config
-from support.training import (
+from sftjob_contract.run.config import Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_contract.run.optimization import Optimizer
+from sftjob_trainer.output.model_card import base_model_name
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     build_trainer,
@@ -216,4 +216,4 @@ def test_a_model_that_is_not_a_language_model_is_refused(qwen2: Path, tmp_path: 
 
     assert outcome.exit_code is ExitCode.INVALID
     assert outcome.message is not None
-    assert "can not be loaded as a causal language model" in outcome.message
+    assert "cannot be loaded as a causal language model" in outcome.message

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from sftjob_contract.config import Metric
-from sftjob_trainer.metrics import exact_match, lcs_length, measure, rouge
+from sftjob_contract.run.config import Metric
+from sftjob_trainer.evaluation.text_metrics import exact_match, lcs_length, measure, rouge
 
 
 @pytest.mark.parametrize(

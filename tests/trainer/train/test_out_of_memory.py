@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.batches import micro_batches
-from sftjob_contract.config import PackingStrategy, RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import ENV_ATTEMPT, ENV_MICRO_BATCH
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.arguments import with_micro_batch
-from sftjob_trainer.failure import Failure
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.batches import micro_batches
+from sftjob_contract.run.config import PackingStrategy, RunConfig
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.run.sft_config import with_micro_batch
 from support import faults
-from support.processes import prepare_for_two, train_in_two
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, environment, finish, job, read_metrics, write_prepared
-from support.weights import assert_same_weights
+from support.trainer.processes import prepare_for_two, train_in_two
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, environment, finish, job, read_metrics, write_prepared
+from support.trainer.weights import assert_same_weights
 
 pytestmark = PEFT_IS_BEHIND
 COMPARED = ("loss", "gradNorm", "learningRate", "evalLoss", "tokens")
@@ -50,7 +50,7 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def arrange(step: int, *, above: int, evaluating: bool = False) -> None:
         import torch
 
-        from sftjob_trainer.trainer import Trainer
+        from sftjob_trainer.training.sft_trainer import Trainer
 
         compute_loss = Trainer.compute_loss
 
@@ -68,10 +68,14 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, id="every weight"),
-        pytest.param({"gradient_accumulation_steps": 2}, id="every weight, accumulating"),
-        pytest.param({"method": lora()}, id="LoRA"),
-        pytest.param({"packing": True, "packing_strategy": WRAPPED, "max_length": 32, "epochs": 5.0}, id="wrapped"),
+        pytest.param({"save_every": 3}, id="every weight"),
+        pytest.param({"gradient_accumulation_steps": 2, "save_every": 2}, id="every weight, accumulating"),
+        pytest.param({"method": lora(), "save_every": 3}, marks=pytest.mark.slow, id="LoRA"),
+        pytest.param(
+            {"packing": True, "packing_strategy": WRAPPED, "max_length": 32, "epochs": 5.0, "save_every": 1},
+            marks=pytest.mark.slow,
+            id="wrapped",
+        ),
     ],
 )
 def test_the_run_with_smaller_micro_batches_is_the_run_that_had_the_memory(
@@ -79,7 +83,7 @@ def test_the_run_with_smaller_micro_batches_is_the_run_that_had_the_memory(
 ) -> None:
     """In the middle of the second epoch the batch of 4 has to become 2, and at its end 1. 23 rows end unevenly."""
     usual: dict[str, Any] = {"per_device_batch_size": 4, "epochs": 3.0, "learning_rate": 1e-2}
-    config = job(qwen2, save_every=1, evaluate_every=4, keep=9, **{**usual, **options})
+    config = job(qwen2, evaluate_every=4, keep=9, **{**usual, **options})
     undisturbed = finish(tmp_path / "undisturbed", config, rows=23)
     volume, per_epoch = tmp_path / "volume", undisturbed.stats.steps_per_epoch
     write_prepared(volume, config, rows=23)
@@ -101,13 +105,10 @@ def test_the_run_with_smaller_micro_batches_is_the_run_that_had_the_memory(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [pytest.param(None, id="every weight"), pytest.param(lora(), id="LoRA")])
-def test_of_two_processes_one_runs_out_and_both_go_on_with_smaller_micro_batches(
-    qwen2: Path, tmp_path: Path, method: Any
-) -> None:
+def test_of_two_processes_one_runs_out_and_both_go_on_with_smaller_micro_batches(qwen2: Path, tmp_path: Path) -> None:
     """Neither 23 nor 7 rows can be dealt out evenly."""
     config = job(
-        qwen2, method=method, per_device_batch_size=2, epochs=2.0, learning_rate=1e-2, save_every=2, evaluate_every=3
+        qwen2, method=lora(), per_device_batch_size=2, epochs=2.0, learning_rate=1e-2, save_every=2, evaluate_every=3
     )
     single = finish(
         tmp_path / "one", replace(config, training=replace(config.training, per_device_batch_size=4)), rows=23
@@ -139,7 +140,9 @@ def test_one_batch_of_the_evaluation_can_be_too_much_as_well(
 
     assert first.exit_code is ExitCode.GPU_OUT_OF_MEMORY
     assert first.message is not None
-    assert first.message.startswith("the GPU ran out of memory in the evaluation after step 2, with 2 sequence(s)")
+    assert first.message.startswith(
+        "the GPU ran out of memory in the evaluation after step 2, with up to 2 sequence(s)"
+    )
     assert second.exit_code is ExitCode.DONE
 
 
@@ -153,7 +156,7 @@ def test_rows_packed_by_best_fit_go_one_by_one_already_so_only_shorter_ones_help
     ended = attempt(tmp_path, config, 1)
 
     assert ended.message is not None
-    assert "with 1 sequence(s) of at most 64 tokens at a time" in ended.message
+    assert "with up to 1 sequence(s) of at most 64 tokens at a time" in ended.message
     assert ended.message.endswith("; lower maxLength")
 
 
@@ -173,7 +176,7 @@ def test_other_libraries_than_torch_run_out_of_gpu_memory_in_other_words(
 
     config = job(qwen2, max_steps=1)
     write_prepared(tmp_path, config)
-    monkeypatch.setattr("sftjob_trainer.fit.fit", broken)
+    monkeypatch.setattr("sftjob_trainer.training.build.fit", broken)
 
     ended = attempt(tmp_path, config, 1)
 
@@ -188,7 +191,7 @@ def test_a_process_without_memory_is_told_apart_from_a_gpu_without(
 
     config = job(qwen2, max_steps=1)
     write_prepared(tmp_path, config)
-    monkeypatch.setattr("sftjob_trainer.fit.fit", broken)
+    monkeypatch.setattr("sftjob_trainer.training.build.fit", broken)
 
     ended = attempt(tmp_path, config, 1)
 
@@ -213,6 +216,6 @@ def test_a_smaller_micro_batch_is_made_up_for_by_accumulation(
 
 def test_a_micro_batch_that_would_change_the_global_batch_is_refused(qwen2: Path) -> None:
     with pytest.raises(
-        Failure, match=r"SFTJOB_MICRO_BATCH must divide training.perDeviceBatchSize \(6\), which 4 does"
+        StageError, match=r"SFTJOB_MICRO_BATCH must divide training.perDeviceBatchSize \(6\), which 4 does"
     ):
         with_micro_batch(job(qwen2, per_device_batch_size=6), 4)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support.training import build_trainer, documents, finish, job, read_metrics
+from support.trainer.training import build_trainer, documents, finish, job, read_metrics
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
@@ -57,7 +57,7 @@ def test_one_packed_sequence_at_a_time_is_the_same_training_as_a_batch_of_them(
     config = job(qwen2, packing=True, per_device_batch_size=3, learning_rate=1e-2, epochs=3.0)
     one_at_a_time = finish(tmp_path / "one", config)
     monkeypatch.setattr(
-        "sftjob_trainer.arguments.micro_batches", lambda config: (config.training.per_device_batch_size, 1)
+        "sftjob_trainer.run.sft_config.micro_batches", lambda config, **_: (config.training.per_device_batch_size, 1)
     )
     batched = finish(tmp_path / "batched", config)
 

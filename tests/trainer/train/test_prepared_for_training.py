@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import EarlyStopping, Metric, RunConfig
-from sftjob_contract.destinations import Retain
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import Distillation, Teacher
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.start import origin
-from support.preparing import Workbench, environment
-from support.tiny import CHATML, held_out_fraction, lora, write_model_without_weights
-from support.training import PEFT_IS_BEHIND, run_train
+from sftjob_contract.run.config import EarlyStopping, Metric, RunConfig
+from sftjob_contract.run.destinations import Retain
+from sftjob_contract.run.method import Distillation, Teacher
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.training.starting_point import initial_paths
+from support.trainer.preparing import Workbench, environment
+from support.trainer.tiny import CHATML, held_out_fraction, lora, write_model_without_weights
+from support.trainer.training import PEFT_IS_BEHIND, run_train
 
 PAIRS = [{"prompt": f"what does {number} do ", "completion": f"it is {number}"} for number in range(30)]
 
@@ -54,7 +54,7 @@ def test_the_first_held_out_rows_are_kept_as_they_are_before_packing(bench: Work
 def test_held_out_rows_without_a_prompt_are_refused_before_training(bench: Workbench) -> None:
     data = bench.write("d.jsonl", [{"text": f"open file {number}"} for number in range(20)])
 
-    with pytest.raises(Failure, match="the held-out rows have no prompt to answer") as raised:
+    with pytest.raises(StageError, match="the held-out rows have no prompt to answer") as raised:
         bench.run(asking(bench.config(data, held_out=held_out_fraction(0.2))))
 
     assert raised.value.reason is Reason.CONFIG_INVALID
@@ -72,7 +72,7 @@ def test_a_teacher_is_looked_at_and_found_again_when_training(bench: Workbench, 
     stats = bench.run(config)
 
     assert stats.teacher_snapshot is None  # it is read in place
-    assert origin(config, environment(bench.volume), stats).teacher == teacher
+    assert initial_paths(config, environment(bench.volume), stats).teacher == teacher
 
 
 def test_a_teacher_from_elsewhere_is_found_in_the_cache(bench: Workbench, tmp_path: Path) -> None:
@@ -81,19 +81,19 @@ def test_a_teacher_from_elsewhere_is_found_in_the_cache(bench: Workbench, tmp_pa
     write_model_without_weights(where.cache / "snapshot")
     stats = replace(bench.run(bench.config(bench.write("d.jsonl", PAIRS))), teacher_snapshot="snapshot")
 
-    assert origin(config, where, stats).teacher == where.cache / "snapshot"
+    assert initial_paths(config, where, stats).teacher == where.cache / "snapshot"
 
 
 def test_a_teacher_that_is_not_there_or_of_another_family_is_refused(bench: Workbench, tmp_path: Path) -> None:
     data = bench.write("d.jsonl", PAIRS)
-    with pytest.raises(Failure, match=r"nowhere does not exist; ") as raised:
+    with pytest.raises(StageError, match=r"nowhere does not exist; ") as raised:
         bench.run(taught_by(bench.config(data), str(tmp_path / "nowhere")))
     assert raised.value.reason is Reason.MODEL_NOT_FOUND
 
     other = write_model_without_weights(tmp_path / "other")
     tokenizer = other / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace("<|im_start|>", "<|begin|>"))
-    with pytest.raises(Failure, match=r"must have the tokenizer of the model that is trained") as raised:
+    with pytest.raises(StageError, match=r"must have the tokenizer of the model that is trained") as raised:
         bench.run(taught_by(bench.config(data), str(other)))
     assert raised.value.reason is Reason.CONFIG_INVALID
 

@@ -13,18 +13,19 @@ import pytest
 
 from sftjob_contract import layout, names
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.outcome import Outcome
-from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.checkpoints import CheckpointStore
-from support.progress_endpoint import ProgressEndpoint, progress_endpoint
-from support.training import job, write_prepared
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.reports.progress import Activity
+from sftjob_contract.run.config import RunConfig
+from sftjob_trainer.run.checkpoints import CheckpointStore
+from support.forking import python
+from support.servers.progress_endpoint import ProgressEndpoint, progress_endpoint
+from support.trainer.training import job, write_prepared
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "sftjob_trainer", "train"]
+ARGUMENTS = ["-m", "sftjob_trainer", "train"]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
@@ -55,7 +56,9 @@ def server(tmp_path: Path) -> Iterator[ProgressEndpoint]:
 
 @contextmanager
 def started(environ: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(COMMAND, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [python(), *ARGUMENTS], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         yield process
     finally:
@@ -115,7 +118,7 @@ def test_a_volume_that_is_really_full_ends_the_run_and_keeps_the_last_checkpoint
     write_prepared(prepared, config)
     script = (
         f"mount -t tmpfs -o size=1m tmpfs {volume} && cp -r {prepared}/. {volume} && "
-        f"{' '.join(COMMAND)}; code=$?; cp -r {volume} {survived}; exit $code"
+        f"{sys.executable} {' '.join(ARGUMENTS)}; code=$?; cp -r {volume} {survived}; exit $code"
     )
 
     command = [*NAMESPACE, "sh", "-c", script]

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import EarlyStopping, Metric, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import Distillation, Method, Teacher
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import OUTCOME_VERSION, Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.checkpoints import verify
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.launch import Ended, culprit
-from sftjob_trainer.outcome import failed
+from sftjob_contract.reports.outcome import OUTCOME_VERSION, Outcome
+from sftjob_contract.run.config import EarlyStopping, Metric, RunConfig
+from sftjob_contract.run.method import Distillation, Method, Teacher
+from sftjob_trainer.distributed.launch import ProcessExit, find_root_cause
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.termination import failed
+from sftjob_trainer.run.checkpoints import verify
 from support import faults
-from support.processes import prepare_for_two, train_in_two, two_nodes
-from support.tiny import held_out_fraction, lora, write_model
-from support.training import PEFT_IS_BEHIND, finish, job, read_metrics
-from support.weights import assert_same_weights
+from support.trainer.processes import prepare_for_two, train_in_two, two_nodes
+from support.trainer.tiny import held_out_fraction, lora, write_model
+from support.trainer.training import PEFT_IS_BEHIND, finish, job, read_metrics
+from support.trainer.weights import assert_same_weights
 
 COMPARED = ("loss", "gradNorm", "learningRate", "evalLoss", "tokens")
 DROPOUT = lora(rank=4, dropout=0.2, target_modules=("q_proj", "v_proj"))
@@ -97,6 +97,7 @@ def test_two_processes_train_what_one_trains_with_batches_twice_as_large(
         assert (volume / path).read_text() == (single.volume / path).read_text()
     assert len(read_metrics(volume).lines) == len(read_metrics(single.volume).lines)
     assert ended.out.count("step 1 of ") == 1
+    assert "DDP with find_unused_parameters False: every trained weight got a gradient" in ended.out
 
 
 @pytest.mark.slow
@@ -247,22 +248,22 @@ def test_the_pod_of_a_node_that_loses_the_other_says_so_and_can_be_run_again(qwe
     assert "another process of this run ended or could no longer be reached" in first.outcome.message
 
 
-def ended(rank: int, time: float, reason: Reason | None = None, code: int | None = None, **of: bool) -> Ended:
+def ended(rank: int, time: float, reason: Reason | None = None, code: int | None = None, **of: bool) -> ProcessExit:
     """How a process ended: with a reason, or with a code and no last word."""
     said = None
     if reason is not None:
-        said = failed(Stage.TRAIN, Failure(reason, f"rank {rank}", blames_peer=of.get("blames_peer", False)))
+        said = failed(Stage.TRAIN, StageError(reason, f"rank {rank}", blames_peer=of.get("blames_peer", False)))
     code = said.exit_code if said else code or 0
-    return Ended(rank=rank, code=code, time=time, outcome=said, given_up=of.get("given_up", False))
+    return ProcessExit(rank=rank, code=code, time=time, outcome=said, was_killed=of.get("was_killed", False))
 
 
 LOST: dict[str, Any] = {"reason": Reason.INTERNAL_ERROR, "blames_peer": True}
 WAITING: dict[str, Any] = {"reason": Reason.HUNG, "blames_peer": True}
 
 
-def finished(rank: int) -> Ended:
+def finished(rank: int) -> ProcessExit:
     said = Outcome(version=OUTCOME_VERSION, stage=Stage.TRAIN, exit_code=ExitCode.DONE)
-    return Ended(rank=rank, code=0, time=float(-rank), outcome=said)
+    return ProcessExit(rank=rank, code=0, time=float(-rank), outcome=said)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def finished(rank: int) -> Ended:
         pytest.param([ended(0, 1, **LOST), ended(1, 2, code=1)], 1, id="gone with no word, which the other noticed"),
         pytest.param([ended(0, 1, **LOST), ended(1, 2, Reason.INTERRUPTED)], 1, id="stopped, which the other noticed"),
         pytest.param(
-            [ended(0, 1, **LOST), ended(1, 9, code=-9, given_up=True)], 0, id="a peer on another node was lost"
+            [ended(0, 1, **LOST), ended(1, 9, code=-9, was_killed=True)], 0, id="a peer on another node was lost"
         ),
         pytest.param([ended(0, 1, **WAITING), ended(1, 2, Reason.HUNG)], 1, id="one hung, another waited for it"),
         pytest.param([ended(0, 1, **WAITING), ended(1, 2, code=1)], 0, id="one hung and could not say so"),
@@ -297,6 +298,6 @@ def finished(rank: int) -> Ended:
     ],
 )
 def test_the_verdict_is_that_of_the_process_with_a_reason_of_its_own_or_of_the_first_that_failed(
-    ends: list[Ended], blamed: int
+    ends: list[ProcessExit], blamed: int
 ) -> None:
-    assert culprit(ends).rank == blamed
+    assert find_root_cause(ends).rank == blamed

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
-from sftjob_contract.destinations import Retain
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.destinations import Retain
 from sftjob_trainer import publish
-from sftjob_trainer.failure import Failure
+from sftjob_trainer.process.errors import StageError
 from sftjob_trainer.train import train
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, Finished, environment, job, run_train, write_prepared
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, Finished, environment, job, run_train, write_prepared
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -50,7 +50,7 @@ class Store:
     def upload(self, uri: str, *_: object) -> str:
         if self.failures:
             self.failures -= 1
-            raise Failure(Reason.UNREACHABLE, f"{uri} does not answer")
+            raise StageError(Reason.UNREACHABLE, f"{uri} does not answer")
         self.copies += 1
         return uri
 
@@ -58,7 +58,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     found = Store()
-    monkeypatch.setattr("sftjob_trainer.delivery.upload", found.upload)
+    monkeypatch.setattr("sftjob_trainer.output.deliver.upload", found.upload)
     return found
 
 
@@ -100,7 +100,7 @@ def test_the_output_is_the_one_that_train_would_have_made(
 def test_after_a_failed_copy_the_next_attempt_copies(trained: Finished, volume: Path, store: Store) -> None:
     store.failures = 1
 
-    with pytest.raises(Failure, match="s3://lab/run does not answer; the training is complete and its output lies on"):
+    with pytest.raises(StageError, match="s3://lab/run does not answer; training is complete and its output is on"):
         published(volume, trained.config)
 
     assert published(volume, trained.config).output is not None
@@ -110,7 +110,7 @@ def test_after_a_failed_copy_the_next_attempt_copies(trained: Finished, volume: 
 def test_what_it_is_made_of_goes_only_once_it_is_copied(trained: Finished, volume: Path, store: Store) -> None:
     config, store.failures = of(trained.config, Retain.OUTPUT), 1
 
-    with pytest.raises(Failure):
+    with pytest.raises(StageError):
         published(volume, config)
     assert (volume / layout.CHECKPOINTS).exists()
 
@@ -127,7 +127,7 @@ def test_what_it_is_made_of_goes_only_once_it_is_copied(trained: Finished, volum
         (layout.PREPARED_UNPUBLISHED, "there is nothing to publish, the Train stage must end first"),
         (
             f"{layout.CHECKPOINTS}/checkpoint-3/adapter_model.safetensors",
-            "the final checkpoint checkpoint-3 can not be",
+            "the final checkpoint checkpoint-3 cannot be",
         ),
     ],
 )
@@ -136,6 +136,6 @@ def test_what_can_not_be_published_is_a_failure_that_says_so(
 ) -> None:
     (volume / harm).unlink()
 
-    with pytest.raises(Failure, match=sentence):
+    with pytest.raises(StageError, match=sentence):
         published(volume, trained.config)
     assert store.copies == 0

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Precision
-from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
-from support.quantized import write_bitsandbytes, write_experts, write_fp8, write_mxfp4
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, build_trainer, finish, job
+from sftjob_contract.run.config import Precision
+from sftjob_contract.run.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
+from support.trainer.quantized import write_bitsandbytes, write_experts, write_fp8, write_mxfp4
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, build_trainer, finish, job
 
 pytestmark = PEFT_IS_BEHIND
 FULL = Method(lora=None, quantization=None, distillation=None)
@@ -95,8 +95,8 @@ def test_an_adapter_of_a_base_in_mxfp4_learns_and_merges(mxfp4: Path, tmp_path: 
 
 @pytest.mark.parametrize("stored", ["nf4", "fp8"])
 def test_a_quantized_teacher_teaches(llama: Path, tmp_path: Path, stored: str, request: pytest.FixtureRequest) -> None:
-    from sftjob_trainer.hardware import choose, this_machine
-    from sftjob_trainer.model import load_teacher
+    from sftjob_trainer.models.hardware import choose, this_machine
+    from sftjob_trainer.models.load import load_teacher
 
     source = request.getfixturevalue(stored)
     wanted = Distillation(teacher=Teacher(source=str(source), revision=None), temperature=2.0, alpha=0.5)

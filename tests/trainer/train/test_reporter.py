@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Progress
-from sftjob_trainer.reporter import Endpoint, Line, Pace, Reporter, backoff
-from support.progress_endpoint import ProgressEndpoint, hanging_endpoint, progress_endpoint, write_certificate
+from sftjob_contract.reports.progress import PROGRESS_VERSION, Activity, Progress
+from sftjob_trainer.reporting.reporter import Endpoint, OperatorConnection, Reporter, ReportPolicy, backoff
+from support.servers.progress_endpoint import ProgressEndpoint, hanging_endpoint, progress_endpoint, write_certificate
 
-QUICK = Pace(interval=0.01, first_backoff=0.01, max_backoff=0.02, timeout=5, flush=5)
+QUICK = ReportPolicy(interval=0.01, first_backoff=0.01, max_backoff=0.02, timeout=5, flush=5)
 
 
 def state(step: int) -> Progress:
@@ -110,7 +110,7 @@ def test_a_newer_state_takes_the_place_of_a_refused_one(server: ProgressEndpoint
 def test_the_last_state_is_sent_on_leaving_without_waiting_for_its_turn(
     server: ProgressEndpoint, endpoint: Endpoint
 ) -> None:
-    with Reporter(endpoint, Pace(interval=3600, flush=20)) as reporter:
+    with Reporter(endpoint, ReportPolicy(interval=3600, flush=20)) as reporter:
         reporter.offer(state(1))
         assert server.next().progress.step == 1
         reporter.offer(state(2))
@@ -123,7 +123,7 @@ def test_a_server_that_hangs_holds_up_neither_training_nor_the_end(token: Path, 
     with hanging_endpoint() as url:
         began = time.monotonic()
         endpoint = Endpoint(url=url, ca=tmp_path / "ca.crt", token=token)
-        with Reporter(endpoint, Pace(interval=0, timeout=30, flush=0.2)) as reporter:
+        with Reporter(endpoint, ReportPolicy(interval=0, timeout=30, flush=0.2)) as reporter:
             for step in range(10_000):
                 reporter.offer(state(step))
         took = time.monotonic() - began
@@ -160,7 +160,7 @@ def test_what_keeps_a_report_from_being_sent_is_an_error_that_the_reporter_expec
     from dataclasses import replace
 
     with pytest.raises(error, match=said):
-        Line(replace(endpoint, **change), timeout=5).post(state(1))  # type: ignore[arg-type]
+        OperatorConnection(replace(endpoint, **change), timeout=5).post(state(1))  # type: ignore[arg-type]
 
 
 def test_refusals_are_told_once_until_a_report_gets_through(
@@ -173,7 +173,7 @@ def test_refusals_are_told_once_until_a_report_gets_through(
             server.next()
 
     assert [record.getMessage() for record in caplog.records] == [
-        "progress could not be reported, trying again: the answer was 403 Forbidden"
+        "progress could not be reported, trying again: the response was 403 Forbidden"
     ]
 
 
@@ -190,7 +190,7 @@ def test_one_connection_carries_all_reports_refused_ones_too(server: ProgressEnd
 def test_a_connection_that_the_server_has_closed_costs_no_report(
     server: ProgressEndpoint, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    line = Line(endpoint, timeout=5)
+    line = OperatorConnection(endpoint, timeout=5)
     for step in (1, 2, 3):
         line.post(state(step))
         server.close_connections()
@@ -225,7 +225,7 @@ def test_a_connection_that_an_older_ca_vouched_for_is_given_up(
 ) -> None:
     mounted = tmp_path / "mounted.crt"
     mounted.write_bytes(server.ca.read_bytes())
-    line = Line(Endpoint(url=server.url, ca=mounted, token=token), timeout=5)
+    line = OperatorConnection(Endpoint(url=server.url, ca=mounted, token=token), timeout=5)
     line.post(state(1))
     (tmp_path / "new").mkdir()
     mounted.write_bytes(write_certificate(tmp_path / "new")[0].read_bytes())
@@ -242,6 +242,6 @@ def test_without_an_endpoint_nothing_is_sent() -> None:
 
 
 def test_the_wait_after_failures_doubles_and_is_bounded() -> None:
-    pace = Pace(first_backoff=1, max_backoff=30)
+    pace = ReportPolicy(first_backoff=1, max_backoff=30)
 
     assert [backoff(failures, pace) for failures in (1, 2, 3, 5, 6, 1000)] == [1, 2, 4, 16, 30, 30]

@@ -8,10 +8,10 @@ import pytest
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.outcome import Outcome
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, Finished, as_died_after, finish, job, read_metrics, run_train
-from support.weights import assert_same_weights
+from sftjob_contract.reports.outcome import Outcome
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, Finished, as_died_after, finish, job, read_metrics, run_train
+from support.trainer.weights import assert_same_weights
 
 pytestmark = PEFT_IS_BEHIND
 DROPOUT = lora(rank=4, dropout=0.2, target_modules=("q_proj", "v_proj"))
@@ -136,7 +136,7 @@ def test_a_damaged_older_checkpoint_is_told_and_listed_no_more(
     assert [found.step for found in state.checkpoints] == [8, 12]
     assert [skipped.path for skipped in state.skipped_checkpoints] == ["checkpoints/checkpoint-4"]
     assert state.unverified_checkpoints == ()
-    assert "checkpoints/checkpoint-4 is passed over: optimizer.pt was damaged" in caplog.text
+    assert "checkpoints/checkpoint-4 is skipped: optimizer.pt was damaged" in caplog.text
 
 
 def test_with_no_checkpoint_that_verifies_the_run_begins_anew(finished: Finished, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_completed_run_is_not_trained_further_but_only_brought_to_its_end(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = as_died_after(12, finished, tmp_path / "volume")
-    monkeypatch.setattr("sftjob_trainer.fit.fit", lambda *_: pytest.fail("trained further"))
+    monkeypatch.setattr("sftjob_trainer.training.build.fit", lambda *_: pytest.fail("trained further"))
 
     outcome = run_train(volume, finished.config, attempt=2)
 

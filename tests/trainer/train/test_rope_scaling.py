@@ -14,18 +14,18 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sftjob_contract import layout
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
-from sftjob_contract.rope import RopeScaling, RopeType
-from sftjob_trainer.card import Made, model_card
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.limits import read_limits
-from sftjob_trainer.rope import check_scaling, scale
-from sftjob_trainer.weightless import refusal
-from support.preparing import Workbench
-from support.rope import scaled, scaling
-from support.tiny import POSITIONS, lora, run_config, write_tokenizer
-from support.training import PEFT_IS_BEHIND, Finished, as_died_after, finish, job, run_train
+from sftjob_contract.run.method import ComputeDtype, Distillation, Method, Quantization, QuantizationType, Teacher
+from sftjob_contract.run.rope import RopeScaling, RopeType
+from sftjob_trainer.models.limits import read_limits
+from sftjob_trainer.models.rope import check_scaling, scale
+from sftjob_trainer.output.model_card import CardContent, model_card
+from sftjob_trainer.preflight.meta_model import find_refusal
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.process.errors import StageError
+from support.trainer.preparing import Workbench
+from support.trainer.rope import scaled, scaling
+from support.trainer.tiny import POSITIONS, lora, run_config, write_tokenizer
+from support.trainer.training import PEFT_IS_BEHIND, Finished, as_died_after, finish, job, run_train
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -164,9 +164,9 @@ def test_rows_and_prompts_may_use_the_positions_that_are_added(qwen2: Path, tmp_
     bench.run(scaled(config, scaling()))
 
     assert max(len(row["input_ids"]) for row in bench.sequences()) > POSITIONS
-    with pytest.raises(Failure, match=f"maxLength is {2 * POSITIONS} but the model has {POSITIONS} positions"):
+    with pytest.raises(StageError, match=f"maxLength is {2 * POSITIONS} but the model has {POSITIONS} positions"):
         bench.run(config)
-    with pytest.raises(Failure, match=f"maxLength is {2 * POSITIONS} but the model has {POSITIONS + 256} positions"):
+    with pytest.raises(StageError, match=f"maxLength is {2 * POSITIONS} but the model has {POSITIONS + 256} positions"):
         bench.run(scaled(config, scaling(factor=1.5)))
 
 
@@ -178,7 +178,9 @@ def test_a_teacher_has_its_own_positions(qwen2: Path, tmp_path: Path) -> None:
     )
     config = bench.config(bench.write("train.jsonl", [{"text": "a"}] * 2), method=method, max_length=2 * POSITIONS)
 
-    with pytest.raises(Failure, match=f"is {2 * POSITIONS} but method.distillation.teacher has {POSITIONS} positions"):
+    with pytest.raises(
+        StageError, match=f"is {2 * POSITIONS} but method.distillation.teacher has {POSITIONS} positions"
+    ):
         bench.run(scaled(config, scaling()))
 
 
@@ -215,7 +217,7 @@ OWN = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_fa
         (
             {"model_type": "qwen2", "rope_parameters": {"rope_theta": 1e6, "mrope_section": [16, 24, 24]}},
             scaling(),
-            "the RoPE of qwen2 has parameters of its own (mrope_section); remove it",
+            "the RoPE of qwen2 has other parameters (mrope_section); remove it",
         ),
         (
             {"model_type": "llama"},
@@ -234,7 +236,7 @@ def test_what_cannot_be_scaled_is_refused_in_a_sentence(
 ) -> None:
     model = scaled(run_config(model="/m", dataset="/d"), rope).model
 
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(StageError) as refused:
         check_scaling(config_json(tmp_path, **settings), model)
 
     assert refused.value.message.startswith(f"model.ropeScaling: {problem}")
@@ -266,11 +268,11 @@ def test_code_that_does_not_scale_is_found_without_weights(
     config_json(write_tokenizer(tmp_path), **SMALL, **settings)
     config = run_config(model=str(tmp_path), dataset="/d", method=lora())
 
-    found = refusal(scaled(config, scaling()), tmp_path)
+    found = find_refusal(scaled(config, scaling()), tmp_path)
 
     assert found is not None
     assert found.startswith(f"model.ropeScaling: {problem}")
-    assert refusal(config, tmp_path) is None
+    assert find_refusal(config, tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def test_the_card_of_an_adapter_scales_the_base_and_gives_it_rows_for_added_toke
     """Scaling is of the config, before the base is loaded; rows are of the loaded base."""
     config = replace(adapter.config, model=replace(adapter.config.model, source="hf://team/base"))
     stats = replace(adapter.stats, embedding_rows=514)
-    made = Made(config=config, stats=stats, metrics={}, libraries={})
+    made = CardContent(config=config, stats=stats, metrics={}, libraries={})
     unscaled = replace(made, config=replace(config, model=replace(config.model, rope_scaling=None)))
 
     assert (
@@ -326,7 +328,7 @@ def test_the_card_of_an_adapter_of_a_hub_model_names_its_revision(adapter: Finis
     config = replace(adapter.config, model=replace(adapter.config.model, source="hf://team/base", revision="v2"))
     rope = scaling(RopeType.LLAMA3, 8, original_max_position_embeddings=8192)
     card = model_card(
-        Made(config=scaled(config, rope), stats=adapter.stats, metrics={}, libraries={}), layout.OUTPUT_ADAPTER
+        CardContent(config=scaled(config, rope), stats=adapter.stats, metrics={}, libraries={}), layout.OUTPUT_ADAPTER
     )
 
     assert "BASE = 'team/base'\nPLACE = \".\"" in card

@@ -9,8 +9,8 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_trainer.sampling import LongestFirst
-from support.training import build_trainer, finish, job, read_metrics
+from sftjob_trainer.training.sampling import LongestFirstSampler
+from support.trainer.training import build_trainer, finish, job, read_metrics
 
 
 def rows_of(*lengths: int) -> Any:
@@ -30,10 +30,10 @@ def batches(directory: Path, config: Any, *, rows: int = 21) -> list[list[tuple[
 
 
 def test_rows_of_a_step_are_sorted_and_steps_stay_apart() -> None:
-    sampler = LongestFirst([3, 0, 1, 2, 4], rows=rows_of(5, 1, 4, 9, 2), step_rows=3)
+    sampler = LongestFirstSampler([3, 0, 1, 2, 4], rows=rows_of(5, 1, 4, 9, 2), step_rows=3)
 
     assert list(sampler) == [3, 0, 1, 2, 4]
-    assert list(LongestFirst([1, 0, 3, 4, 2], rows=rows_of(5, 1, 4, 9, 2), step_rows=3)) == [3, 0, 1, 2, 4]
+    assert list(LongestFirstSampler([1, 0, 3, 4, 2], rows=rows_of(5, 1, 4, 9, 2), step_rows=3)) == [3, 0, 1, 2, 4]
     assert len(sampler) == 5
 
 
@@ -41,7 +41,7 @@ def test_rows_of_a_step_are_sorted_and_steps_stay_apart() -> None:
 def test_every_step_has_the_rows_that_it_had(lengths: list[int], step_rows: int, random: Any) -> None:
     order = random.sample(range(len(lengths)), len(lengths))
 
-    found = list(LongestFirst(order, rows=rows_of(*lengths), step_rows=step_rows))
+    found = list(LongestFirstSampler(order, rows=rows_of(*lengths), step_rows=step_rows))
 
     for begin in range(0, len(order), step_rows):
         step = found[begin : begin + step_rows]
@@ -70,7 +70,7 @@ def test_the_losses_are_those_of_the_order_as_it_was_drawn(
         qwen2, per_device_batch_size=2, gradient_accumulation_steps=accumulation, learning_rate=1e-2, max_steps=6
     )
     ours = finish(tmp_path / "sorted", config)
-    monkeypatch.setattr(LongestFirst, "__iter__", lambda self: iter(self._order))
+    monkeypatch.setattr(LongestFirstSampler, "__iter__", lambda self: iter(self._order))
     drawn = finish(tmp_path / "drawn", config)
 
     for name in ("loss", "gradNorm", "evalLoss"):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import LoraBias, Method
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from support.tiny import lora
-from support.training import (
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.method import LoraBias, Method
+from support.trainer.tiny import lora
+from support.trainer.training import (
     PEFT_IS_BEHIND,
     Finished,
     environment,
@@ -106,13 +106,13 @@ def test_the_newest_checkpoint_that_verifies_is_taken(adapted: Finished, qwen2: 
     assert outcome.output is not None
     reached = read_metrics(adapted.volume).values("evalLoss")[3]
     assert outcome.output.metrics["initialEvalLoss"] == pytest.approx(reached, abs=1e-6)
-    assert "checkpoint-6 can not be used: adapter_model.safetensors has 0 bytes" in (
+    assert "checkpoint-6 cannot be used: adapter_model.safetensors has 0 bytes" in (
         (tmp_path / "volume" / layout.TRAIN_LOG).read_text()
     )
 
 
 def test_a_claim_is_where_it_is_mounted(finished: Finished, tmp_path: Path) -> None:
-    from sftjob_trainer.start import starting_checkpoint
+    from sftjob_trainer.training.starting_point import starting_checkpoint
 
     (tmp_path / "other").symlink_to(finished.volume)
     config = starting_from(finished.config, "pvc://other/checkpoints/checkpoint-8")
@@ -133,7 +133,7 @@ def cut_off(directory: Path) -> None:
 REFUSED: list[tuple[Method | None, str, Callable[[Path], None], Reason, str]] = [
     (lora(), "nowhere", no_change, Reason.MODEL_NOT_FOUND, "nowhere does not exist"),
     (lora(), "", cut_off, Reason.MODEL_NOT_FOUND, "it has no complete checkpoint; it has checkpoint-"),
-    (lora(), "checkpoint-6", cut_off, Reason.MODEL_NOT_FOUND, "checkpoint-6 can not be used: it has no "),
+    (lora(), "checkpoint-6", cut_off, Reason.MODEL_NOT_FOUND, "checkpoint-6 cannot be used: it has no "),
     (None, "checkpoint-6", no_change, Reason.CONFIG_INVALID, "it is a LoRA adapter, but this run trains every weig"),
     (lora(8), "", no_change, Reason.CONFIG_INVALID, "it was trained with rank 4, not 8; write method.lora as that"),
     (lora(alpha=4), "", no_change, Reason.CONFIG_INVALID, "it was trained with alpha 8, not 4; write method.lora a"),

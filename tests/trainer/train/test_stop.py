@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.checkpoints import verify
-from sftjob_trainer.stop import StopRequest
-from sftjob_trainer.telemetry import Telemetry
-from support.training import Finished, environment, read_metrics, run_train, write_prepared
+from sftjob_contract.run.config import RunConfig
+from sftjob_trainer.distributed.stop_request import StopRequest
+from sftjob_trainer.reporting.telemetry import Telemetry
+from sftjob_trainer.run.checkpoints import verify
+from support.trainer.training import Finished, environment, read_metrics, run_train, write_prepared
 
 
 def terminate() -> None:
@@ -29,14 +29,14 @@ def terminated_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Send this process SIGTERM when a step has ended."""
 
     def arrange(step: int) -> None:
-        original = Telemetry.step_ended
+        original = Telemetry.end_step
 
         def step_ended(self: Telemetry, number: int, epoch: float) -> None:
             original(self, number, epoch)
             if number == step:
                 terminate()
 
-        monkeypatch.setattr(Telemetry, "step_ended", step_ended)
+        monkeypatch.setattr(Telemetry, "end_step", step_ended)
 
     return arrange
 
@@ -44,7 +44,7 @@ def terminated_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture
 def terminated_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Send this process SIGTERM when the evaluation after a step has begun."""
-    from sftjob_trainer.trainer import Trainer
+    from sftjob_trainer.training.sft_trainer import Trainer
 
     def arrange(step: int) -> None:
         original = Trainer.prediction_step
@@ -214,14 +214,14 @@ def test_a_save_that_may_not_end_within_the_grace_period_is_announced(
     progress = Telemetry.progress
     terminated_after(7)
 
-    with caplog.at_level(logging.WARNING, "sftjob_trainer.run"), pytest.MonkeyPatch.context() as patch:
+    with caplog.at_level(logging.WARNING, "sftjob_trainer.run.context"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Telemetry, "progress", lambda self: replace(progress(self), longest_save_seconds=longest_save))
         outcome = train(finished.config, replace(environment(volume), grace_seconds=grace))
 
     assert outcome.exit_code is ExitCode.RETRY
-    told = [record.getMessage() for record in caplog.records if record.name == "sftjob_trainer.run"]
+    told = [record.getMessage() for record in caplog.records if record.name == "sftjob_trainer.run.context"]
     expected = (
-        "asked to stop with 30 s of 30 s left after this step, but a checkpoint took up to 40 s: "
+        "stop requested with 30 s of 30 s left after this step, but a checkpoint took up to 40 s: "
         "this one may not be complete in time"
     )
     assert told == ([expected] if warned else [])

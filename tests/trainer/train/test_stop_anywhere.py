@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.checkpoints import CheckpointStore
+from sftjob_contract.run.config import RunConfig
+from sftjob_trainer.run.checkpoints import CheckpointStore
 from support import faults
-from support.processes import train_in_one
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, Finished, finish, job, run_train, write_prepared
-from support.weights import assert_same_weights
+from support.trainer.processes import train_in_one
+from support.trainer.tiny import lora
+from support.trainer.training import PEFT_IS_BEHIND, Finished, finish, job, run_train, write_prepared
+from support.trainer.weights import assert_same_weights
 
 pytestmark = [pytest.mark.slow, PEFT_IS_BEHIND]
 
 STEPS = 4
-AT_ONCE = "train was asked to stop (SIGTERM)"
+AT_ONCE = "train was stopped (SIGTERM)"
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,32 @@ class Stopped:
 
 ADAPTER, MERGED = "adapter", "merged"
 TABLE = {
-    "loading": Stopped((faults.signal_in("sftjob_trainer.fit.load_model"),), AT_ONCE, 0),
-    "loading, of the second attempt": Stopped((faults.signal_in("sftjob_trainer.fit.load_model"),), AT_ONCE, 2),
+    "loading": Stopped((faults.signal_in("sftjob_trainer.training.build.load_model"),), AT_ONCE, 0),
+    "loading, of the second attempt": Stopped(
+        (faults.signal_in("sftjob_trainer.training.build.load_model"),), AT_ONCE, 2
+    ),
     "a step, and once more at its end": Stopped(
         (
-            faults.signal_in("sftjob_trainer.trainer.Trainer.training_step"),
+            faults.signal_in("sftjob_trainer.training.sft_trainer.Trainer.training_step"),
             faults.signal(signal.SIGTERM, 1),
         ),
         "stopped on request after step 1 of 4; checkpoints/checkpoint-1 is saved",
         1,
     ),
     "a save": Stopped(
-        (faults.signal_in("sftjob_trainer.checkpoints.CheckpointStore.seal"),),
+        (faults.signal_in("sftjob_trainer.run.checkpoints.CheckpointStore.seal"),),
         "stopped on request after step 2 of 4; checkpoints/checkpoint-2 is saved",
         2,
     ),
     "a step, and once more when all is saved": Stopped(
-        (faults.signal(signal.SIGTERM, 1), faults.signal_in("sftjob_trainer.outcome.failed")), AT_ONCE, 1
+        (faults.signal(signal.SIGTERM, 1), faults.signal_in("sftjob_trainer.process.termination.failed")), AT_ONCE, 1
     ),
     "after the last step": Stopped(
-        (faults.signal(signal.SIGTERM, STEPS), faults.signal_in("sftjob_trainer.outputs.publish")), AT_ONCE, STEPS
+        (faults.signal(signal.SIGTERM, STEPS), faults.signal_in("sftjob_trainer.output.export.publish")), AT_ONCE, STEPS
     ),
-    "making the output": Stopped((faults.signal_in("sftjob_trainer.outputs.replace_directory"),), AT_ONCE, STEPS),
+    "making the output": Stopped((faults.signal_in("sftjob_trainer.output.export.replace_directory"),), AT_ONCE, STEPS),
     "merging": Stopped(
-        (faults.signal_in("sftjob_trainer.merge.replace_directory"),), AT_ONCE, STEPS, frozenset({ADAPTER})
+        (faults.signal_in("sftjob_trainer.output.merge.replace_directory"),), AT_ONCE, STEPS, frozenset({ADAPTER})
     ),
     "uploading": Stopped(
         (faults.signal_in("sftjob_trainer.publish.deliver"),), AT_ONCE, STEPS, frozenset({ADAPTER, MERGED})

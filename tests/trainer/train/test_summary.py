@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.outcome import Output
-from sftjob_trainer.publish import places
-from sftjob_trainer.summary import summary
-from sftjob_trainer.telemetry import SavedTelemetry
+from sftjob_contract.reports.outcome import Output
+from sftjob_trainer.publish import output_locations
+from sftjob_trainer.reporting.summary import summary
+from sftjob_trainer.reporting.telemetry import SavedTelemetry
 
 ADAPTER = {
     "initialEvalLoss": 2.34561,
@@ -50,4 +50,4 @@ def known(**changes: Any) -> SavedTelemetry:
 def test_the_last_lines_say_what_was_trained_how_well_how_fast_and_where_it_is(
     state: SavedTelemetry, output: Output, expected: list[str]
 ) -> None:
-    assert list(summary(state, output.metrics, places(output, "pvc://bot/"))) == expected
+    assert list(summary(state, output.metrics, output_locations(output, "pvc://bot/"))) == expected

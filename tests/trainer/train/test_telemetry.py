@@ -8,9 +8,9 @@ import pytest
 
 from sftjob_contract.codec import from_json, to_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES
-from sftjob_contract.progress import HISTORY_POINTS, Activity, Checkpoint, HistoryPoint, SkippedCheckpoint
-from sftjob_trainer.flops import Arithmetic
-from sftjob_trainer.telemetry import History, SavedTelemetry, Telemetry, TrainingLog
+from sftjob_contract.reports.progress import HISTORY_POINTS, Activity, Checkpoint, HistoryPoint, SkippedCheckpoint
+from sftjob_trainer.reporting.mfu import ComputeCost
+from sftjob_trainer.reporting.telemetry import History, SavedTelemetry, Telemetry, TrainingLog
 
 
 class Clock:
@@ -43,10 +43,10 @@ def log(step: int, *, loss: float = 2.0, tokens: int = 0) -> TrainingLog:
 
 
 def take_steps(run: Telemetry, clock: Clock, count: int, seconds: float) -> None:
-    run.doing(Activity.TRAINING)
+    run.set_activity(Activity.TRAINING)
     for _ in range(count):
         clock.seconds += seconds
-        run.step_ended(run.step + 1, epoch=0.0)
+        run.end_step(run.step + 1, epoch=0.0)
 
 
 def test_before_the_first_step_little_is_known(clock: Clock) -> None:
@@ -63,7 +63,7 @@ def test_the_remaining_time_is_the_mean_step_so_far_times_the_steps_to_go(clock:
     take_steps(run, clock, 10, seconds=2)
     assert run.progress().eta_seconds == 180
 
-    run.doing(Activity.EVALUATING)  # comes again, so it is
+    run.set_activity(Activity.EVALUATING)  # comes again, so it is
     clock.seconds += 10
     take_steps(run, clock, 10, seconds=2)
 
@@ -73,10 +73,10 @@ def test_the_remaining_time_is_the_mean_step_so_far_times_the_steps_to_go(clock:
 def test_throughput_counts_time_in_steps_only(clock: Clock) -> None:
     run = telemetry(clock)
     take_steps(run, clock, 4, seconds=1)
-    run.doing(Activity.SAVING)
+    run.set_activity(Activity.SAVING)
     clock.seconds += 1000
     take_steps(run, clock, 6, seconds=1)
-    run.logged(log(10, tokens=5000))
+    run.record_log(log(10, tokens=5000))
 
     assert run.progress().tokens_per_second == 500.0
     assert run.metrics()["trainSeconds"] == 10.0
@@ -84,17 +84,17 @@ def test_throughput_counts_time_in_steps_only(clock: Clock) -> None:
 
 def test_a_resumed_run_adds_to_what_was_known(clock: Clock) -> None:
     first = telemetry(clock)
-    first.evaluated(0, 4.0)
+    first.record_evaluation(0, 4.0)
     take_steps(first, clock, 10, seconds=1)
-    first.logged(log(10, loss=3.0, tokens=1000))
-    first.evaluated(10, 2.5)
+    first.record_log(log(10, loss=3.0, tokens=1000))
+    first.record_evaluation(10, 2.5)
     saved = from_json(SavedTelemetry, to_json(first.saved()), ignore_unknown=False)
 
     second = telemetry(clock, attempt=2)
     second.resume(saved)
-    second.skipped((SkippedCheckpoint(path="checkpoints/checkpoint-12", why="truncated"),))
+    second.add_skipped((SkippedCheckpoint(path="checkpoints/checkpoint-12", why="truncated"),))
     take_steps(second, clock, 5, seconds=2)
-    second.logged(log(15, loss=1.5, tokens=600))
+    second.record_log(log(15, loss=1.5, tokens=600))
 
     state = second.progress()
     assert (state.attempt, state.step, state.resumed_from_step, state.tokens) == (2, 15, 10, 1600)
@@ -115,7 +115,7 @@ def test_the_time_to_the_first_step_is_told_by_part_from_the_start_of_the_proces
     run = telemetry(clock, started=clock.seconds - 1)
     for part, seconds in (("imports", 6.0), ("model", 2.0), ("data", 0.5)):
         clock.seconds += seconds
-        run.loaded(part)
+        run.finish_startup_part(part)
     clock.seconds += 0.25
     take_steps(run, clock, 2, seconds=4)
 
@@ -126,7 +126,7 @@ def test_the_time_to_the_first_step_is_told_by_part_from_the_start_of_the_proces
 def test_the_evaluation_before_the_first_step_is_evaluating_and_not_loading(clock: Clock) -> None:
     run = telemetry(clock)
     clock.seconds += 3
-    run.doing(Activity.EVALUATING)
+    run.set_activity(Activity.EVALUATING)
     clock.seconds += 20
     take_steps(run, clock, 1, seconds=1)
 
@@ -136,11 +136,11 @@ def test_the_evaluation_before_the_first_step_is_evaluating_and_not_loading(cloc
 def test_a_step_is_told_with_what_it_waited_for_data_as_the_mean_since_the_log_before(clock: Clock) -> None:
     run = telemetry(clock)
     take_steps(run, clock, 1, seconds=60)  # compiling, say
-    run.logged(log(1, tokens=100))
+    run.record_log(log(1, tokens=100))
     with run.waiting_for_data():
         clock.seconds += 3
     take_steps(run, clock, 2, seconds=2)
-    run.logged(log(3, tokens=300))
+    run.record_log(log(3, tokens=300))
 
     state = run.progress()
     assert (state.step_seconds, state.data_wait_seconds) == (3.5, 1.5)
@@ -151,13 +151,13 @@ def test_evaluations_and_saves_are_added_up_and_the_longest_save_is_known(clock:
     assert (run.progress().evaluating_seconds, run.progress().longest_save_seconds) == (None, None)
     for seconds in (5, 7):
         take_steps(run, clock, 1, seconds=1)
-        run.doing(Activity.EVALUATING)
+        run.set_activity(Activity.EVALUATING)
         clock.seconds += 10
-        run.doing(Activity.SAVING)
+        run.set_activity(Activity.SAVING)
         clock.seconds += seconds
-        run.checkpoints((), None)
+        run.set_checkpoints((), None)
     take_steps(run, clock, 1, seconds=1)
-    run.doing(Activity.SAVING)
+    run.set_activity(Activity.SAVING)
     clock.seconds += 100  # the output, which is no checkpoint
 
     state = run.progress()
@@ -166,11 +166,11 @@ def test_evaluations_and_saves_are_added_up_and_the_longest_save_is_known(clock:
 
 def test_utilization_is_that_of_the_last_window_and_memory_is_the_highest_so_far(clock: Clock) -> None:
     run = telemetry(clock)
-    run.computes(Arithmetic(flops_per_token=6e9, peak_flops=1e15))
+    run.set_compute_cost(ComputeCost(flops_per_token=6e9, peak_flops=1e15))
     take_steps(run, clock, 1, seconds=60)
-    run.logged(log(1, tokens=50_000))
+    run.record_log(log(1, tokens=50_000))
     take_steps(run, clock, 1, seconds=1)
-    run.logged(replace(log(2, tokens=150_000), peak_memory_bytes=7))
+    run.record_log(replace(log(2, tokens=150_000), peak_memory_bytes=7))
 
     assert run.progress().mfu == 0.6
     assert run.progress().peak_memory_bytes == 7
@@ -179,11 +179,11 @@ def test_utilization_is_that_of_the_last_window_and_memory_is_the_highest_so_far
 def test_what_was_waited_for_in_an_attempt_before_counts_nowhere(clock: Clock) -> None:
     first = telemetry(clock)
     take_steps(first, clock, 10, seconds=100)
-    first.logged(log(10, tokens=1000))
+    first.record_log(log(10, tokens=1000))
     second = telemetry(clock, attempt=2)
     second.resume(first.saved())
     take_steps(second, clock, 2, seconds=3)
-    second.logged(log(12, tokens=200))
+    second.record_log(log(12, tokens=200))
 
     assert second.progress().step_seconds == 3.0
     assert second.metrics()["trainSeconds"] == 1006.0
@@ -191,14 +191,14 @@ def test_what_was_waited_for_in_an_attempt_before_counts_nowhere(clock: Clock) -
 
 def test_an_evaluation_loss_belongs_to_its_step(clock: Clock) -> None:
     run = telemetry(clock)
-    run.evaluated(4, 2.0)
+    run.record_evaluation(4, 2.0)
 
     assert (run.eval_loss_at(4), run.eval_loss_at(5)) == (2.0, None)
 
 
 def test_a_perplexity_that_no_number_can_hold_is_left_out(clock: Clock) -> None:
     run = telemetry(clock)
-    run.evaluated(0, 2000.0)
+    run.record_evaluation(0, 2000.0)
 
     assert "evalPerplexity" not in run.metrics()
 
@@ -236,8 +236,8 @@ def test_an_evaluated_point_stands_for_its_stretch_of_steps() -> None:
 def test_the_largest_state_fits_a_report(clock: Clock) -> None:
     run = telemetry(clock, max_steps=1_000_000)
     for step in range(0, 1_000_001, 10_000):
-        run.logged(log(step, loss=1.2345678901234567 / (step + 1), tokens=step * 10**6))
-        run.evaluated(step, 1.2345678901234567)
+        run.record_log(log(step, loss=1.2345678901234567 / (step + 1), tokens=step * 10**6))
+        run.record_evaluation(step, 1.2345678901234567)
     checkpoint = Checkpoint(
         step=10**6,
         path="checkpoints/checkpoint-1000000",
@@ -245,6 +245,6 @@ def test_the_largest_state_fits_a_report(clock: Clock) -> None:
         time=run.timestamp(),
         eval_loss=1.23456789012345,
     )
-    run.checkpoints((checkpoint,) * 100, best_step=10**6)
+    run.set_checkpoints((checkpoint,) * 100, best_step=10**6)
 
     assert len(to_json(run.progress()).encode()) < PROGRESS_BODY_LIMIT_BYTES / 2

@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
-from sftjob_contract.destinations import Mlflow, Wandb
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import ENV_WANDB_API_KEY, Stage
-from sftjob_trainer.background import Background, Pace
-from sftjob_trainer.libraries import library_variables
-from sftjob_trainer.mlflow_tracker import JOB_TAG, open_mlflow
-from sftjob_trainer.tracking import Ending
-from sftjob_trainer.wandb_tracker import open_wandb
-from support.tiny import run_config
-from support.tracking_servers import MlflowServer, WandbServer, mlflow_server, wandb_server
-from support.training import as_died_after, finish, job, read_metrics, run_train
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.destinations import Mlflow, Wandb
+from sftjob_trainer.process.libraries import library_variables
+from sftjob_trainer.reporting.mlflow_tracker import JOB_TAG, open_mlflow
+from sftjob_trainer.reporting.tracker import FinalStatus
+from sftjob_trainer.reporting.tracker_thread import BackgroundTracker, BackoffPolicy
+from sftjob_trainer.reporting.wandb_tracker import open_wandb
+from support.servers.tracking_servers import MlflowServer, WandbServer, mlflow_server, wandb_server
+from support.trainer.tiny import run_config
+from support.trainer.training import as_died_after, finish, job, read_metrics, run_train
 
 KEY = "0123456789abcdef" * 2 + "fedcba98"
 UID = "00000000-0000-0000-0000-000000000001"
-FAST = Pace(first_backoff=0.01, max_backoff=0.02, flush=5.0)
+FAST = BackoffPolicy(first_backoff=0.01, max_backoff=0.02, flush=5.0)
 TIMEOUT_SECONDS = 60
 NOWHERE = "http://127.0.0.1:9"
 
@@ -68,7 +68,7 @@ class Recording:
     def __init__(self, *, failures: int = 0) -> None:
         self.failures = failures
         self.logged: list[tuple[int, Mapping[str, float]]] = []
-        self.ending: Ending | None = None
+        self.ending: FinalStatus | None = None
         self.free = threading.Event()
         self.free.set()
 
@@ -81,7 +81,7 @@ class Recording:
         self._try()
         self.logged.append((step, values))
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: FinalStatus) -> None:
         self.ending = ending
 
     def _try(self) -> None:
@@ -92,25 +92,25 @@ class Recording:
 
 def test_what_fails_is_told_once_and_tried_again_in_order(caplog: pytest.LogCaptureFixture) -> None:
     recording = Recording(failures=5)
-    background = Background("tracking.x", recording.open, FAST)
+    background = BackgroundTracker("tracking.x", recording.open, FAST)
     for step in range(3):
         background.log(step, {"train/loss": 1.0})
-    background.close(Ending.FINISHED)
+    background.close(FinalStatus.FINISHED)
 
     assert [step for step, _ in recording.logged] == [0, 1, 2]
-    assert recording.ending is Ending.FINISHED
+    assert recording.ending is FinalStatus.FINISHED
     assert [record.message for record in caplog.records] == [
-        "tracking.x: the server is away; training goes on, and it is tried again"
+        "tracking.x: the server is away; training continues, and it is tried again"
     ]
 
 
 def test_a_step_does_not_wait_for_a_slow_server(caplog: pytest.LogCaptureFixture) -> None:
     recording = Recording()
     recording.free.clear()
-    background = Background("tracking.x", recording.open, replace(FAST, flush=0.01))
+    background = BackgroundTracker("tracking.x", recording.open, replace(FAST, flush=0.01))
     for step in range(3):
         background.log(step, {})  # returns although nothing can be sent
-    background.close(Ending.FAILED)
+    background.close(FinalStatus.FAILED)
     recording.free.set()
 
     assert caplog.records[-1].message == "tracking.x: 3 logs were not sent; logs/metrics.jsonl has them"
@@ -119,11 +119,11 @@ def test_a_step_does_not_wait_for_a_slow_server(caplog: pytest.LogCaptureFixture
 def test_an_absent_server_costs_bounded_memory(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sftjob_trainer.background.PENDING", 10)
-    background = Background("tracking.x", Recording(failures=10**9).open, replace(FAST, flush=0.01))
+    monkeypatch.setattr("sftjob_trainer.reporting.tracker_thread.PENDING", 10)
+    background = BackgroundTracker("tracking.x", Recording(failures=10**9).open, replace(FAST, flush=0.01))
     for step in range(100):
         background.log(step, {})
-    background.close(Ending.FINISHED)
+    background.close(FinalStatus.FINISHED)
 
     assert caplog.records[-1].message == "tracking.x: 100 logs were not sent; logs/metrics.jsonl has them"
 
@@ -143,7 +143,7 @@ def test_wandb_gets_config_metrics_and_the_end(small: RunConfig, volume: Path, w
     tracker = open_wandb(on_wandb(small, wandb_online.url), volume)
     tracker.log(1, {"train/loss": 2.5})
     tracker.log(2, {"train/loss": 1.5, "eval/loss": 1.75})
-    tracker.close(Ending.FINISHED)
+    tracker.close(FinalStatus.FINISHED)
 
     made = wandb_online.runs[0]
     assert (made["name"], made["project"], made["entity"], made["displayName"]) == (UID, "project", "team", "a run")
@@ -163,7 +163,7 @@ def test_wandb_gets_config_metrics_and_the_end(small: RunConfig, volume: Path, w
 def test_a_resumed_attempt_goes_on_with_the_same_wandb_run(
     small: RunConfig, volume: Path, wandb_online: WandbServer
 ) -> None:
-    for ending in (Ending.INTERRUPTED, Ending.FINISHED):
+    for ending in (FinalStatus.INTERRUPTED, FinalStatus.FINISHED):
         tracker = open_wandb(on_wandb(small, wandb_online.url), volume)
         tracker.log(1, {"train/loss": 2.5})
         tracker.close(ending)
@@ -182,12 +182,12 @@ def test_without_its_server_a_wandb_run_stays_on_the_volume(
     wandb_online: WandbServer,
     status: int | None,
 ) -> None:
-    monkeypatch.setattr("sftjob_trainer.wandb_tracker.INIT_SECONDS", 2.0)
+    monkeypatch.setattr("sftjob_trainer.reporting.wandb_tracker.INIT_SECONDS", 2.0)
     wandb_online.status = status
 
     tracker = open_wandb(on_wandb(small, wandb_online.url if status else NOWHERE), volume)
     tracker.log(1, {"train/loss": 2.5})
-    tracker.close(Ending.FINISHED)
+    tracker.close(FinalStatus.FINISHED)
 
     (told,) = [record.message for record in caplog.records if record.name.startswith("sftjob_trainer")]
     assert told.startswith("tracking.wandb: ")
@@ -200,7 +200,7 @@ def test_an_offline_wandb_run_can_be_synced_later(small: RunConfig, volume: Path
     tracker = open_wandb(on_wandb(small, None), volume)
     tracker.log(1, {"train/loss": 2.5})
     tracker.log(2, {"train/loss": 1.5})
-    tracker.close(Ending.FINISHED)
+    tracker.close(FinalStatus.FINISHED)
     assert wandb_online.asked == []
     (directory,) = (volume / layout.WANDB).glob("offline-run-*")
 
@@ -225,7 +225,7 @@ def test_mlflow_gets_config_metrics_and_the_end(small: RunConfig, volume: Path, 
     tracker = open_mlflow(on_mlflow(small, mlflow_online.url), volume)
     tracker.log(1, {"train/loss": 2.5})
     tracker.log(2, {"train/loss": 1.5})
-    tracker.close(Ending.FAILED)
+    tracker.close(FinalStatus.FAILED)
 
     (run,) = mlflow_online.runs.values()
     assert mlflow_online.experiments == {"tuning": "1"}
@@ -239,13 +239,13 @@ def test_a_resumed_attempt_goes_on_with_the_same_mlflow_run(
     small: RunConfig, volume: Path, mlflow_online: MlflowServer
 ) -> None:
     config = on_mlflow(small, mlflow_online.url)
-    open_mlflow(config, volume).close(Ending.INTERRUPTED)
+    open_mlflow(config, volume).close(FinalStatus.INTERRUPTED)
     assert [run["status"] for run in mlflow_online.runs.values()] == ["KILLED"]
 
     tracker = open_mlflow(config, volume)
 
     assert [run["status"] for run in mlflow_online.runs.values()] == ["RUNNING"]
-    tracker.close(Ending.FINISHED)
+    tracker.close(FinalStatus.FINISHED)
     assert [run["status"] for run in mlflow_online.runs.values()] == ["FINISHED"]
 
 
@@ -255,11 +255,11 @@ def test_an_mlflow_server_that_comes_back_gets_what_it_missed(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow_online.status = 503
     config = on_mlflow(small, mlflow_online.url)
-    background = Background("tracking.mlflow", lambda: open_mlflow(config, volume), FAST)
+    background = BackgroundTracker("tracking.mlflow", lambda: open_mlflow(config, volume), FAST)
     background.log(1, {"train/loss": 2.5})
     mlflow_online.status = None
     background.log(2, {"train/loss": 1.5})
-    background.close(Ending.FINISHED)
+    background.close(FinalStatus.FINISHED)
 
     assert mlflow_online.values("train/loss") == [(1, 2.5), (2, 1.5)]
     assert [run["status"] for run in mlflow_online.runs.values()] == ["FINISHED"]
@@ -294,10 +294,11 @@ def test_a_resumed_run_is_one_run_on_the_volume_and_tells_what_metrics_tell(qwen
     assert len(list((volume / layout.WANDB).glob(f"offline-run-*/run-{UID}.wandb"))) == 2
 
 
+@pytest.mark.slow
 def test_an_unreachable_tracker_ends_no_run(
     qwen2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sftjob_trainer.background.Pace.flush", 0.1)
+    monkeypatch.setattr("sftjob_trainer.reporting.tracker_thread.BackoffPolicy.flush", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = on_mlflow(job(qwen2, max_steps=2), NOWHERE)
 

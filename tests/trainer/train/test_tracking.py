@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import Metric, RunConfig
-from sftjob_contract.destinations import Mlflow, Wandb
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.tracking import scalar_name
-from support.tiny import held_out_fraction, run_config
-from support.training import as_died_after, finish, job, read_metrics, run_train
+from sftjob_contract.run.config import Metric, RunConfig
+from sftjob_contract.run.destinations import Mlflow, Wandb
+from sftjob_trainer.preflight.run_config import problems
+from sftjob_trainer.reporting.trackers import scalar_name
+from support.trainer.tiny import held_out_fraction, run_config
+from support.trainer.training import as_died_after, finish, job, read_metrics, run_train
 
 
 def tracked(config: RunConfig) -> RunConfig:
@@ -108,6 +108,6 @@ def test_an_image_without_a_package_is_told_before_anything_is_done(
     config = replace(config, **parts)
     assert list(problems(config)) == []
 
-    monkeypatch.setattr("sftjob_trainer.image.find_spec", lambda _name: None)
+    monkeypatch.setattr("sftjob_trainer.process.image.find_spec", lambda _name: None)
 
     assert list(problems(config)) == [sentence]

@@ -7,12 +7,20 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import ModelDtype, Precision, RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
 from sftjob_contract.reasons import Reason
-from support.tiny import lora
-from support.training import PEFT_IS_BEHIND, as_died_after, build_trainer, finish, job, run_train, write_prepared
+from sftjob_contract.run.config import ModelDtype, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
+from support.trainer.tiny import lora
+from support.trainer.training import (
+    PEFT_IS_BEHIND,
+    as_died_after,
+    build_trainer,
+    finish,
+    job,
+    run_train,
+    write_prepared,
+)
 
 pytestmark = PEFT_IS_BEHIND
 
@@ -90,10 +98,10 @@ def test_a_run_whose_weights_did_not_move_fails_with_a_sentence_and_has_no_last_
     llama: Path, tmp_path: Path, method: Method | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second attempt resumes after the first step. The spec takes no rate of 0, so it is put in behind it."""
-    from sftjob_trainer.arguments import sft_arguments
+    from sftjob_trainer.run.sft_config import sft_arguments
 
     monkeypatch.setattr(
-        "sftjob_trainer.construction.sft_arguments",
+        "sftjob_trainer.training.construction.sft_arguments",
         lambda *given, **more: {**sft_arguments(*given, **more), "learning_rate": 0.0},
     )
     config = job(llama, method=method, max_steps=2, save_every=1)
@@ -114,7 +122,7 @@ def test_a_run_whose_weights_did_not_move_fails_with_a_sentence_and_has_no_last_
 def test_a_fingerprint_sees_one_bit_and_nothing_that_is_frozen() -> None:
     import torch
 
-    from sftjob_trainer.trained_weights import fingerprint
+    from sftjob_trainer.training.trained_weights import fingerprint
 
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2).bfloat16())
     model[0].weight.requires_grad_(requires_grad=False)
@@ -136,7 +144,7 @@ def test_a_fingerprint_sees_one_bit_and_nothing_that_is_frozen() -> None:
 def test_4_bit_weights_are_multiplied_in_the_16_bits_of_the_step(
     precision: Precision, asked: ComputeDtype, expected: str
 ) -> None:
-    from sftjob_trainer.model import quantization_config
+    from sftjob_trainer.models.load import quantization_config
 
     made = quantization_config(replace(NF4, compute_dtype=asked), precision)
 
@@ -147,11 +155,11 @@ def test_an_fp16_run_on_quantized_weights_has_fp32_adapters_and_fp16_autocast(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a T4 gets, as far as a CPU can show: the model, its trained weights and TRL's arguments."""
-    from sftjob_trainer import fit
-    from sftjob_trainer.hardware import Choices
+    from sftjob_trainer.models.hardware import Choices
+    from sftjob_trainer.training import build
 
     as_on_a_t4 = Choices(precision=Precision.FP16, dtype=ModelDtype.FLOAT16, attention=None, liger=False, reasons=())
-    monkeypatch.setattr(fit, "choose", lambda *_: as_on_a_t4)
+    monkeypatch.setattr(build, "choose", lambda *_: as_on_a_t4)
 
     trainer = build_trainer(tmp_path, job(llama, method=lora(quantization=NF4), max_steps=2))
 

@@ -8,18 +8,26 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import PackingStrategy, Precision
-from sftjob_contract.optimization import Optimizer, Scheduler
-from sftjob_trainer.arguments import sft_arguments
-from support.optimizers import INSTALLED
-from support.tiny import run_config
-from support.training import build_trainer, documents, finish, job, read_metrics, stats_of
+from sftjob_contract.run.config import PackingStrategy, Precision
+from sftjob_contract.run.optimization import Optimizer, Scheduler
+from sftjob_trainer.run.sft_config import sft_arguments
+from support.trainer.optimizers import INSTALLED
+from support.trainer.tiny import run_config
+from support.trainer.training import build_trainer, documents, finish, job, read_metrics, stats_of
 
 PAGED_ON_A_CPU = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning")
 
 
+QUICK = (
+    *(Optimizer.ADAMW_TORCH, Optimizer.ADAMW_8BIT, Optimizer.PAGED_ADAMW_8BIT),
+    *(Optimizer.LION_32BIT, Optimizer.ADAFACTOR, Optimizer.SGD),
+)
+
+
 @PAGED_ON_A_CPU
-@pytest.mark.parametrize("optimizer", INSTALLED)
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow, id=one) for one in INSTALLED]
+)
 def test_every_optimizer_learns_on_the_cpu_and_is_the_one_asked_for(
     qwen2: Path, tmp_path: Path, optimizer: Optimizer
 ) -> None:
@@ -113,12 +121,41 @@ def test_the_learning_rate_follows_its_formula(
         extra={"lr_scheduler_kwargs": options} if options else {},
     )
 
-    rates = read_metrics(finish(tmp_path, config).volume).values("learningRate")
+    rates = rates_of(build_trainer(tmp_path, config), STEPS)
 
-    expected = {
+    assert rates == pytest.approx(expected_rates(factor), abs=1e-12)
+
+
+def rates_of(trainer: Any, steps: int) -> dict[int, float]:
+    """The learning rate of each step, as transformers makes it."""
+    trainer.create_optimizer_and_scheduler(steps)
+    rates = {}
+    for step in range(1, steps + 1):
+        [rates[step]] = set(trainer.lr_scheduler.get_last_lr())
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    return rates
+
+
+def expected_rates(factor: Callable[[int], float]) -> dict[int, float]:
+    return {
         step: PEAK * (done / WARMUP if (done := step - 1) < WARMUP else factor(done)) for step in range(1, STEPS + 1)
     }
-    assert rates == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_steps_of_a_run_have_the_rates_of_the_schedule(qwen2: Path, tmp_path: Path) -> None:
+    config = job(
+        qwen2,
+        scheduler=Scheduler.LINEAR,
+        max_steps=STEPS,
+        learning_rate=PEAK,
+        warmup_ratio=None,
+        warmup_steps=WARMUP,
+    )
+
+    rates = read_metrics(finish(tmp_path, config).volume).values("learningRate")
+
+    assert rates == pytest.approx(expected_rates(falling(lambda way: 1 - way)), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +182,7 @@ def test_a_schedule_that_does_not_begin_at_0_has_its_own_rates(
         extra={"lr_scheduler_kwargs": options},
     )
 
-    rates = read_metrics(finish(tmp_path, config).volume).values("learningRate")
+    rates = rates_of(build_trainer(tmp_path, config), len(factors))
 
     assert rates == pytest.approx({step: PEAK * factor for step, factor in enumerate(factors, start=1)})
 

@@ -8,16 +8,16 @@ import pytest
 from safetensors.torch import load_file
 
 from sftjob_contract import layout
-from sftjob_contract.config import RunConfig
 from sftjob_contract.exit_codes import ExitCode
-from sftjob_contract.method import Method
-from sftjob_contract.model_shape import ModelShape, UnfrozenShape
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.configuration import problems
-from sftjob_trainer.weightless import refusal
-from support.preparing import Workbench
-from support.tiny import lora, run_config
-from support.training import as_died_after, finish, job, run_train, write_prepared
+from sftjob_contract.reports.model_shape import ModelShape, UnfrozenShape
+from sftjob_contract.run.config import RunConfig
+from sftjob_contract.run.method import Method
+from sftjob_trainer.preflight.meta_model import find_refusal
+from sftjob_trainer.preflight.run_config import problems
+from support.trainer.preparing import Workbench
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import as_died_after, finish, job, run_train, write_prepared
 
 
 def of(*patterns: str) -> Method:
@@ -58,8 +58,8 @@ def test_a_run_resumes_as_if_undisturbed(llama: Path, tmp_path: Path) -> None:
 
 
 NO_WEIGHT = (
-    "method.full.unfrozenParameters: layers.1 is the beginning of no weight; there are model.embed_tokens.weight, "
-    "model.layers.N.self_attn.q_proj.weight, "
+    "method.full.unfrozenParameters: layers.1 matches the beginning of no weight; the model has "
+    "model.embed_tokens.weight, model.layers.N.self_attn.q_proj.weight, "
 )
 
 
@@ -72,7 +72,7 @@ def test_a_pattern_of_no_weight_is_refused_with_the_names_that_are(llama: Path, 
     assert outcome.reason is Reason.CONFIG_INVALID
     assert outcome.message is not None
     assert outcome.message.startswith(NO_WEIGHT)
-    in_prepare = refusal(config, llama)
+    in_prepare = find_refusal(config, llama)
     assert in_prepare is not None
     assert in_prepare.startswith(NO_WEIGHT)
 
@@ -82,7 +82,7 @@ def test_a_pattern_of_no_weight_is_refused_with_the_names_that_are(llama: Path, 
     [
         (
             of("model.layers.(1"),
-            "method.full.unfrozenParameters: model.layers.(1 is no regular expression: missing",
+            "method.full.unfrozenParameters: model.layers.(1 is not a valid regular expression: missing",
         ),
         (
             replace(lora(), unfrozen_parameters=("lm_head",)),

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,24 +11,26 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from sftjob_contract import layout, names
+from sftjob_contract import layout
 from sftjob_contract.codec import to_json
 from sftjob_contract.exit_codes import ExitCode
+from sftjob_contract.names import Stage
 from sftjob_contract.reasons import Reason
 from sftjob_trainer import publish
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.retrying import Patience
-from sftjob_trainer.upload import upload
-from support.object_store import SECRET, ObjectStore
-from support.training import Finished, finish, job, run_train, write_prepared
+from sftjob_trainer.output.upload import upload
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.retry import RetryPolicy
+from support.servers.object_store import SECRET, ObjectStore
+from support.trainer.entry import ending
+from support.trainer.training import Finished, finish, job, run_train, write_prepared
 
 FILES = {
     "output/adapter/adapter_config.json": b"{}",
-    "output/adapter/adapter_model.safetensors": bytes(range(256)) * 90_000,
+    "output/adapter/adapter_model.safetensors": bytes(range(256)) * 45_000,
     "results/eval_results.json": b'{"evalLoss": 1}',
     "logs/metrics.jsonl": b'{"step": 1}\n',
 }
-ONCE = Patience(tries=1)
+ONCE = RetryPolicy(max_attempts=1)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_an_object_that_is_not_what_was_sent_is_a_failure_and_there_is_no_manife
 ) -> None:
     store.spoils = "eval_results.json"
 
-    with pytest.raises(Failure, match=r"eval_results\.json is not there as it was sent") as raised:
+    with pytest.raises(StageError, match=r"eval_results\.json is not stored as it was sent") as raised:
         upload(f"{scheme}://lab/run", volume, ONCE)
 
     assert raised.value.exit_code is ExitCode.INTERNAL
@@ -135,7 +135,7 @@ def test_a_store_that_does_not_answer_is_tried_again_with_longer_and_longer_paus
         if len(pauses) == 3:
             store.fault = None
 
-    upload("s3://lab/run", volume, Patience(sleep=sleep))
+    upload("s3://lab/run", volume, RetryPolicy(sleep=sleep))
 
     assert pauses == [2, 4, 8]
     assert f"lab/run/{layout.MANIFEST}" in store.objects
@@ -148,7 +148,7 @@ def test_a_store_that_does_not_answer_is_tried_again_with_longer_and_longer_paus
             {"read_only": True},
             "s3://lab/run",
             Reason.ACCESS_DENIED,
-            "s3://lab/run can not be written: access is denied; check the keys in output.upload.secretRef",
+            "s3://lab/run cannot be written: access is denied; check the keys in output.upload.secretRef",
         ),
         ({}, "s3://nowhere/run", Reason.CONFIG_INVALID, "s3://nowhere/run does not exist"),
         (
@@ -165,7 +165,7 @@ def test_a_refusal_says_what_to_look_at_and_nothing_secret(
     for name, value in change.items():
         setattr(store, name, value)
 
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         upload(uri, volume, ONCE)
 
     assert (raised.value.reason, raised.value.message) == (reason, sentence.format(store=store.url))
@@ -174,7 +174,7 @@ def test_a_refusal_says_what_to_look_at_and_nothing_secret(
 def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
     store: ObjectStore, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "Patience", lambda: ONCE)
+    monkeypatch.setattr(publish, "RetryPolicy", lambda: ONCE)
     config = job(qwen2, max_steps=2)
     config = replace(config, output=replace(config.output, upload_uri="s3://lab/run"))
     write_prepared(tmp_path, config)
@@ -187,7 +187,7 @@ def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
 
     assert (failed.exit_code, failed.reason) == (ExitCode.INTERNAL, Reason.UNREACHABLE)
     assert failed.message == (
-        f"s3://lab/run: the server {store.url} answered with HTTP 501; the training is complete and its output lies on "
+        f"s3://lab/run: the server {store.url} answered with HTTP 501; training is complete and its output is on "
         "the job's volume, at output/model"
     )
     assert outcome.exit_code is ExitCode.DONE
@@ -198,43 +198,29 @@ def test_after_a_failed_upload_the_next_attempt_uploads_and_does_not_train(
     assert store.objects["lab/run/output/model/model.safetensors"] == weights
 
 
-IMPATIENT = """
-from sftjob_trainer import publish
-from sftjob_trainer.__main__ import main
-from sftjob_trainer.retrying import Patience
-
-publish.Patience = lambda: Patience(tries=1)
-main()
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_can_not_upload_asks_to_be_run_again_and_tells_no_secret(
-    store: ObjectStore, qwen2: Path, tmp_path: Path
+def test_a_stage_that_can_not_upload_asks_to_be_run_again_and_tells_no_secret(
+    store: ObjectStore,
+    qwen2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(publish, "RetryPolicy", lambda: ONCE)
     config = job(qwen2, max_steps=2)
     config = replace(config, output=replace(config.output, upload_uri="s3://lab/run"))
-    volume = tmp_path / "volume"
+    volume, log = tmp_path / "volume", tmp_path / "termination-log"
     write_prepared(volume, config)
-    (tmp_path / "config.json").write_text(to_json(config))
-    environ = {
-        **os.environ,
-        names.ENV_RUN_CONFIG: str(tmp_path / "config.json"),
-        names.ENV_VOLUME: str(volume),
-        names.ENV_TERMINATION_LOG: str(tmp_path / "termination-log"),
-    }
-    command = [sys.executable, "-c", IMPATIENT, "train"]
     store.fault = (501, "NotImplemented")
-    failed = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    said = (tmp_path / "termination-log").read_text()
+    failed = ending(Stage.TRAIN, tmp_path, to_json(config))
+    said = log.read_text()
     store.fault = None
 
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    done = ending(Stage.TRAIN, tmp_path, to_json(config))
 
-    assert (failed.returncode, done.returncode) == (ExitCode.INTERNAL, ExitCode.DONE), failed.stderr + done.stderr
-    assert "the training is complete and its output lies on the job's volume, at output/model" in said
+    assert (failed.exit_code, done.exit_code) == (ExitCode.INTERNAL, ExitCode.DONE)
+    assert "training is complete and its output is on the job's volume, at output/model" in said
     assert f"lab/run/{layout.MANIFEST}" in store.objects
-    everything = [said, (volume / layout.TRAIN_LOG).read_text(), failed.stdout, failed.stderr, done.stdout, done.stderr]
+    everything = [said, log.read_text(), (volume / layout.TRAIN_LOG).read_text(), *capfd.readouterr()]
     assert [text for text in everything if SECRET in text or store.access_key in text] == []
 
 
@@ -256,8 +242,8 @@ def test_a_run_starts_from_a_checkpoint_in_an_object_store(
     store: ObjectStore, finished: Finished, tmp_path: Path, *, named: bool, scheme: str
 ) -> None:
     """The directory of checkpoints stands for the newest that verifies; nothing else is downloaded."""
-    from sftjob_trainer.start import fetch_checkpoint, starting_checkpoint
-    from support.training import environment
+    from sftjob_trainer.training.starting_point import fetch_checkpoint, starting_checkpoint
+    from support.trainer.training import environment
 
     root = finished.volume / layout.CHECKPOINTS
     for path in root.rglob("*"):
@@ -280,13 +266,13 @@ def test_a_run_starts_from_a_checkpoint_in_an_object_store(
 def test_a_place_without_a_complete_checkpoint_is_refused(
     store: ObjectStore, finished: Finished, tmp_path: Path
 ) -> None:
-    from sftjob_trainer.start import fetch_checkpoint
-    from support.training import environment
+    from sftjob_trainer.training.starting_point import fetch_checkpoint
+    from support.trainer.training import environment
 
     store.objects["lab/checkpoint-12/model.safetensors"] = b""
     config = replace(finished.config, checkpoints=replace(finished.config.checkpoints, resume_from="s3://lab"))
 
-    with pytest.raises(Failure, match="s3://lab has no complete checkpoint") as raised:
+    with pytest.raises(StageError, match="s3://lab has no complete checkpoint") as raised:
         fetch_checkpoint(config, environment(tmp_path), Path(config.model.source))
 
     assert raised.value.reason is Reason.MODEL_NOT_FOUND

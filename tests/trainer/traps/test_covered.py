@@ -112,7 +112,7 @@ TRAPS: Final = {
         "train/test_lora_options.py::test_a_name_that_is_no_layer_is_refused_with_the_names_that_are",
         "train/test_methods.py::test_what_a_model_cannot_do_is_refused_in_a_sentence",
     ),
-    "quantized weights alone can not be trained": (
+    "quantized weights alone cannot be trained": (
         "prepare/test_configuration.py::test_a_config_that_can_not_be_run_is_refused",
     ),
     "an evaluation spoils the gradients of 4-bit weights": (
@@ -209,6 +209,7 @@ TRAPS: Final = {
 }
 
 ISOLATION: Final = "numerics/test_packing_isolation.py"
+VARLEN: Final = "numerics/test_varlen_attention.py"
 NUMBERS: Final = {
     "documents that are packed together are computed as alone, or the job is refused": (
         f"{ISOLATION}::test_packed_documents_stay_apart_or_the_probe_says_so",
@@ -219,6 +220,16 @@ NUMBERS: Final = {
         f"{ISOLATION}::test_nothing_is_tried_where_nothing_is_in_doubt",
         f"{ISOLATION}::test_where_a_kernel_for_gpus_may_keep_documents_apart_train_decides",
         f"{ISOLATION}::test_train_refuses_a_loaded_model_that_does_not_keep_documents_apart",
+    ),
+    "documents that are computed one by one are computed as alone, or the model keeps its own attention": (
+        f"{VARLEN}::test_documents_are_computed_as_alone_by_eager_attention_or_the_model_keeps_its_own",
+        f"{VARLEN}::test_a_sliding_window_that_a_model_passes_to_its_attention_holds_in_packed_rows",
+        f"{VARLEN}::test_a_model_whose_window_is_only_in_its_mask_keeps_its_own_attention",
+        f"{VARLEN}::test_of_the_model_types_that_prepare_takes_unprobed_all_but_one_attend_by_document",
+        f"{VARLEN}::test_rows_with_padding_and_generation_are_computed_as_by_sdpa",
+        f"{VARLEN}::test_pytorchs_kernel_is_given_what_the_computation_on_a_cpu_uses",
+        f"{VARLEN}::test_a_model_with_dropout_of_attention_keeps_its_own_on_a_gpu_which_has_no_kernel_for_it",
+        f"{VARLEN}::test_a_model_whose_attention_is_in_chunks_keeps_its_own_since_only_its_mask_has_them",
     ),
     "packed logits equal unpacked ones, in every attention of the CPU": (
         "numerics/test_packed_attention.py::test_packed_logits_equal_unpacked_ones",

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_contract.config import LossOn
 from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.reasons import Reason
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.label_report import marked
-from sftjob_trainer.tokenization import Encoded
-from support.chats import named
-from support.preparing import Workbench
-from support.stock import STOCK_WARNS, stock_trainer
-from support.tiny import END_OF_TEXT, TURN_END
-from support.training import run_train
+from sftjob_contract.run.config import LossOn
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.tokens.label_report import marked
+from sftjob_trainer.tokens.tokenizer import Encoded
+from support.trainer.chats import named
+from support.trainer.preparing import Workbench
+from support.trainer.stock import STOCK_WARNS, stock_trainer
+from support.trainer.tiny import END_OF_TEXT, TURN_END
+from support.trainer.training import run_train
 
 pytestmark = STOCK_WARNS
 
@@ -73,7 +73,7 @@ def test_a_loss_on_completions_is_refused_for_conversations_where_trl_ignores_it
     [stock] = theirs(bench, [TALK], completion_only_loss=True)
 
     assert "<<" not in stock[2:-2]
-    with pytest.raises(Failure, match=r"^training\.lossOn: completion does not suit conversations"):
+    with pytest.raises(StageError, match=r"^training\.lossOn: completion does not match conversations"):
         ours(bench, [TALK], loss_on=LossOn.COMPLETION)
 
 
@@ -150,7 +150,7 @@ def test_bad_rows_are_told_with_their_line_where_trl_raises_something_obscure(
     with pytest.raises(error, match=words):
         stock_trainer(bench.model, rows, bench.root / "stock").get_train_dataloader()
 
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         ours(bench, rows)
     assert (raised.value.message, raised.value.reason) == (sentence, Reason.DATA_INVALID)
 
@@ -183,7 +183,7 @@ def test_doubtful_rows_are_refused_where_trl_trains_on_something(
 ) -> None:
     assert theirs(bench, rows) == stock
 
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(StageError) as raised:
         ours(bench, rows)
     assert raised.value.message == sentence
 
@@ -257,7 +257,7 @@ def test_a_tokenizer_without_padding_still_learns_to_stop(bench: Workbench, tmp_
 
 
 TOLD = (
-    "the Qwen2Tokenizer that transformers makes for this model cuts text otherwise than its tokenizer.json; "
+    "the Qwen2Tokenizer that transformers makes for this model splits text differently than its tokenizer.json; "
     "trained is what transformers makes of it, and that tokenizer is kept with the output"
 )
 

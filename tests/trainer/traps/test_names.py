@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_trainer.extra import extra_problems
-from support.stock import STOCK_WARNS
-from support.tiny import run_config
+from sftjob_trainer.preflight.extra_options import extra_problems
+from support.trainer.stock import STOCK_WARNS
+from support.trainer.tiny import run_config
 
 pytestmark = STOCK_WARNS
 

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from support.stock import STOCK_WARNS, stock_trainer
-from support.training import documents
+from support.trainer.stock import STOCK_WARNS, stock_trainer
+from support.trainer.training import documents
 
 pytestmark = STOCK_WARNS
 

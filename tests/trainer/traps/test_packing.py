@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import PaddingSide
-from support.stock import STOCK_WARNS, stock_trainer
-from support.training import build_trainer, documents, job
+from sftjob_contract.run.config import PaddingSide
+from support.trainer.stock import STOCK_WARNS, stock_trainer
+from support.trainer.training import build_trainer, documents, job
 
 pytestmark = STOCK_WARNS
 

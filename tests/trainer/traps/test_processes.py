@@ -11,8 +11,9 @@ from typing import Final
 
 import pytest
 
-from support import stock_process
-from support.manifests import ROOT
+from support.forking import python
+from support.jobs.manifests import ROOT
+from support.trainer import stock_process
 
 TIMEOUT_SECONDS: Final = 120
 
@@ -22,7 +23,7 @@ def stock_pair(model: Path, output: Path, *options: str, stop: int) -> Sequence[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, stock_process.__file__, str(model), str(output), *options]
+    command = [str(python()), "-m", stock_process.__name__, str(model), str(output), *options]
     pair = [
         subprocess.Popen(
             command,

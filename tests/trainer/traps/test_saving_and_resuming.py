@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sftjob_contract import layout
-from sftjob_trainer.checkpoints import CheckpointStore
-from support.stock import STOCK_WARNS, logged, stock_trainer
-from support.training import Finished, as_died_after, finish, job
+from sftjob_trainer.run.checkpoints import CheckpointStore
+from support.trainer.stock import STOCK_WARNS, logged, stock_trainer
+from support.trainer.training import Finished, as_died_after, finish, job
 
 pytestmark = STOCK_WARNS
 

@@ -3,10 +3,10 @@
 import math
 from pathlib import Path
 
-from sftjob_trainer.extra import extra_problems
-from support.stock import STOCK_WARNS, logged, stock_trainer
-from support.tiny import run_config
-from support.training import documents
+from sftjob_trainer.preflight.extra_options import extra_problems
+from support.trainer.stock import STOCK_WARNS, logged, stock_trainer
+from support.trainer.tiny import run_config
+from support.trainer.training import documents
 
 pytestmark = STOCK_WARNS
 
@@ -37,7 +37,7 @@ def test_a_stock_run_that_drops_its_only_batch_takes_no_step(qwen2: Path, tmp_pa
     assert logged(trainer, "train_loss") == [0.0]
     assert list(extra_problems(run_config(model="m", dataset="d", extra={"dataloader_drop_last": True}))) == [
         (
-            "training.extra.dataloader_drop_last can not be set here: "
+            "training.extra.dataloader_drop_last cannot be set here: "
             "remove it, since the number of steps and the order of the data are known before the run"
         )
     ]

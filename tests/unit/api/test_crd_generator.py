@@ -1,4 +1,4 @@
-"""The rewriter takes the disciplined subset of models and refuses everything that a structural schema can not say."""
+"""The rewriter takes the disciplined subset of models and refuses everything that a structural schema cannot say."""
 
 from collections.abc import Mapping
 from enum import StrEnum

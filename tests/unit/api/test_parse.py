@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from sftjob_operator.api import InvalidJob, SFTJob, TrainingSpec, parse_job, replace, to_dict
-from support.builders import a_job
-from support.strategies import valid_jobs
+from sftjob_operator.api import InvalidJobError, SFTJob, TrainingSpec, parse_job, replace, to_dict
+from support.jobs.builders import a_job
+from support.jobs.strategies import valid_jobs
 
 
 def test_a_job_with_the_fewest_fields_gets_every_default() -> None:
@@ -48,7 +48,7 @@ def test_no_field_of_any_job_is_lost_on_the_way(job: SFTJob) -> None:
 def test_a_field_of_the_spec_that_a_newer_version_has_is_named_and_not_dropped(
     path: str, value: Any, field: str
 ) -> None:
-    with pytest.raises(InvalidJob, match="is a field that this version of the operator does not have") as caught:
+    with pytest.raises(InvalidJobError, match="is a field that this version of the operator does not know") as caught:
         parse_job(a_job().set(path, value).body())
     assert field in str(caught.value)
 
@@ -104,20 +104,20 @@ def test_a_whole_number_quantity_becomes_text() -> None:
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_remedy(path: str, value: Any, sentence: str) -> None:
-    with pytest.raises(InvalidJob) as caught:
+    with pytest.raises(InvalidJobError) as caught:
         parse_job(a_job().set(path, value).body())
     assert str(caught.value).startswith(sentence)
     assert len(str(caught.value)) < 300
 
 
 def test_several_faults_are_counted_and_the_first_is_told() -> None:
-    with pytest.raises(InvalidJob, match=r"learningRate must be greater than 0, not 0 \(and 1 more\)"):
+    with pytest.raises(InvalidJobError, match=r"learningRate must be greater than 0, not 0 \(and 1 more\)"):
         parse_job(a_job().training(learning_rate=0, seed=-1).body())
 
 
 @pytest.mark.parametrize("body", [{}, {"metadata": {}}, {"metadata": 3, "spec": []}, {"spec": None}])
 def test_anything_at_all_gives_a_sentence(body: dict[str, Any]) -> None:
-    with pytest.raises(InvalidJob, match="metadata"):
+    with pytest.raises(InvalidJobError, match="metadata"):
         parse_job(body)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from sftjob_operator.api.crd import resource_schema
 from sftjob_operator.api.reference import reference, upstream_names
-from support.manifests import ROOT
-from support.upstream import options
+from support.checks.upstream import options
+from support.jobs.manifests import ROOT
 
 LIBRARY = re.compile(r"\b(TRL|PEFT|transformers|AutoTrain): ")
 WRITTEN_SMALL = ("s3:// ", "full, ")

@@ -9,9 +9,9 @@ from sftjob_contract.exit_codes import ExitCode
 from sftjob_contract.names import Stage
 from sftjob_operator.effects.cluster import ClusterError, UnavailableError
 from sftjob_operator.effects.kube import _error
-from support.builders import a_job
-from support.denials import DENIALS, DRAINING, Denial, denials_of
-from support.fake_cluster import World, an_outcome, ended, running
+from support.fakes.denials import DENIALS, DRAINING, Denial, denials_of
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from sftjob_contract.names import KIND
-from sftjob_contract.progress import Checkpoint
+from sftjob_contract.reports.progress import Checkpoint
 from sftjob_operator.effects.cluster import ConflictError, ForbiddenError, Object, UnavailableError
-from support.builders import a_job
-from support.crash_points import CrashPoint, Moment
-from support.fake_cluster import gated, running, unschedulable, waiting
-from support.job_machine import KEY, LONG_SECONDS, JobMachine
-from support.progress import a_progress
+from support.fakes.crash_points import CrashPoint, Moment
+from support.fakes.fake_cluster import gated, running, unschedulable, waiting
+from support.fakes.job_machine import KEY, LONG_SECONDS, JobMachine
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
 
 ENDS = (0, 65, 70, 75, 76, 77, 137, 143)
 WAITS = (waiting("ImagePullBackOff", "not found"), unschedulable("0/3 nodes"), gated())
@@ -107,6 +107,6 @@ class AnyOrder(JobMachine):
 
 
 AnyOrder.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyOrder = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")(AnyOrder.TestCase)

@@ -7,11 +7,11 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from sftjob_contract.names import KIND
 from sftjob_operator.effects.cluster import ConflictError, UnavailableError
-from support.builders import a_job
-from support.crash_points import CrashPoint, Moment
-from support.denials import DENIALS, DRAINING
-from support.fake_cluster import running
-from support.job_machine import KEY, LIVE, LONG_SECONDS, JobMachine
+from support.fakes.crash_points import CrashPoint, Moment
+from support.fakes.denials import DENIALS, DRAINING
+from support.fakes.fake_cluster import running
+from support.fakes.job_machine import KEY, LIVE, LONG_SECONDS, JobMachine
+from support.jobs.builders import a_job
 
 CHILDREN = ("PersistentVolumeClaim", "ConfigMap", "Service", "Pod")
 REFUSALS = {denial.what: denial for denial in (*DENIALS, *DRAINING)}
@@ -94,7 +94,7 @@ class AnyRefusal(JobMachine):
 
 
 AnyRefusal.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyRefusal = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")(
     AnyRefusal.TestCase

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from sftjob_contract.names import CA_KEY, CONFIG_KEY, Stage
 from sftjob_operator.effects.cluster import ForbiddenError
-from support.builders import a_job
-from support.fake_cluster import SETTINGS, World, an_outcome, ended, running
-from support.progress import a_progress
+from support.fakes.fake_cluster import SETTINGS, World, an_outcome, ended, running
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
 
 RENEWED = replace(SETTINGS, render=replace(SETTINGS.render, progress_ca="NEW"))
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from support.builders import a_job
-from support.fake_cluster import World, an_outcome, ended, moment, running
+from support.fakes.fake_cluster import World, an_outcome, ended, moment, running
+from support.jobs.builders import a_job
 
 QUICKSTART = ("team", "quickstart")
 
@@ -41,7 +41,7 @@ async def test_completed_pods_of_ended_jobs_give_the_claims_of_others_free() -> 
     await world.apply(a_job("quickstart"))
     reason, message = condition(world)
     assert reason == "NameConflict"
-    assert "SFTJob is being deleted. No Pod that still runs mounts it" in message
+    assert "SFTJob is being deleted. No running Pod mounts it" in message
     assert "lora-prepare-1" not in world.pods()
     world.cluster.remove("PersistentVolumeClaim", "team", "quickstart")
     await world.pass_time(10)

@@ -1,17 +1,26 @@
 """The operator is killed before and after every single write of a whole life; another one ends it the same."""
 
 import random
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
-from support.crash_points import CrashPoint, Moment, MortalWorld, final_state, live
-from support.denials import denials_of
-from support.lives import KEY, LIVES, PUBLISHED_LIVES
+from support.fakes.crash_points import CrashPoint, Moment, MortalWorld, final_state, live
+from support.fakes.denials import denials_of
+from support.fakes.job_lives import KEY, LIVES, PUBLISHED_LIVES
 
 ALL = {**LIVES, **PUBLISHED_LIVES}
+QUICK = ("killed, then success", "bad data", "several nodes", "published by a stage")
+"""Lives that every run of the tests goes through: a retry, a failure, several Pods at once, every stage."""
 
 
-@pytest.mark.parametrize("name", ALL)
+def lives(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test; all lives but a few are left to the slow tests."""
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", lives(ALL))
 async def test_whenever_the_operator_is_killed_the_end_is_the_same(name: str) -> None:
     life = ALL[name]
     undisturbed = await live(life)
@@ -49,7 +58,7 @@ async def test_whatever_refuses_whichever_create_once_the_end_is_the_same() -> N
     assert differing == []
 
 
-@pytest.mark.parametrize("name", UNTIMED)
+@pytest.mark.parametrize("name", lives(UNTIMED))
 async def test_if_every_create_is_refused_once_the_end_is_the_same(name: str) -> None:
     life = ALL[name]
     undisturbed = await live(life)

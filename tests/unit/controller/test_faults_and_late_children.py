@@ -10,9 +10,9 @@ from sftjob_contract.names import KIND, Stage
 from sftjob_operator import controller
 from sftjob_operator.effects.cluster import ForbiddenError, UnavailableError
 from sftjob_operator.reconcile import Observed
-from support.builders import a_job
-from support.fake_cluster import World, an_outcome, ended, running
-from support.progress import a_progress
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 
@@ -155,4 +155,4 @@ async def test_a_listing_costs_a_finished_job_no_work(monkeypatch: pytest.Monkey
     monkeypatch.setattr(controller, "read_job", lambda _: pytest.fail("a finished job was parsed"))
     await world.controller.resync()
     assert len(world.controller.queue) == 0
-    assert world.controller._known.pods.jobs() == ()
+    assert world.controller._cache.pods.jobs() == ()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sftjob_operator.garbage import collect_forever, leave_old_objects_alone
-from support.wait import eventually
+from support.clients.wait import eventually
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ import pytest
 
 from sftjob_contract.codec import encode, from_untrusted_json
 from sftjob_contract.names import KIND, PROGRESS_BODY_LIMIT_BYTES, Stage
-from sftjob_contract.outcome import Output
-from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
-from sftjob_operator.api import InvalidJob, read_job, to_dict
+from sftjob_contract.reports.outcome import Output
+from sftjob_contract.reports.progress import Checkpoint, HistoryPoint, Progress, SkippedCheckpoint
+from sftjob_operator.api import InvalidJobError, read_job, to_dict
+from sftjob_operator.cluster_cache import job_key, stored_job
 from sftjob_operator.effects.cache import Cache
-from sftjob_operator.gather import job_key, stored_job
 from sftjob_operator.progress.kubeflow import kubeflow_progress
 from sftjob_operator.reconcile import Observed, PodView, Report, decide, pod_job, pod_view, usable_progress
 from sftjob_operator.render import pod
-from support.builders import a_job
-from support.decisions import PREPARED, a_pod
-from support.fake_cluster import (
+from support.checks.stored_status import refusals
+from support.fakes.decisions import PREPARED, a_pod
+from support.fakes.fake_cluster import (
     INTERVAL_SECONDS,
     RENDER,
     SETTINGS,
@@ -38,10 +38,10 @@ from support.fake_cluster import (
     running,
     waiting,
 )
-from support.model_shapes import QWEN_05B, stats_with
-from support.mutations import as_text, mutated
-from support.progress import a_progress
-from support.stored_status import refusals
+from support.fakes.mutations import as_text, mutated
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
+from support.jobs.model_shapes import QWEN_05B, stats_with
 
 SEED = int(os.environ.get("SFTJOB_FUZZ_SEED", "20260301"))
 SCALE = int(os.environ.get("SFTJOB_FUZZ_SCALE", "1"))
@@ -110,7 +110,7 @@ def seen(body: dict[str, Any]) -> tuple[PodView, ...]:
     """The Pods that a decision sees after the watch brought this one."""
     cache: Cache[PodView] = Cache(pod_view, pod_job)
     cache.put(body)
-    return tuple(view for key in cache.jobs() for view in cache.of(key))
+    return tuple(view for key in cache.jobs() for view in cache.get(key))
 
 
 def a_report(rng: random.Random) -> dict[str, Any] | None:
@@ -156,10 +156,10 @@ def a_stored_job(rng: random.Random) -> dict[str, Any] | None:
     cache: Cache[dict[str, Any]] = Cache(stored_job, job_key)
     if cache.put(body) is None:
         return None
-    (known,) = cache.of(job_key(body))
+    (known,) = cache.get(job_key(body))
     try:
         job, _ = read_job(known)
-    except InvalidJob:
+    except InvalidJobError:
         return None
     return decided(job=job, pods=(PREPARED,))
 
@@ -226,7 +226,7 @@ def its_stored_status(world: World, rng: random.Random) -> None:
     """
     stored = world.cluster.objects[KIND, *KEY]
     changed = {**stored, "status": mutated(rng, stored["status"])}
-    with suppress(InvalidJob, UnicodeEncodeError):
+    with suppress(InvalidJobError, UnicodeEncodeError):
         json.dumps(changed, ensure_ascii=False).encode()
         read_job(changed)
         if refusals(json.loads(json.dumps(changed["status"]))) == []:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import ANNOTATION_CONFIG_HASH, CONFIG_KEY, ENV_CONFIG_HASH, Stage
-from support.builders import JobBuilder, a_command, a_job
-from support.fake_cluster import World, an_outcome, ended, running
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.jobs.builders import JobBuilder, a_command, a_job
 
 CONFIG_MAP = ("ConfigMap", "team", "demo-config")
 OF_THE_PREVIOUS_OPERATOR = '{"version":1}'

@@ -6,11 +6,11 @@ import pytest
 
 from sftjob_contract.layout import OUTPUT_ADAPTER
 from sftjob_contract.names import KIND, Stage
-from sftjob_contract.outcome import Output
-from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
-from support import progress
-from support.builders import a_command, a_job
-from support.fake_cluster import World, an_outcome, ended, running
+from sftjob_contract.reports.outcome import Output
+from sftjob_contract.reports.progress import Checkpoint, HistoryPoint, Progress
+from support.fakes import progress
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.jobs.builders import a_command, a_job
 
 
 def a_progress(step: int, attempt: int = 1, **parts: Any) -> Progress:
@@ -229,7 +229,7 @@ async def test_a_deleted_job_is_forgotten_and_one_of_the_same_name_starts_anew()
 async def test_a_pod_that_vanished_is_looked_for_before_a_new_attempt(stage: Stage) -> None:
     world = World()
     key = await (training if stage == "train" else World.apply)(world, *([] if stage == "train" else [a_job()]))
-    world.controller._known.pods.forget(key)  # as if the watch had lost it
+    world.controller._cache.pods.forget(key)  # as if the watch had lost it
     world.controller.queue.add(key)
     await world.settle()
     assert [r.name for r in world.requests("get", "Pod")] == [f"demo-{stage}-1"]

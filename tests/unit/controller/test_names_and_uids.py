@@ -7,9 +7,9 @@ import pytest
 from sftjob_contract.names import KIND, Stage
 from sftjob_operator.effects.cluster import ConflictError, UnavailableError
 from sftjob_operator.progress.identity import PodIdentity
-from support.builders import a_job
-from support.fake_cluster import World, an_outcome, ended, running
-from support.progress import a_progress
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 
@@ -107,8 +107,8 @@ async def test_what_is_remembered_of_jobs_that_are_gone_goes_with_the_next_listi
     await world.controller.resync()
     await world.settle()
     assert world.controller._reports._reports == {}
-    assert len(world.controller._pace) == 0
-    assert world.controller._known._last_words == {}
+    assert len(world.controller._write_rate) == 0
+    assert world.controller._cache._final_states == {}
 
 
 async def test_a_write_for_the_job_before_never_lands_in_its_successor() -> None:
@@ -140,4 +140,4 @@ async def test_a_failure_is_logged_once_for_each_wait_however_often_the_job_is_w
         await world.pass_time(1)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 10, told
-    assert told[-1] == "connection refused; trying again in 300 s"
+    assert told[-1] == "connection refused; retrying in 300 s"

@@ -16,8 +16,8 @@ from sftjob_operator.effects.cluster import (
     Wanted,
 )
 from sftjob_operator.handlers import missing_as_forbidden
-from support.builders import a_job
-from support.fake_cluster import INTERVAL_SECONDS, SETTINGS, FakeCluster, World
+from support.fakes.fake_cluster import INTERVAL_SECONDS, SETTINGS, FakeCluster, World
+from support.jobs.builders import a_job
 
 GONE = ForbiddenError("sftjobs.sftjob.dev is forbidden")
 

@@ -6,10 +6,19 @@ import pytest
 
 from sftjob_contract.names import KIND, Stage
 from sftjob_operator.effects.cluster import ForbiddenError, Object
-from sftjob_operator.inquiries import ASK_AGAIN_SECONDS
-from sftjob_operator.reconcile.situation import SETTLE_SECONDS
-from support.builders import a_job
-from support.fake_cluster import INTERVAL_SECONDS, World, an_outcome, ended, moment, running, unschedulable, waiting
+from sftjob_operator.problem_lookup import LOOKUP_INTERVAL_SECONDS
+from sftjob_operator.reconcile.snapshot import SETTLE_SECONDS
+from support.fakes.fake_cluster import (
+    INTERVAL_SECONDS,
+    World,
+    an_outcome,
+    ended,
+    moment,
+    running,
+    unschedulable,
+    waiting,
+)
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 UNBOUND = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. preemption: 0/3 are available."
@@ -82,7 +91,7 @@ async def test_events_are_read_seldom_and_only_about_pods_that_nothing_explains(
     await a_pending_pod(world, waiting("ContainerCreating"))
     await world.pass_time(SETTLE_SECONDS - 1)
     assert world.requests("list", "Event") == []
-    for _ in range(10 * ASK_AGAIN_SECONDS):
+    for _ in range(10 * LOOKUP_INTERVAL_SECONDS):
         await world.pass_time(1)
     assert 8 <= len(world.requests("list", "Event")) <= 11
     asked = len(world.requests("list", "Event"))
@@ -158,7 +167,7 @@ async def test_each_new_cause_is_one_event_however_the_counts_change() -> None:
     await world.pass_time(60)
     assert told(world) == [("Warning", "Unschedulable")] * 2
     assert "Insufficient nvidia.com/gpu" in condition(world)[1]
-    assert "Ask for less in spec.resources" in condition(world)[1]
+    assert "Request less in spec.resources" in condition(world)[1]
 
 
 async def test_a_pending_claim_is_told_in_its_own_words() -> None:
@@ -219,7 +228,9 @@ async def test_a_volume_that_was_bound_where_no_gpu_is_is_told_with_the_ways_out
     await world.pass_time(30)
     reason, message = condition(world, "Running")
     assert reason == condition(world, "Succeeded")[0] == "Unschedulable"
-    assert "had volume node affinity conflict. The volume was bound where no node has what the Pod requests." in message
+    assert (
+        "had volume node affinity conflict. The volume is bound where no node satisfies the Pod's requests." in message
+    )
     for way in ("scheduling.nodeSelector", "WaitForFirstConsumer", "ReadWriteMany"):
         assert way in message
 

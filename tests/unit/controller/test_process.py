@@ -11,7 +11,7 @@ import pytest
 from sftjob_operator.__main__ import main
 from sftjob_operator.effects.kube import Credentials
 from sftjob_operator.handlers import connection
-from sftjob_operator.logs import JsonFormatter
+from sftjob_operator.runtime.logs import JsonFormatter
 
 
 def test_the_version_is_told() -> None:
@@ -24,7 +24,7 @@ def test_the_version_is_told() -> None:
     ("environ", "complaint"),
     [
         ({"SFTJOB_TRAINER_IMAGE": ""}, "SFTJOB_TRAINER_IMAGE is not set"),
-        ({"KUBECONFIG": "/nowhere/config"}, "kubeconfig /nowhere/config can not be used"),
+        ({"KUBECONFIG": "/nowhere/config"}, "kubeconfig /nowhere/config cannot be used"),
         ({"SFTJOB_PROGRESS_TLS_DIR": "/dev/null"}, "TLS directory /dev/null"),
         ({"SFTJOB_PROGRESS_ADDRESS": "192.0.2.1:1"}, "Cannot assign requested address"),
     ],

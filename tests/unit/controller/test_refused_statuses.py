@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import KIND, Stage
-from sftjob_contract.outcome import Output
-from sftjob_contract.progress import HistoryPoint
+from sftjob_contract.reports.outcome import Output
+from sftjob_contract.reports.progress import HistoryPoint
 from sftjob_operator.effects.cluster import ClusterError, ForbiddenError, InvalidError, UnavailableError
-from support.builders import a_job
-from support.fake_cluster import FakeCluster, World, an_outcome, ended, running
-from support.progress import a_progress
+from support.fakes.fake_cluster import FakeCluster, World, an_outcome, ended, running
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 POINTS = tuple(HistoryPoint(step=step, loss=2.0) for step in (10, 20, 30))
@@ -122,8 +122,8 @@ async def test_fields_that_an_older_crd_refuses_are_left_out_and_the_others_are_
 
 
 async def test_a_job_does_not_end_without_the_output_that_the_server_refuses() -> None:
-    refusal = InvalidError("status.output: Invalid value", (("status.output.uri", "Invalid value"),))
-    world = await training(cluster := PickyCluster(refuses=lambda status: "output" in status, error=refusal))
+    create_error = InvalidError("status.output: Invalid value", (("status.output.uri", "Invalid value"),))
+    world = await training(cluster := PickyCluster(refuses=lambda status: "output" in status, error=create_error))
     await world.pod(
         "demo-train-1", ended(0, an_outcome(Stage.TRAIN, output=Output(path="output/model", metrics={})), seconds=60)
     )
@@ -204,7 +204,7 @@ async def test_fields_that_an_older_crd_drops_are_said_once(
     await world.apply(a_job())
     for seconds in range(5):
         await world.pod("demo-prepare-1", running(seconds))
-    assert caplog.text.count("did not keep status fields startTime") == 1
+    assert caplog.text.count("dropped status fields startTime") == 1
     assert len(events(world, "StatusIncomplete")) == 1
 
 

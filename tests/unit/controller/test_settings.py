@@ -5,7 +5,7 @@ from pathlib import Path
 import kopf
 import pytest
 
-from sftjob_operator.settings import Address, SecretName, SettingsError, configure, read_settings
+from sftjob_operator.settings import Address, NamespacedName, SettingsError, configure, read_settings
 
 NEEDED = {"SFTJOB_TRAINER_IMAGE": "trainer:1", "SFTJOB_PROGRESS_TLS_DIR": "/tls"}
 
@@ -60,7 +60,7 @@ def test_no_node_is_preferred_if_the_label_is_empty() -> None:
 
 def test_the_certificate_may_be_kept_in_a_secret() -> None:
     environ = {"SFTJOB_TRAINER_IMAGE": "trainer:1", "SFTJOB_PROGRESS_TLS_SECRET": "system/progress-tls"}
-    assert read_settings(environ).progress_tls == SecretName(namespace="system", name="progress-tls")
+    assert read_settings(environ).progress_tls == NamespacedName(namespace="system", name="progress-tls")
 
 
 @pytest.mark.parametrize(

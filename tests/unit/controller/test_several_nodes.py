@@ -5,8 +5,8 @@ import pytest
 from sftjob_contract.names import Stage
 from sftjob_operator.effects.cluster import ForbiddenError, InvalidError, UnavailableError
 from sftjob_operator.progress.identity import PodIdentity
-from support.builders import a_job
-from support.fake_cluster import World, an_outcome, ended, running
+from support.fakes.fake_cluster import World, an_outcome, ended, running
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 NODES = 3
@@ -164,7 +164,7 @@ async def test_a_pod_that_a_watch_has_lost_is_looked_for_before_the_others_are_e
     world = World()
     await training(world)
     body = world.cluster.objects["Pod", "team", PODS[1]]
-    world.controller._known.pods.drop(body)
+    world.controller._cache.pods.drop(body)
     world.controller.queue.add(KEY)
     await world.settle()
     assert [r.name for r in world.requests("get", "Pod")] == [PODS[1]]

@@ -8,8 +8,8 @@ from typing import Any
 
 from sftjob_contract.names import KIND, LABEL_JOB
 from sftjob_operator.effects.cluster import Object
-from support.builders import a_job
-from support.fake_cluster import FakeCluster, World, ended, running
+from support.fakes.fake_cluster import FakeCluster, World, ended, running
+from support.jobs.builders import a_job
 
 JOBS = 30
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import KIND, Stage
-from sftjob_contract.progress import Activity
+from sftjob_contract.reports.progress import Activity
 from sftjob_operator.effects.cluster import UnavailableError
-from support.builders import JobBuilder, a_job
-from support.fake_cluster import World, an_outcome, ended, gated, running, unschedulable
-from support.progress import a_progress
+from support.fakes.fake_cluster import World, an_outcome, ended, gated, running, unschedulable
+from support.fakes.progress import a_progress
+from support.jobs.builders import JobBuilder, a_job
 
 KEY = ("team", "demo")
 
@@ -165,7 +165,7 @@ async def test_a_finished_job_is_cleaned_up_after_its_time_to_live_and_never_loo
     assert len(world.cluster.requests) == before
     await world.restart_operator()
     assert {r.verb for r in world.cluster.requests[before:]} == {"list"}
-    assert world.controller._known.pods.jobs() == ()
+    assert world.controller._cache.pods.jobs() == ()
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["already set", "set later"])
@@ -214,14 +214,14 @@ async def test_a_claim_that_is_retained_stays_and_is_this_jobs_own_only() -> Non
     await world.pod("demo-prepare-2", ended(65))
     await world.pass_time(60)
     assert world.kinds() == ["PersistentVolumeClaim"]
-    assert "the volume stays" in condition(world, "Succeeded")["message"]
+    assert "the volume is kept" in condition(world, "Succeeded")["message"]
     world.cluster.remove(KIND, *KEY)
     await world.settle()
     await world.apply(job.meta(uid="another"))
     assert world.kinds() == ["PersistentVolumeClaim"]
     assert condition(world, "Prepared")["reason"] == "NameConflict"
     assert (
-        "delete it, or create the SFTJob anew with storage.existingClaim: demo"
+        "Delete it, or create a new SFTJob with storage.existingClaim: demo"
         in (condition(world, "Prepared")["message"])
     )
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from sftjob_contract.codec import encode, from_untrusted_json
 from sftjob_contract.names import KIND, PROGRESS_BODY_LIMIT_BYTES, Stage
-from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
-from sftjob_operator.api import InvalidJob, parse_status, read_partly
-from support.builders import a_job
-from support.fake_cluster import INTERVAL_SECONDS, FakeCluster, World, an_outcome, ended, moment, running
-from support.manifests import ROOT, load_manifest
-from support.progress import a_progress
+from sftjob_contract.reports.progress import Checkpoint, HistoryPoint, Progress
+from sftjob_operator.api import InvalidJobError, parse_status, read_partly
+from support.fakes.fake_cluster import INTERVAL_SECONDS, FakeCluster, World, an_outcome, ended, moment, running
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
+from support.jobs.manifests import ROOT, load_manifest
 
 KEY = ("team", "demo")
 POINTS = tuple(HistoryPoint(step=step, loss=2.0) for step in (10, 20, 30))
@@ -218,7 +218,7 @@ async def test_a_job_whose_attempts_or_conditions_cannot_be_read_keeps_its_state
 UNREADABLE_SPEC: dict[str, Any] = {
     "an unknown value of an enum": ("training.optimizer", "muon", "spec.training.optimizer must be", "not 'muon'"),
     "out of bounds": ("training.seed", -5, "spec.training.seed must be greater than or equal to 0", "not -5"),
-    "an unknown field": ("output.signing", {"key": "k"}, "spec.output.signing is a field that", "does not have"),
+    "an unknown field": ("output.signing", {"key": "k"}, "spec.output.signing is a field that", "does not know"),
     "another type": ("method", "dance", "spec.method must be an object", "not 'dance'"),
 }
 
@@ -321,7 +321,7 @@ async def test_a_job_keeps_its_state_where_a_stop_or_what_it_needs_cannot_be_rea
     await world.pass_time(600)
     assert world.requests("delete") == []
     assert condition(world, "Running")["reason"] == "InvalidSpec"
-    assert ("are acted on" in condition(world, "Running")["message"]) is (spec["suspend"] is not True)
+    assert ("still apply" in condition(world, "Running")["message"]) is (spec["suspend"] is not True)
 
 
 JUNK: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "x" * 300, "", [], {}, [None], {"a": None}, "muon", [[[]]])
@@ -332,7 +332,7 @@ def suspends(spec: dict[str, Any]) -> bool | str:
     """What is read of spec.suspend, or why it is not."""
     try:
         return read_partly({**a_job().body(), "spec": spec})[0].spec.suspend
-    except InvalidJob as error:
+    except InvalidJobError as error:
         return str(error)
 
 
@@ -375,7 +375,7 @@ async def test_a_new_job_whose_spec_cannot_be_read_waits_for_an_operator_that_ca
 
 
 def test_a_status_that_is_no_object_is_an_error_with_a_sentence() -> None:
-    with pytest.raises(InvalidJob, match="must be an object"):
+    with pytest.raises(InvalidJobError, match="must be an object"):
         parse_status("running")  # type: ignore[arg-type]
 
 
@@ -388,10 +388,10 @@ async def test_what_a_newer_trainer_calls_by_a_name_of_its_own_is_told_by_its_ex
     await world.pass_time(INTERVAL_SECONDS)
     assert world.status(KEY)["progress"]["step"] == 40
 
-    last_words = an_outcome(Stage.TRAIN, 77, message="The loss rose for 300 steps.", progress=a_progress(44))
+    final_state = an_outcome(Stage.TRAIN, 77, message="The loss rose for 300 steps.", progress=a_progress(44))
     status = ended(77)
     (container,) = status["containerStatuses"]
-    container["state"]["terminated"]["message"] = json.dumps(encode(last_words) | {"reason": "LossRose"})
+    container["state"]["terminated"]["message"] = json.dumps(encode(final_state) | {"reason": "LossRose"})
     await world.pod("demo-train-1", status)
 
     assert world.status(KEY)["progress"]["step"] == 44

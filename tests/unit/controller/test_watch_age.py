@@ -9,17 +9,17 @@ import kopf
 import pytest
 from aiohttp import web
 
+from sftjob_dev.stack import free_port
 from sftjob_operator.controller import Controller
 from sftjob_operator.effects.kube import KubeCluster
 from sftjob_operator.handlers import healthy_age, registry
 from sftjob_operator.metrics.operator import OperatorMetrics
+from sftjob_operator.runtime.watch_age import WatchAge
+from sftjob_operator.runtime.workqueue import SystemClock
 from sftjob_operator.settings import configure
-from sftjob_operator.watch_age import WatchAge
-from sftjob_operator.workqueue import SystemClock
 from sftjob_sandbox.sandbox import Sandbox
-from stack import free_port
-from support.fake_cluster import SETTINGS, FakeClock
-from support.wait import eventually
+from support.clients.wait import eventually
+from support.fakes.fake_cluster import SETTINGS, FakeClock
 
 DEFINITION = Path(__file__).parents[3] / "crds" / "sftjobs.yaml"
 
@@ -110,7 +110,7 @@ async def test_a_namespace_that_is_refused_does_not_age_its_watch(server: Server
 
 def test_a_probe_fails_after_a_quarter_of_an_hour() -> None:
     assert healthy_age(899.7) == 900
-    with pytest.raises(kopf.PermanentError, match="a watch was last answered 901 s ago, more than 900 s"):
+    with pytest.raises(kopf.PermanentError, match="the oldest watch was last answered 901 s ago, more than 900 s"):
         healthy_age(901)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import SkippedCheckpoint
 from sftjob_contract.reasons import Reason
+from sftjob_contract.reports.progress import SkippedCheckpoint
 from sftjob_operator.effects.cluster import Object
-from sftjob_operator.logs import JsonFormatter, name_pods
-from support.builders import a_job
-from support.fake_cluster import INTERVAL_SECONDS, World, an_outcome, ended, running, unschedulable, waiting
-from support.metered import KEY, a_report, trained
+from sftjob_operator.runtime.logs import JsonFormatter, name_pods
+from support.fakes.fake_cluster import INTERVAL_SECONDS, World, an_outcome, ended, running, unschedulable, waiting
+from support.fakes.metered import KEY, a_report, trained
+from support.jobs.builders import a_job
 
 
 def events(world: World) -> list[tuple[str, str, str]]:

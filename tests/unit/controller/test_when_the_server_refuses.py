@@ -12,8 +12,8 @@ from sftjob_operator.effects.cluster import (
     NotFoundError,
     UnavailableError,
 )
-from support.builders import a_job
-from support.fake_cluster import World, running
+from support.fakes.fake_cluster import World, running
+from support.jobs.builders import a_job
 
 KEY = ("team", "demo")
 
@@ -81,7 +81,7 @@ async def test_a_name_that_belongs_to_something_else_is_said_and_left_alone() ->
     world.cluster.store(a_config_map(), "ADDED")
     await world.apply(a_job())
     assert condition(world, "Prepared")["reason"] == "NameConflict"
-    assert "ConfigMap demo-config exists and belongs to something else" in condition(world, "Prepared")["message"]
+    assert "ConfigMap demo-config exists and belongs to another owner" in condition(world, "Prepared")["message"]
     assert world.pods() == []
     before = len(world.cluster.requests)
     for _ in range(60):
@@ -105,7 +105,7 @@ async def test_a_leftover_of_an_earlier_job_is_waited_for() -> None:
 async def test_our_own_child_that_exists_already_is_taken_over() -> None:
     world = World()
     await world.apply(a_job())
-    world.controller._known.pods.forget(KEY)
+    world.controller._cache.pods.forget(KEY)
     job = world.cluster.objects[KIND, *KEY]
     world.cluster.store({**job, "status": {}}, "MODIFIED")  # as if the first status write had been lost
     await world.settle()
@@ -126,7 +126,7 @@ async def test_a_job_that_is_gone_meanwhile_is_forgotten() -> None:
     world = World()
     world.cluster.fail("patch", KIND, NotFoundError("sftjobs demo not found"))
     await world.apply(a_job())
-    assert world.controller._known.jobs.of(KEY) == ()
+    assert world.controller._cache.jobs.get(KEY) == ()
 
 
 async def test_an_event_that_can_not_be_posted_changes_nothing() -> None:
@@ -161,7 +161,7 @@ async def test_a_pruned_status_field_is_told_in_the_log(
 
     monkeypatch.setattr(world.cluster, "store", without_attempts)
     await world.apply(a_job())
-    assert "did not keep status fields attempts" in caplog.text
+    assert "dropped status fields attempts" in caplog.text
 
 
 async def test_a_pod_that_lost_its_labels_is_not_replaced(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sftjob_operator.workqueue import WorkQueue
-from support.fake_cluster import FakeClock
+from sftjob_operator.runtime.workqueue import WorkQueue
+from support.fakes.fake_cluster import FakeClock
 
 A, B = ("team", "a"), ("team", "b")
 

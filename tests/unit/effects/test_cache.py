@@ -33,12 +33,12 @@ def test_objects_are_found_by_the_job_they_belong_to(cache: Cache[str]) -> None:
     cache.put(a_body("a-1", value="one"))
     cache.put(a_body("a-2", value="two"))
     cache.put(a_body("b-1", value="three"))
-    assert sorted(cache.of(KEY)) == ["one", "two"]
+    assert sorted(cache.get(KEY)) == ["one", "two"]
     assert cache.jobs() == (("team", "a"), ("team", "b"))
 
 
 def test_strangers_are_ignored(cache: Cache[str]) -> None:
-    assert not cache.is_news(a_body("stranger"))
+    assert not cache.is_new(a_body("stranger"))
     assert cache.put(a_body("stranger")) is None
     assert cache.drop(a_body("stranger")) is None
     assert cache.jobs() == ()
@@ -58,24 +58,24 @@ def test_only_a_newer_version_is_news(
     cache: Cache[str], versions: tuple[str, ...], news: list[Key | None], held: str
 ) -> None:
     for version, key in zip(versions, news, strict=True):
-        assert cache.is_news(a_body(version=version)) is (key is not None)
+        assert cache.is_new(a_body(version=version)) is (key is not None)
         assert cache.put(a_body(version=version, value=version)) == key
-    assert cache.of(KEY) == (held,)
+    assert cache.get(KEY) == (held,)
 
 
 def test_a_late_deletion_does_not_take_a_new_object_of_the_same_name(cache: Cache[str]) -> None:
     cache.put(a_body(version="7", value="new"))
     assert cache.drop(a_body(version="5")) == KEY
-    assert cache.of(KEY) == ("new",)
+    assert cache.get(KEY) == ("new",)
     cache.drop(a_body(version="8"))
-    assert cache.of(KEY) == ()
+    assert cache.get(KEY) == ()
 
 
 async def test_a_listing_finds_what_a_watch_missed(cache: Cache[str]) -> None:
     cache.put(a_body("a-gone"))
     cache.put(a_body("a-kept", version="3", value="new"))
     await cache.replace(listing(a_body("a-kept", version="2", value="old"), a_body("a-found", value="found")))
-    assert sorted(cache.of(KEY)) == ["found", "new"]
+    assert sorted(cache.get(KEY)) == ["found", "new"]
 
 
 async def test_what_changes_while_a_listing_is_read_is_left_alone(cache: Cache[str]) -> None:
@@ -87,7 +87,7 @@ async def test_what_changes_while_a_listing_is_read_is_left_alone(cache: Cache[s
         yield a_body("a-deleted", version="1")
 
     await cache.replace(slow())
-    assert cache.of(KEY) == ("created",)
+    assert cache.get(KEY) == ("created",)
 
 
 async def test_a_listing_that_breaks_off_forgets_nothing(cache: Cache[str]) -> None:
@@ -99,4 +99,4 @@ async def test_a_listing_that_breaks_off_forgets_nothing(cache: Cache[str]) -> N
 
     with pytest.raises(OSError, match="connection lost"):
         await cache.replace(broken())
-    assert sorted(cache.of(KEY)) == ["x", "y"]
+    assert sorted(cache.get(KEY)) == ["x", "y"]

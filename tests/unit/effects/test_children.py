@@ -6,7 +6,7 @@ import pytest
 
 from sftjob_operator.effects.children import ensure, find, publish, remove
 from sftjob_operator.effects.cluster import ConflictError, UnavailableError
-from support.fake_cluster import FakeCluster
+from support.fakes.fake_cluster import FakeCluster
 
 BODY = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "team"}}
 

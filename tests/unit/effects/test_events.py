@@ -1,8 +1,8 @@
 """Events about a job."""
 
 from sftjob_operator.effects.events import event_body
-from support.builders import UID, a_job
-from support.fake_cluster import moment
+from support.fakes.fake_cluster import moment
+from support.jobs.builders import UID, a_job
 
 
 def test_an_event_is_about_the_job_and_says_who_reports_it() -> None:

@@ -16,7 +16,7 @@ from sftjob_operator.effects.lease import (
     Lease,
     claimed,
 )
-from support.fake_cluster import FakeCluster, Object
+from support.fakes.fake_cluster import FakeCluster, Object
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-from dashboard import DASHBOARD, dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -15,12 +14,13 @@ from sftjob_contract.names import KIND, Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.effects.cluster import UnavailableError
 from sftjob_operator.metrics.jobs import JobMetrics
-from support.builders import a_job
-from support.dashboards import queries, substituted
-from support.fake_cluster import World, an_outcome, ended
-from support.metered import trained
-from support.promql import Recording, Value, evaluated, label_names, parsed, selectors
-from support.scrapes import scrape
+from support.checks.dashboards import queries, substituted
+from support.checks.promql import Recording, Value, evaluated, label_names, parsed, selectors
+from support.checks.scrapes import scrape
+from support.fakes.fake_cluster import World, an_outcome, ended
+from support.fakes.metered import trained
+from support.jobs.builders import a_job
+from tools.dashboard import DASHBOARD, dashboard
 
 QUERIES = queries(dashboard())
 

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from sftjob_operator.metrics.goodput import TimeUse
 from sftjob_operator.metrics.jobs import JobMetrics
-from sftjob_operator.metrics.operator import Failure, OperatorMetrics
-from sftjob_operator.reconcile import TimeUse
-from support.fake_cluster import World
-from support.scrapes import scrape
+from sftjob_operator.metrics.operator import FailureCause, OperatorMetrics
+from support.checks.scrapes import scrape
+from support.fakes.fake_cluster import World
 
 PAGE = (Path(__file__).parents[3] / "docs" / "observability.md").read_text(encoding="utf-8")
 ENTRY = Path(__file__).parents[3] / "operator" / "src" / "sftjob_operator" / "__main__.py"
@@ -29,4 +29,4 @@ def test_every_use_of_time_is_in_the_table() -> None:
 
 
 def test_every_cause_of_an_error_is_told() -> None:
-    assert all(f"`{cause}`" in PAGE for cause in Failure)
+    assert all(f"`{cause}`" in PAGE for cause in FailureCause)

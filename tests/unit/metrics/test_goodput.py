@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sftjob_contract.names import Stage
 from sftjob_operator.api import AttemptStatus, CheckpointStatus, SFTJobStatus
-from sftjob_operator.reconcile import TimeUse, goodput
-from support.fake_cluster import START, moment
+from sftjob_operator.metrics.goodput import TimeUse, goodput
+from support.fakes.fake_cluster import START, moment
 
 PREPARED = {"stage": Stage.PREPARE, "number": 1, "start_time": moment(10), "end_time": moment(40), "exit_code": 0}
 

@@ -7,11 +7,11 @@ import pytest
 from sftjob_contract.names import KIND, Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.metrics.jobs import JobMetrics
-from sftjob_operator.reconcile.situation import SETTLE_SECONDS
-from support.builders import a_job
-from support.fake_cluster import START, World, an_outcome, ended, moment, running, unschedulable
-from support.metered import KEY, a_report, registry, scraped, trained
-from support.scrapes import Scrape, scrape
+from sftjob_operator.reconcile.snapshot import SETTLE_SECONDS
+from support.checks.scrapes import Scrape, scrape
+from support.fakes.fake_cluster import START, World, an_outcome, ended, moment, running, unschedulable
+from support.fakes.metered import KEY, a_report, registry, scraped, trained
+from support.jobs.builders import a_job
 
 
 async def test_a_running_job_is_told_as_its_status_has_it() -> None:

@@ -8,14 +8,14 @@ from aiohttp import web
 from yarl import URL
 
 from sftjob_contract.names import KIND
+from sftjob_dev.stack import free_port
 from sftjob_operator.effects.cluster import InvalidError, UnavailableError
 from sftjob_operator.metrics.endpoint import MetricsEndpoint
 from sftjob_operator.metrics.operator import OperatorMetrics
 from sftjob_operator.metrics.requests import resource_and_verb
-from stack import free_port
-from support.builders import a_job
-from support.fake_cluster import World
-from support.scrapes import OPENMETRICS, Scrape, scrape
+from support.checks.scrapes import OPENMETRICS, Scrape, scrape
+from support.fakes.fake_cluster import World
+from support.jobs.builders import a_job
 
 JOBS = "/apis/sftjob.dev/v1alpha1"
 

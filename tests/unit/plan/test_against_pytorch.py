@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ModelDtype, Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, Method, Quantization, QuantizationType
-from sftjob_contract.model_shape import ModelShape
-from sftjob_contract.optimization import Optimizer
+from sftjob_contract.reports.model_shape import ModelShape
+from sftjob_contract.run.config import ModelDtype, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, Method, Quantization, QuantizationType
+from sftjob_contract.run.optimization import Optimizer
 from sftjob_operator.plan import checkpoint_bytes, gpu_memory, trainable_parameters
 from sftjob_operator.plan.memory import HEAD_TOKENS, HEAD_WORDS, base_weight_bytes
-from sftjob_trainer.initial_adapter import initial_adapter
-from sftjob_trainer.model_shape import read_model_shape, read_unfrozen
-from sftjob_trainer.unfreezing import unfreeze
-from support.optimizers import INSTALLED
-from support.tiny import lora, run_config
-from support.training import PEFT_IS_BEHIND
+from sftjob_trainer.models.initial_adapter import initial_adapter
+from sftjob_trainer.models.shape import read_model_shape, read_unfrozen
+from sftjob_trainer.models.unfreezing import unfreeze
+from support.trainer.optimizers import INSTALLED
+from support.trainer.tiny import lora, run_config
+from support.trainer.training import PEFT_IS_BEHIND
 
 pytestmark = [
     PEFT_IS_BEHIND,
@@ -68,7 +68,7 @@ def load(directory: Path, method: Method, dtype: str = "float32") -> Any:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from sftjob_trainer.lora import lora_config
+    from sftjob_trainer.models.lora import lora_config
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     if method.lora is not None:
@@ -211,7 +211,7 @@ def test_8_bit_weights_take_what_bitsandbytes_stores(directory: Path, shape: Mod
 def quantized(directory: Path, quantization: Quantization) -> Any:
     from transformers import AutoModelForCausalLM
 
-    from sftjob_trainer.model import quantization_config
+    from sftjob_trainer.models.load import quantization_config
 
     return AutoModelForCausalLM.from_pretrained(
         directory,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sftjob_operator.plan.gpus import known_gpu_memory_bytes, product_gib, quantity
+from sftjob_operator.plan.gpus import known_gpu_memory_bytes, product_gib
+from sftjob_operator.plan.quantities import quantity
 
 GIB = 1 << 30
 GPU = "nvidia.com/gpu"
@@ -92,5 +93,5 @@ def test_quantities_are_read_as_kubernetes_does(text: str, expected: int) -> Non
 
 @pytest.mark.parametrize("text", ["", "80GB", "-1", "1e9", "Gi"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no Kubernetes quantity"):
+    with pytest.raises(ValueError, match="is not a Kubernetes quantity"):
         quantity(text)

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from sftjob_contract.model_shape import ModelShape, UnfrozenShape
+from sftjob_contract.reports.model_shape import ModelShape, UnfrozenShape
 from sftjob_operator.api import PlanStatus, SFTJob
 from sftjob_operator.plan import training_disk_bytes
-from sftjob_operator.reconcile.planning import misfit, plan_status
+from sftjob_operator.reconcile.spec.plan_status import misfit, plan_status
 from sftjob_operator.render import run_config
-from support.builders import JobBuilder, a_job
-from support.model_shapes import LLAMA_8B, QWEN_05B, stats_with
+from support.jobs.builders import JobBuilder, a_job
+from support.jobs.model_shapes import LLAMA_8B, QWEN_05B, stats_with
 
 GIB = 1 << 30
 
@@ -46,7 +46,7 @@ def predicted(builder: JobBuilder, shape: ModelShape = LLAMA_8B) -> int:
 
 def apply(builder: JobBuilder, advice: str) -> JobBuilder:
     """The job with what the sentence advises."""
-    values = dict(re.findall(r"(\w+): (\w+|\{.*?\})", advice.split("This would fit")[1]))
+    values = dict(re.findall(r"(\w+): (\w+|\{.*?\})", advice.split("These changes make it fit")[1]))
     if "perDeviceBatchSize" in values:
         builder = builder.training(
             per_device_batch_size=int(values["perDeviceBatchSize"]),
@@ -145,11 +145,11 @@ def test_paged_states_count_as_host_memory() -> None:
     assert (paged.host_memory_bytes or 0) - (plain.host_memory_bytes or 0) == moved
 
 
-def test_several_gpus_keep_a_second_copy_of_the_gradients_for_their_buckets() -> None:
+def test_several_gpus_keep_no_second_copy_of_the_gradients_since_they_are_views_of_the_buckets() -> None:
     one, two = plan(on("80Gi")), plan(on("80Gi").resources(gpus=2))
     assert one.memory is not None
     assert two.memory is not None
-    assert two.memory.gradients == 2 * one.memory.gradients
+    assert two.memory.gradients == one.memory.gradients
 
 
 # -- gradient checkpointing ------------------------------------------------------------------------------------------
@@ -250,9 +250,9 @@ def test_a_run_is_refused_only_when_it_needs_a_quarter_more_than_there_is() -> N
 
 def test_the_sentence_has_the_numbers_and_what_would_fit() -> None:
     assert sentence(on("16Gi").full().training(gradient_checkpointing=False)) == (
-        "The run can not fit: training takes about 165.4 GiB of a GPU's memory (59.8 GiB for optimizer, 42.9 GiB for "
-        "weights, 29.9 GiB for gradients), and a GPU has 16.0 GiB (resources.gpuMemory: 16Gi). This would fit, with "
-        "about 8.8 GiB: training.gradientCheckpointing: true, method.lora: {} instead of method.full, "
+        "The run cannot fit: training needs about 165.4 GiB of GPU memory (59.8 GiB for optimizer, 42.9 GiB for "
+        "weights, 29.9 GiB for gradients), and a GPU has 16.0 GiB (resources.gpuMemory: 16Gi). These changes make it "
+        "fit, with about 8.8 GiB: training.gradientCheckpointing: true, method.lora: {} instead of method.full, "
         "method.quantization: {bits: 4}."
     )
 
@@ -310,7 +310,7 @@ def test_the_advice_does_fit(case: str) -> None:
 def test_nothing_fits_into_too_little() -> None:
     assert sentence(on("2Gi")).endswith(
         "Not even gradient checkpointing, a smaller micro-batch, an 8-bit optimizer, LoRA and 4-bit weights make it "
-        "fit: ask for GPUs with more memory, or take a smaller model."
+        "fit: request GPUs with more memory, or use a smaller model."
     )
 
 
@@ -330,9 +330,9 @@ def test_a_run_whose_checkpoints_do_not_fit_onto_the_volume_is_refused_with_numb
     needed = training_disk_bytes(run_config(job.build()), QWEN_05B, stats_with(QWEN_05B, max_steps=100))
     numbers = {"max_steps": 100}
     said = sentence(job, QWEN_05B, free_bytes=int(needed / 1.25) - 1, **numbers)
-    assert "The run can not fit onto its volume" in said
-    assert f"take {needed / GIB:.1f} GiB, and the volume (storage.size: 50Gi) has {needed / 1.25 / GIB:.1f} GiB" in said
-    assert "a larger storage.size, or lower checkpoints.keep, which is 3" in said
+    assert "The run cannot fit on its volume" in said
+    assert f"need {needed / GIB:.1f} GiB, and the volume (storage.size: 50Gi) has {needed / 1.25 / GIB:.1f} GiB" in said
+    assert "a larger storage.size, or lower checkpoints.keep (3)" in said
     on_a_claim = sentence(job.storage(existing_claim="team"), QWEN_05B, free_bytes=GIB, **numbers)
     assert (
         f"and the claim team has 1.0 GiB free after Prepare. Free {(needed - GIB) / GIB:.1f} GiB on the" in on_a_claim

@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftjob_contract.config import ModelDtype, Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
-from sftjob_contract.model_shape import ModelShape
-from sftjob_contract.optimization import Optimizer
+from sftjob_contract.reports.model_shape import ModelShape
+from sftjob_contract.run.config import ModelDtype, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
+from sftjob_contract.run.optimization import Optimizer
 from sftjob_operator.plan import (
     alternative,
     checkpoint_bytes,
@@ -18,8 +18,8 @@ from sftjob_operator.plan import (
     host_memory_bytes,
     trainable_parameters,
 )
-from support.model_shapes import LLAMA_8B, QWEN_05B, stats_with
-from support.tiny import lora, run_config
+from support.jobs.model_shapes import LLAMA_8B, QWEN_05B, stats_with
+from support.trainer.tiny import lora, run_config
 
 SHAPES = st.sampled_from([QWEN_05B, LLAMA_8B])
 QUANTIZATIONS = st.builds(

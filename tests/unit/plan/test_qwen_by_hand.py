@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import Attention, Precision, RunConfig
-from sftjob_contract.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
-from sftjob_contract.optimization import Optimizer
+from sftjob_contract.run.config import Attention, Precision, RunConfig
+from sftjob_contract.run.method import ComputeDtype, LoraBias, Method, Quantization, QuantizationType
+from sftjob_contract.run.optimization import Optimizer
 from sftjob_operator.plan import gpu_memory, trainable_parameters
 from sftjob_operator.plan.tensors import linear_parameters
-from support.model_shapes import QWEN_05B
-from support.tiny import lora, run_config
+from support.jobs.model_shapes import QWEN_05B
+from support.trainer.tiny import lora, run_config
 
 MIB = 1 << 20
 NF4 = Quantization(bits=4, type=QuantizationType.NF4, double_quantization=True, compute_dtype=ComputeDtype.BFLOAT16)
@@ -135,9 +135,11 @@ def test_the_qlora_recipe() -> None:
     assert memory.total == 1_855_748_672
 
 
-def test_packed_sequences_are_in_memory_one_at_a_time() -> None:
-    packed, single = recipe(packing=True), recipe(per_device_batch_size=1)
-    assert gpu_memory(packed, QWEN_05B, 1024) == gpu_memory(single, QWEN_05B, 1024)
+def test_packed_sequences_are_in_memory_as_a_batch_or_one_at_a_time_where_attention_takes_the_whole_row() -> None:
+    packed, batch, single = recipe(packing=True), recipe(), recipe(per_device_batch_size=1)
+    assert gpu_memory(packed, QWEN_05B, 1024) == gpu_memory(batch, QWEN_05B, 1024)
+    whole_row = replace(packed, model=replace(packed.model, attention=Attention.SDPA))
+    assert gpu_memory(whole_row, QWEN_05B, 1024) == gpu_memory(single, QWEN_05B, 1024)
 
 
 def test_attention_that_is_not_fused_stores_its_scores() -> None:

@@ -126,8 +126,8 @@ def test_the_certificate_of_somebody_else_stays_as_it_is() -> None:
         ({"ca.crt": b"rubbish"}, "Unable to load PEM file"),
         ({"ca.key": b"rubbish"}, "Could not deserialize key data|Unable to load PEM file"),
         ({"tls.crt": b"rubbish"}, "Unable to load PEM file"),
-        ({"ca.key": renewed({}, HOSTS, NOW)["ca.key"]}, r"ca\.crt and ca\.key do not belong together"),
-        ({"next-ca.key": renewed({}, HOSTS, NOW)["ca.key"]}, r"ca\.crt holds 1 certificates for 2 keys"),
+        ({"ca.key": renewed({}, HOSTS, NOW)["ca.key"]}, r"ca\.crt and ca\.key do not match"),
+        ({"next-ca.key": renewed({}, HOSTS, NOW)["ca.key"]}, r"ca\.crt has 1 certificates for 2 keys"),
     ],
     ids=["no CA", "no key", "no certificate", "the key of another", "a key too many"],
 )

@@ -15,13 +15,13 @@ import pytest
 
 from sftjob_contract.codec import encode
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES, progress_path, trainer_status_path
-from sftjob_contract.progress import Progress
+from sftjob_contract.reports.progress import Progress
 from sftjob_operator.progress import endpoint as module
+from sftjob_operator.progress.availability import EndpointAvailability
 from sftjob_operator.progress.endpoint import ProgressEndpoint
 from sftjob_operator.progress.identity import Claims, PodIdentity
-from sftjob_operator.progress.reception import Reception
 from sftjob_operator.progress.tls import server_context, tls_material
-from support.reporting import PROGRESS
+from support.servers.reporting import PROGRESS
 
 PATH = progress_path("team", "demo")
 KUBEFLOW_PATH = trainer_status_path("team", "demo")
@@ -46,8 +46,8 @@ class Operator:
     url: str = ""
     session: aiohttp.ClientSession | None = None
 
-    def could_be_good(self, token: str) -> Claims | None:
-        return None if token == "unknown" else Claims(expires=0, for_us=True, pod=None)
+    def plausible_claims(self, token: str) -> Claims | None:
+        return None if token == "unknown" else Claims(expires=0, for_this_endpoint=True, pod=None)
 
     def is_known(self, token: str) -> bool:
         return token == "trainer"
@@ -84,7 +84,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 async def operator(material: Any) -> AsyncIterator[Operator]:
     asked = Operator()
-    endpoint = ProgressEndpoint(asked, asked.accepts, asked.receive, asked.known, Reception(lambda: datetime.now(UTC)))
+    endpoint = ProgressEndpoint(
+        asked, asked.accepts, asked.receive, asked.known, EndpointAvailability(lambda: datetime.now(UTC))
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await endpoint.serve(listener, server_context(material))
         asked.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
@@ -134,7 +136,7 @@ async def test_a_trainer_status_of_kubeflow_is_taken_on_top_of_the_one_before(op
 @pytest.mark.parametrize(
     ("request_", "status", "text"),
     [
-        ({"data": trainer_status(0), "token": None}, 401, "bearer token is needed"),
+        ({"data": trainer_status(0), "token": None}, 401, "bearer token is required"),
         ({"data": trainer_status(0), "token": "another"}, 403, "not the one that trains this job"),
         ({"data": trainer_status(0), "path": trainer_status_path("team", "other")}, 403, "not the one that trains"),
         ({"data": b" " * (PROGRESS_BODY_LIMIT_BYTES + 1)}, 413, "exceeded"),
@@ -158,22 +160,22 @@ async def chunks(total: int) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("request_", "status", "text"),
     [
-        ({"data": GOOD, "token": None}, 401, "bearer token is needed"),
+        ({"data": GOOD, "token": None}, 401, "bearer token is required"),
         ({"data": GOOD, "token": "x" * 20_000}, 400, ""),
         ({"data": GOOD, "token": "unknown"}, 401, "not valid for this endpoint"),
         ({"data": GOOD, "token": "another"}, 403, "not the one that trains this job"),
         ({"data": GOOD, "path": progress_path("team", "other")}, 403, "not the one that trains this job"),
         ({"data": GOOD, "path": progress_path("other", "demo")}, 403, "not the one that trains this job"),
-        ({"data": GOOD, "token": "trouble"}, 503, "cannot be checked now"),
+        ({"data": GOOD, "token": "trouble"}, 503, "cannot be reviewed now"),
         ({"data": b" " * (PROGRESS_BODY_LIMIT_BYTES + 1)}, 413, "exceeded"),
         ({"data": "", "path": "/elsewhere"}, 404, "Not Found"),
         ({"data": "nonsense"}, 400, "not valid JSON"),
-        ({"data": b"\xff\xfe"}, 400, "not a usable report"),
-        ({"data": "[" * 30_000}, 400, "not a usable report"),
+        ({"data": b"\xff\xfe"}, 400, "invalid report"),
+        ({"data": "[" * 30_000}, 400, "invalid report"),
         ({"data": "{}"}, 400, "version is missing"),
         ({"data": json.dumps({**encode(PROGRESS), "loss": "low"})}, 400, "loss must be a finite number"),
         ({"data": json.dumps({**encode(PROGRESS), "loss": float("nan")})}, 400, "loss must be a finite number"),
-        ({"data": json.dumps({**encode(PROGRESS), "loss": 10**400})}, 400, "not a usable report"),
+        ({"data": json.dumps({**encode(PROGRESS), "loss": 10**400})}, 400, "invalid report"),
         ({"data": json.dumps({**encode(PROGRESS), "version": 2})}, 400, "version must be 1, not 2"),
         ({"data": json.dumps({**encode(PROGRESS), "attempt": 7})}, 400, "attempt must be 1, the one of this Pod"),
     ],
@@ -211,7 +213,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(
 
 async def test_what_can_not_be_stored_is_refused_with_the_reason(operator: Operator) -> None:
     operator.complaint = "step must be at most maxSteps 2, not 3"
-    assert await operator.post(GOOD) == (400, "not a usable report: step must be at most maxSteps 2, not 3")
+    assert await operator.post(GOOD) == (400, "invalid report: step must be at most maxSteps 2, not 3")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])

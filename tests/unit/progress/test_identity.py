@@ -16,8 +16,8 @@ from sftjob_operator.progress.identity import (
     pod_identity,
     token_claims,
 )
-from support.fake_cluster import START, FakeClock
-from support.tokens import FAR, a_jwt, token_of
+from support.fakes.fake_cluster import START, FakeClock
+from support.servers.tokens import FAR, a_jwt, token_of
 
 POD = PodIdentity(namespace="team", name="demo-train-1", uid="u1")
 
@@ -131,12 +131,12 @@ async def test_memory_is_bounded_and_keeps_no_token() -> None:
     reviewer = TokenReviewer(reviews, FakeClock().now)
     for number in range(REFUSED_CACHE_SIZE + 10):
         await reviewer.pod_of(f"secret-token-{number}")
-    assert len(reviewer._bad) == REFUSED_CACHE_SIZE
-    assert "secret-token" not in repr(reviewer._bad)
+    assert len(reviewer._invalid) == REFUSED_CACHE_SIZE
+    assert "secret-token" not in repr(reviewer._invalid)
     reviews.answer = a_review()
     for number in range(CACHE_SIZE + 10):
         await reviewer.pod_of(f"good-token-{number}")
-    assert len(reviewer._good) == CACHE_SIZE
+    assert len(reviewer._valid) == CACHE_SIZE
 
 
 async def test_bad_tokens_take_no_place_of_good_ones() -> None:
@@ -180,7 +180,7 @@ PAYLOAD = a_jwt(aud=TOKEN_AUDIENCE, exp=FAR).split(".")[1]
 )
 def test_only_a_token_that_could_be_good_is_worth_a_question(token: str, could_be: bool) -> None:
     reviewer = TokenReviewer(Reviews({}), FakeClock().now)
-    assert (reviewer.could_be_good(token) is not None) is could_be
+    assert (reviewer.plausible_claims(token) is not None) is could_be
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_only_a_token_that_could_be_good_is_worth_a_question(token: str, could_b
 )
 def test_the_pod_that_a_token_claims_is_read(bound: Any, pod: PodIdentity | None) -> None:
     token = token_of(POD, **{"kubernetes.io": bound})
-    assert token_claims(token) == Claims(expires=FAR, for_us=True, pod=pod)
+    assert token_claims(token) == Claims(expires=FAR, for_this_endpoint=True, pod=pod)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.progress import HISTORY_POINTS, PROGRESS_VERSION, Activity, HistoryPoint, Progress
+from sftjob_contract.reports.progress import HISTORY_POINTS, PROGRESS_VERSION, Activity, HistoryPoint, Progress
 from sftjob_operator.progress.kubeflow import kubeflow_progress
-from support.manifests import ROOT
+from support.jobs.manifests import ROOT
 
 HEARD = Progress(
     version=PROGRESS_VERSION,
@@ -177,7 +177,7 @@ def test_a_long_curve_stays_bounded_and_covers_the_whole_run() -> None:
         (b'{"trainerStatus": {"lastUpdatedTime": "now"}}', "'now' is not a time with an offset"),
         (b'{"trainerStatus": {"lastUpdatedTime": "2026-03-01T12:00:00"}}', "12:00:00' is not a time with an offset"),
         (body(current_step=1e308, total_steps=1e308), "total_steps must be between 0 and 2**53, not 1e+308"),
-        (body(loss=2.5), "trainerStatus.metrics lacks total_steps, and no report before this one told it"),
+        (body(loss=2.5), "trainerStatus.metrics lacks total_steps, and no earlier report had it"),
         (END, "trainerStatus.metrics lacks total_steps"),
         (body().replace(b": 20", b': "20"'), "progressPercentage must be of type int, not '20'"),
         (STEP.replace(b'"20"', b"20"), "value must be of type str, not 20"),

@@ -15,8 +15,8 @@ import sftjob_operator.__main__ as program
 from sftjob_operator.__main__ import keep_certificate
 from sftjob_operator.effects.cluster import ConflictError
 from sftjob_operator.progress.tls import TlsError, TlsMaterial, secret_material, server_context, tls_material
-from support.builders import a_job
-from support.fake_cluster import RENDER, SETTINGS, World
+from support.fakes.fake_cluster import RENDER, SETTINGS, World
+from support.jobs.builders import a_job
 
 HOSTS = ("operator.sftjob.svc", "127.0.0.1", "::1")
 NOW = datetime.now(UTC)
@@ -63,7 +63,7 @@ def test_a_mounted_certificate_is_used_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "damaged", "complaint"),
     [
-        (("ca.key", "tls.crt"), None, "tls.crt is missing: give ca.crt, tls.crt and tls.key"),
+        (("ca.key", "tls.crt"), None, "tls.crt is missing: provide ca.crt, tls.crt and tls.key"),
         ((), "ca.key", "TLS directory"),
         ((), "tls.crt", "TLS directory"),
     ],
@@ -128,7 +128,7 @@ async def test_a_secret_is_renewed_with_its_own_ca() -> None:
 async def test_an_unusable_secret_is_told_and_left_alone(data: dict[str, str]) -> None:
     secret = OneSecret()
     secret.body["data"] = data
-    with pytest.raises(TlsError, match=r"Secret system/tls: .*; to start anew, remove its data"):
+    with pytest.raises(TlsError, match=r"Secret system/tls: .*; to create a new certificate, remove its data"):
         await secret_material(secret, "system", "tls", HOSTS, NOW)
     assert secret.writes == 0
 

@@ -9,15 +9,15 @@ import pytest
 
 from sftjob_contract.layout import OUTPUT_ADAPTER
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import Output
-from sftjob_contract.progress import SkippedCheckpoint
+from sftjob_contract.reports.outcome import Output
+from sftjob_contract.reports.progress import SkippedCheckpoint
 from sftjob_operator.api import AttemptStatus, PlanStatus, SFTJobStatus, replace, to_dict
-from sftjob_operator.reconcile import Create, PodPhase, PodView, Refusal
-from sftjob_operator.reconcile.events import events_between
-from support.builders import a_job
-from support.decisions import PREPARED, STATS, a_pod, a_report, an_ended_pod, created, decided, message, said
-from support.fake_cluster import an_outcome, moment
-from support.model_shapes import LLAMA_8B
+from sftjob_operator.reconcile import Create, CreateError, PodPhase, PodView
+from sftjob_operator.reconcile.status.events import events_between
+from support.fakes.decisions import PREPARED, STATS, a_pod, a_report, an_ended_pod, created, decided, message, said
+from support.fakes.fake_cluster import an_outcome, moment
+from support.jobs.builders import a_job
+from support.jobs.model_shapes import LLAMA_8B
 
 PREPARE_CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/demo-prepare-1"]
 
@@ -79,10 +79,10 @@ def test_some_ends_are_final_and_say_why_and_where_to_look(
 @pytest.mark.parametrize(
     ("exit_code", "pod_reason", "reason", "text"),
     [
-        (1, "Error", "InternalError", "exit code 1 and left no message"),
+        (1, "Error", "InternalError", "exit code 1 and no message"),
         (70, "Error", "InternalError", "exit code 70"),
         (137, "Error", "Killed", "Signal 9"),
-        (137, "OOMKilled", "HostOutOfMemory", "more memory than its limit"),
+        (137, "OOMKilled", "HostOutOfMemory", "it exceeded its memory limit"),
         (143, "Error", "Killed", "Signal 15"),
     ],
 )
@@ -217,7 +217,7 @@ def test_pods_of_an_earlier_job_of_the_same_name_do_not_count() -> None:
         ),
         ({"reason": "ContainerCreating"}, "PodPending", "its container has not started"),
         ({"unschedulable": "0/3 nodes: insufficient nvidia.com/gpu"}, "Unschedulable", "insufficient nvidia.com/gpu"),
-        ({"gated": True}, "Queued", "waits until its scheduling gates are taken away"),
+        ({"gated": True}, "Queued", "waits until its scheduling gates are removed"),
     ],
 )
 def test_a_train_pod_that_waits_says_what_for(pod: dict[str, str], reason: str, text: str) -> None:
@@ -229,7 +229,7 @@ def test_a_train_pod_that_waits_says_what_for(pod: dict[str, str], reason: str, 
 def test_what_prepare_counted_becomes_the_plan() -> None:
     decision = decided(PREPARED)
     assert said(decision, "Prepared") == ("True", "Prepared")
-    assert "rows to train on and 95 rows to evaluate on are prepared: " in message(decision, "Prepared")
+    assert "training rows and 95 evaluation rows are prepared: " in message(decision, "Prepared")
     assert to_dict(decision.status)["plan"] == {
         "steps": 96,
         "stepsPerEpoch": 32,
@@ -266,7 +266,7 @@ def test_where_the_output_was_copied_to_is_told_too() -> None:
     outcome = an_outcome(Stage.TRAIN, output=Output(path=OUTPUT_ADAPTER, metrics={}, uploaded=copies))
     decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0, outcome=outcome, seconds=60))
     assert decision.status.output.uploaded == copies
-    assert "the output lies at pvc://demo/output/adapter and hf://team/bot and s3://models/bot." in (
+    assert "the output is at pvc://demo/output/adapter and hf://team/bot and s3://models/bot." in (
         message(decision, "Succeeded")
     )
 
@@ -282,7 +282,7 @@ def test_a_run_that_stopped_early_is_complete_at_its_step() -> None:
 def test_a_finished_run_without_a_last_word_has_still_succeeded() -> None:
     decision = decided(PREPARED, an_ended_pod(Stage.TRAIN, 0))
     assert said(decision, "Succeeded") == ("True", "Completed")
-    assert "left no final metrics" in message(decision, "Succeeded")
+    assert "Its final metrics are not known" in message(decision, "Succeeded")
 
 
 def test_a_warning_of_the_data_is_told_in_the_plan_and_once_as_an_event() -> None:
@@ -358,28 +358,33 @@ def test_progress_of_a_dead_attempt_keeps_its_steps_and_loses_its_eta() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "phase", "reason", "recheck"),
+    ("create_error", "phase", "reason", "recheck"),
     [
-        (Refusal(kind="Pod", name="demo-prepare-1", message="exceeded quota"), "Pending", "CreationRefused", 5),
-        (Refusal(kind="ConfigMap", name="c", message="it is another's", conflict=True), "Pending", "NameConflict", 5),
+        (CreateError(kind="Pod", name="demo-prepare-1", message="exceeded quota"), "Pending", "CreationRefused", 5),
+        (
+            CreateError(kind="ConfigMap", name="c", message="it is another's", conflict=True),
+            "Pending",
+            "NameConflict",
+            5,
+        ),
     ],
 )
 def test_a_refused_child_is_told_and_asked_for_again_later(
-    refusal: Refusal, phase: str, reason: str, recheck: float | None
+    create_error: CreateError, phase: str, reason: str, recheck: float | None
 ) -> None:
-    decision = decided(refusal=refusal)
+    decision = decided(create_error=create_error)
     assert (decision.status.phase, said(decision, "Prepared")) == (phase, ("False", reason))
-    assert refusal.message in message(decision, "Prepared")
+    assert create_error.message in message(decision, "Prepared")
     assert created(decision) == []
     assert decision.recheck_seconds == recheck
-    later = decided(job=a_job().with_status(decision.status), refusal=refusal, seconds=100)
+    later = decided(job=a_job().with_status(decision.status), create_error=create_error, seconds=100)
     assert later.recheck_seconds == 100
-    much_later = decided(job=a_job().with_status(decision.status), refusal=refusal, seconds=100_000)
+    much_later = decided(job=a_job().with_status(decision.status), create_error=create_error, seconds=100_000)
     assert much_later.recheck_seconds == 300
 
 
 def test_a_refused_train_pod_leaves_the_job_prepared() -> None:
-    decision = decided(PREPARED, refusal=Refusal(kind="Pod", name="demo-train-1", message="exceeded quota"))
+    decision = decided(PREPARED, create_error=CreateError(kind="Pod", name="demo-train-1", message="exceeded quota"))
     assert said(decision, "Prepared") == ("True", "Prepared")
     assert said(decision, "Running") == ("False", "CreationRefused")
 
@@ -403,14 +408,14 @@ def test_a_run_that_can_not_fit_ends_before_a_train_pod_is_created() -> None:
         sequences=1,
         tokens=1,
         trained_tokens=1,
-        misfit="The run can not fit into resources.gpus.",
+        misfit="The run cannot fit into resources.gpus.",
     )
     job = a_job().with_status(replace(decided(PREPARED).status, plan=plan, attempts=()))
     decision = decided(job=job)
     assert (decision.status.phase, created(decision)) == ("Failed", [])
     assert said(decision, "Prepared") == ("True", "Prepared")
     assert said(decision, "Succeeded") == ("False", "ConfigInvalid")
-    assert "can not fit" in message(decision, "Succeeded")
+    assert "cannot fit" in message(decision, "Succeeded")
     assert decided(a_pod(Stage.TRAIN), job=job).status.phase == "Running"
 
 
@@ -424,11 +429,13 @@ def test_the_first_train_pod_has_the_time_to_save_a_checkpoint_of_the_planned_si
 
 
 def test_a_child_that_is_called_invalid_ends_the_job() -> None:
-    refusal = Refusal(kind="Pod", name="demo-prepare-1", message="spec.nodeSelector: Invalid value", final=True)
-    decision = decided(refusal=refusal)
+    create_error = CreateError(
+        kind="Pod", name="demo-prepare-1", message="spec.nodeSelector: Invalid value", final=True
+    )
+    decision = decided(create_error=create_error)
     assert decision.status.phase == "Failed"
     assert said(decision, "Succeeded") == ("False", "ConfigInvalid")
-    assert "refuses the Pod demo-prepare-1: spec.nodeSelector" in message(decision, "Succeeded")
+    assert "rejected the Pod demo-prepare-1: spec.nodeSelector" in message(decision, "Succeeded")
 
 
 @pytest.mark.parametrize("how", ["Succeeded", "Failed", "deleting"])

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
-from sftjob_contract.progress import Checkpoint, Progress
 from sftjob_contract.reasons import Reason
+from sftjob_contract.reports.progress import Checkpoint, Progress
 from sftjob_operator.api import AttemptStatus, ConditionReason, SFTJobStatus
 from sftjob_operator.reconcile import Decision, Observed, PodView, decide, pod_view
-from sftjob_operator.reconcile.policy import POLICIES, STOPPED, Retry
-from sftjob_operator.reconcile.retries import LONGEST_BACKOFF_SECONDS
-from support import decisions
-from support.builders import UID, JobBuilder, a_job
-from support.decisions import PREPARED, STATS, an_ended_pod, condition
-from support.fake_cluster import SETTINGS, START, an_outcome, ended, moment
-from support.model_shapes import LLAMA_8B
-from support.progress import a_progress
+from sftjob_operator.reconcile.attempts.failure_reasons import POLICIES, STOPPED, Retry
+from sftjob_operator.reconcile.checks.retries import LONGEST_BACKOFF_SECONDS
+from support.fakes import decisions
+from support.fakes.decisions import PREPARED, STATS, an_ended_pod, condition
+from support.fakes.fake_cluster import SETTINGS, START, an_outcome, ended, moment
+from support.fakes.progress import a_progress
+from support.jobs.builders import UID, JobBuilder, a_job
+from support.jobs.model_shapes import LLAMA_8B
 
 NODE = "node-7"
 STACK = (
@@ -113,11 +113,11 @@ def succeeded(decision: Decision) -> tuple[str, str]:
         (train_pod(ended(75)), Reason.INTERRUPTED, "exit code 75"),
         (train_pod(ended(137), deleting=True), Reason.POD_LOST, "was deleted, and signal 9 ended it"),
         (train_pod(ended(137)), Reason.KILLED, "Signal 9 ended the trainer."),
-        (train_pod(ended(137, reason="OOMKilled")), Reason.HOST_OUT_OF_MEMORY, "more memory than its limit"),
+        (train_pod(ended(137, reason="OOMKilled")), Reason.HOST_OUT_OF_MEMORY, "it exceeded its memory limit"),
         (
             train_pod(with_log(137, "loading the model\n", "OOMKilled")),
             Reason.HOST_OUT_OF_MEMORY,
-            "than its limit. Its log ends with: loading the model",
+            "its memory limit. Its log ends with: loading the model",
         ),
         (train_pod(disrupted(ended(65), "EvictionByEvictionAPI")), Reason.CONFIG_INVALID, "exit code 65"),
         (
@@ -133,9 +133,9 @@ def succeeded(decision: Decision) -> tuple[str, str]:
         (
             train_pod(with_log(1, f"Timeout (0:05:10)!\nThread 0x0001 (most recent call first):\n{STACK}")),
             Reason.HUNG,
-            "Training hung, and the trainer could not say so itself",
+            "Training hung, and none of the trainer's threads",
         ),
-        (train_pod(with_log(1, STACK[-2048:])), Reason.HUNG, "none of its threads could run any more"),
+        (train_pod(with_log(1, STACK[-2048:])), Reason.HUNG, "threads could run to report it"),
         (train_pod(with_log(70, STACK)), Reason.INTERNAL_ERROR, "exit code 70"),
         (train_pod(with_log(1, f"{STACK}ValueError: x\n")), Reason.INTERNAL_ERROR, "ends with"),
         (
@@ -239,7 +239,7 @@ def starts(decision: Decision) -> list[str]:
 def test_every_reason_has_a_policy_and_a_hint() -> None:
     assert set(POLICIES) == set(Reason)
     for policy in POLICIES.values():
-        assert policy.told_by
+        assert policy.detected_by
         assert policy.hint.endswith(".")
 
 
@@ -374,7 +374,7 @@ def test_a_full_disk_tells_what_the_run_needs() -> None:
 def test_a_full_claim_of_the_users_is_not_answered_with_a_size_that_the_job_does_not_set() -> None:
     message = failed(Reason.DISK_FULL, 70, a_job().full().storage(existing_claim="team"))
     assert "The run is predicted to need" in message
-    assert "Free room on the claim team or enlarge it" in message
+    assert "Free space on claim team or enlarge it" in message
     assert "under another name" in message
     assert "storage.size" not in message
 
@@ -389,7 +389,7 @@ def test_a_divergence_names_the_newest_checkpoint() -> None:
 def test_memory_that_can_not_be_halved_any_more_is_answered_with_the_plan() -> None:
     job = a_job().full().training(per_device_batch_size=1, gradient_checkpointing=False)
     message = failed(Reason.GPU_OUT_OF_MEMORY, 76, job)
-    assert "no smaller micro-batch helps. This would need about" in message
+    assert "so it cannot be smaller. This would need about" in message
     assert "training.optimizer: paged_adamw_8bit" in message
     assert "Lower training.maxLength" in failed(
         Reason.GPU_OUT_OF_MEMORY, 76, job.training(extra={"use_cache": False}).lora()

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sftjob_contract.names import LABEL_ATTEMPT, LABEL_NODE_RANK, LABEL_STAGE, Stage
-from sftjob_contract.outcome import Outcome
+from sftjob_contract.reports.outcome import Outcome
 from sftjob_operator.api import SFTJobStatus, parse_job, to_dict
+from sftjob_operator.effects.merge_patch import merge_patch
 from sftjob_operator.reconcile import (
     Action,
     Create,
@@ -23,14 +24,13 @@ from sftjob_operator.reconcile import (
     Publish,
     Report,
     decide,
-    merge_patch,
 )
-from sftjob_operator.reconcile.attempts import failures
-from support.builders import UID, a_job
-from support.decisions import STATS
-from support.fake_cluster import SETTINGS, START, an_outcome, merged, moment
-from support.legal import illegal_transitions
-from support.progress import a_progress
+from sftjob_operator.reconcile.attempts.ledger import failures
+from support.checks.status_rules import illegal_transitions
+from support.fakes.decisions import STATS
+from support.fakes.fake_cluster import SETTINGS, START, an_outcome, merged, moment
+from support.fakes.progress import a_progress
+from support.jobs.builders import UID, a_job
 
 EXIT_CODES = (0, 1, 65, 66, 70, 75, 76, 77, 137, 143)
 
@@ -243,6 +243,6 @@ class OneJob(RuleBasedStateMachine):
 
 
 OneJob.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestOneJob = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")(OneJob.TestCase)

@@ -12,12 +12,12 @@ from sftjob_contract.names import CONTAINER, LABEL_ATTEMPT, LABEL_STAGE, Stage
 from sftjob_contract.reasons import Reason
 from sftjob_operator.api import AttemptStatus, SFTJobStatus
 from sftjob_operator.reconcile import Create, Decision, PodView, parse_time, pod_view
-from sftjob_operator.reconcile.retries import LONGEST_BACKOFF_SECONDS
-from sftjob_operator.reconcile.times import known_time
-from support import decisions
-from support.builders import UID, a_command, a_job
-from support.decisions import PREPARED, decided, message, said
-from support.fake_cluster import START, an_outcome, ended, moment, running
+from sftjob_operator.reconcile.checks.retries import LONGEST_BACKOFF_SECONDS
+from sftjob_operator.reconcile.observe.times import known_time
+from support.fakes import decisions
+from support.fakes.decisions import PREPARED, decided, message, said
+from support.fakes.fake_cluster import START, an_outcome, ended, moment, running
+from support.jobs.builders import UID, a_command, a_job
 
 NODE = "node-7"
 NO_SUCH_PROGRAM = (

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import Activity
+from sftjob_contract.reports.progress import Activity
 from sftjob_operator.api import SFTJobStatus
 from sftjob_operator.reconcile import Decision, PodPhase, PodView, Report
-from support import decisions
-from support.builders import JobBuilder, a_command
-from support.decisions import condition, created
-from support.fake_cluster import an_outcome, moment
+from support.fakes import decisions
+from support.fakes.decisions import condition, created
+from support.fakes.fake_cluster import an_outcome, moment
+from support.jobs.builders import JobBuilder, a_command
 
 DAY = 24 * 3600
 CHILDREN = ["PersistentVolumeClaim/demo", "ConfigMap/demo-config", "Pod/demo-train-1"]
@@ -52,7 +52,7 @@ def test_it_trains_at_once(pods: tuple[PodView, ...], phase: str, actions: list[
     assert (decision.status.phase, created(decision)) == (phase, actions)
     assert condition(decision, "Prepared") == (
         *("True", "Prepared"),
-        "Nothing is to be prepared: spec.command sees to model and data itself.",
+        "Nothing to prepare: spec.command loads model and data itself.",
     )
 
 
@@ -79,9 +79,9 @@ def test_its_failure_is_told_with_the_last_lines_of_its_log_and_without_advice_a
     assert condition(decision, "Succeeded") == (
         *("False", "InternalError"),
         (
-            "The trainer ended with exit code 1 and left no message. Its log ends with: Traceback | ValueError: no "
-            "such column: text. The program is that of spec.command: correct it, or what it was given, and create the "
-            "job anew. Log: kubectl logs -n team demo-train-1"
+            "The trainer ended with exit code 1 and no message. Its log ends with: Traceback | ValueError: no "
+            "such column: text. spec.command names the program: correct it or its arguments, and create a new "
+            "SFTJob. Log: kubectl logs -n team demo-train-1"
         ),
     )
 
@@ -90,7 +90,7 @@ def test_its_failure_is_told_with_the_last_lines_of_its_log_and_without_advice_a
     ("pod", "hint"),
     [
         (an_ended_pod(137, reason="OOMKilled"), "Raise spec.resources.memory."),
-        (an_ended_pod(139), "Look at the node's own log for who sent the signal."),
+        (an_ended_pod(139), "Check the node's log for the sender of the signal."),
     ],
     ids=["out of memory", "a signal"],
 )
@@ -135,7 +135,7 @@ def test_it_is_suspended_and_what_it_saved_is_left_to_it() -> None:
     assert getattr(deletion, "name", None) == "demo-train-1"
     rests = decided(an_ended_pod(143, deleting=True), job=job, report=report)
     assert rests.status.phase == "Suspended"
-    assert "step 30 of 100; what it saved is known to the command alone." in condition(rests, "Running")[2]
+    assert "step 30 of 100; only the command knows what it saved." in condition(rests, "Running")[2]
 
 
 def test_what_it_claims_to_have_prepared_makes_no_plan() -> None:
@@ -148,7 +148,7 @@ def test_what_it_claims_to_have_prepared_makes_no_plan() -> None:
 def test_its_end_names_the_volume() -> None:
     assert condition(decided(an_ended_pod(0)), "Succeeded") == (
         *("True", "Completed"),
-        "The command has ended with exit code 0; what it saved in the job's volume lies at pvc://demo.",
+        "The command ended with exit code 0; its files on the job's volume are at pvc://demo.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Small parts: Pods as the API server has them, durations, patches, curves, reports that can not be stored."""
+"""Small parts: Pods as the API server has them, durations, patches, curves, reports that cannot be stored."""
 
 import itertools
 import json
@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftjob_contract.codec import encode, from_json
-from sftjob_contract.config import DataFormat
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import Output
-from sftjob_contract.progress import Checkpoint, HistoryPoint, Progress
-from sftjob_contract.stats import STATS_VERSION, PreparedStats
+from sftjob_contract.reports.outcome import Output
+from sftjob_contract.reports.progress import Checkpoint, HistoryPoint, Progress
+from sftjob_contract.reports.stats import STATS_VERSION, PreparedStats
+from sftjob_contract.run.config import DataFormat
 from sftjob_operator.api import HistoryPointStatus, SFTJobStatus
-from sftjob_operator.reconcile import PodPhase, belongs_to, merge_patch, owner_uid, pod_job, pod_view, usable_progress
-from sftjob_operator.reconcile.progress import HISTORY_SHOWN, thinned, with_progress
-from sftjob_operator.reconcile.sentences import closed
-from sftjob_operator.reconcile.times import duration, parse_time, rfc3339
+from sftjob_operator.effects.merge_patch import merge_patch
+from sftjob_operator.reconcile import PodPhase, belongs_to, owner_uid, pod_job, pod_view, usable_progress
+from sftjob_operator.reconcile.messages.sentences import closed
+from sftjob_operator.reconcile.observe.times import duration, parse_time, rfc3339
+from sftjob_operator.reconcile.reports.status_parts import HISTORY_SHOWN, thinned, with_progress
 from sftjob_operator.render import pod, volume_claim
-from support.builders import UID, JobBuilder, a_job
-from support.fake_cluster import (
+from support.fakes.fake_cluster import (
     RENDER,
     START,
     an_outcome,
@@ -34,7 +34,8 @@ from support.fake_cluster import (
     unschedulable,
     waiting,
 )
-from support.progress import a_progress
+from support.fakes.progress import a_progress
+from support.jobs.builders import UID, JobBuilder, a_job
 
 PROGRESS = a_progress(10, tokens=5)
 STATS = PreparedStats(
@@ -170,7 +171,7 @@ def test_a_last_word_that_can_not_be_believed_is_no_word(text: str) -> None:
         ({"tokens": 2**60}, "tokens must be less than or equal to 9007199254740992"),
         ({"eta_seconds": -5}, "etaSeconds"),
         ({"peak_memory_bytes": -1}, "peakMemoryBytes"),
-        ({"checkpoints": (replace(CHECKPOINT, path="x" * 2000),)}, "path has 2000 characters"),
+        ({"checkpoints": (replace(CHECKPOINT, path="x" * 2000),)}, "at most 512 characters, not 2000"),
         ({"checkpoints": (replace(CHECKPOINT, time="yesterday"),)}, "time of checkpoints/checkpoint-10"),
         ({"checkpoints": (replace(CHECKPOINT, bytes=-1),)}, "bytes"),
         ({"unverified_checkpoints": (-1,)}, "unverifiedCheckpoints"),

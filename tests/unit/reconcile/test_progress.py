@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sftjob_contract.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
+from sftjob_contract.reports.progress import PROGRESS_VERSION, Activity, Checkpoint, HistoryPoint, Progress
 from sftjob_operator.api import ProgressStatus, SFTJobStatus, parse_job
-from sftjob_operator.reconcile.progress import stopped, with_columns, with_progress
-from support.builders import JobBuilder, a_job
+from sftjob_operator.reconcile.reports.status_parts import stopped, with_columns, with_progress
+from support.jobs.builders import JobBuilder, a_job
 
 REPORT = Progress(
     version=PROGRESS_VERSION,

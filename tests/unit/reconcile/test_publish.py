@@ -7,15 +7,15 @@ import pytest
 
 from sftjob_contract.layout import OUTPUT_ADAPTER
 from sftjob_contract.names import LABEL_STAGE, Stage
-from sftjob_contract.outcome import Output
-from sftjob_contract.progress import Checkpoint
+from sftjob_contract.reports.outcome import Output
+from sftjob_contract.reports.progress import Checkpoint
 from sftjob_operator.api import to_dict
 from sftjob_operator.metrics.jobs import goodput
 from sftjob_operator.reconcile import Create, Decision, Observed, PodPhase, PodView, decide_stop
-from support.builders import JobBuilder, a_job
-from support.decisions import STATS, a_pod, acts, an_ended_pod, created, decided, message, said
-from support.fake_cluster import SETTINGS, START, an_outcome, moment
-from support.progress import a_progress
+from support.fakes.decisions import STATS, a_pod, acts, an_ended_pod, created, decided, message, said
+from support.fakes.fake_cluster import SETTINGS, START, an_outcome, moment
+from support.fakes.progress import a_progress
+from support.jobs.builders import JobBuilder, a_job
 
 KNOWS = an_ended_pod(
     Stage.PREPARE, 0, outcome=an_outcome(Stage.PREPARE, prepared=replace_stats(STATS, publish_stage=True))
@@ -151,7 +151,7 @@ def test_suspending_ends_the_publish_pod_and_resuming_starts_another() -> None:
 
     assert [action.name for action in held.actions] == ["demo-publish-1"]
     assert (rests.status.phase, rests.actions) == ("Suspended", ())
-    assert "Training is complete; its output is to be published." in str(rests.status.conditions)
+    assert "Training is complete; the Publish stage comes next." in str(rests.status.conditions)
 
 
 def test_no_publish_pod_is_created_while_a_train_pod_is_left() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import ENV_GRACE_SECONDS, ENV_GRADIENT_CHECKPOINTING, ENV_MICRO_BATCH, Stage
-from sftjob_contract.progress import Activity
 from sftjob_contract.reasons import Reason
+from sftjob_contract.reports.progress import Activity
 from sftjob_operator.api import ChangeStatus, SFTJobStatus, replace, to_dict
 from sftjob_operator.reconcile import (
     Create,
@@ -21,13 +21,13 @@ from sftjob_operator.reconcile import (
     decide,
     usable_progress,
 )
-from sftjob_operator.reconcile.adjustments import smaller_batch
-from sftjob_operator.reconcile.policy import POLICIES
-from support import decisions
-from support.builders import JobBuilder, a_job
-from support.decisions import PREPARED, condition
-from support.fake_cluster import RENDER, SETTINGS, START, an_outcome, moment
-from support.model_shapes import QWEN_05B, stats_with
+from sftjob_operator.reconcile.attempts.adjustments import smaller_batch
+from sftjob_operator.reconcile.attempts.failure_reasons import POLICIES
+from support.fakes import decisions
+from support.fakes.decisions import PREPARED, condition
+from support.fakes.fake_cluster import RENDER, SETTINGS, START, an_outcome, moment
+from support.jobs.builders import JobBuilder, a_job
+from support.jobs.model_shapes import QWEN_05B, stats_with
 
 HOUR = 3600
 
@@ -101,7 +101,7 @@ class TestOutOfGpuMemory:
             "gradientAccumulationSteps": {"from": 2, "to": 4},
             "time": moment(0),
         }
-        assert "attempt 2 takes perDeviceBatchSize 4 instead of 8" in message
+        assert "attempt 2 uses perDeviceBatchSize 4 instead of 8" in message
         assert [(event.type, event.reason) for event in decision.events] == [
             ("Normal", "Prepared"),
             ("Warning", "GpuOutOfMemory"),
@@ -124,7 +124,7 @@ class TestOutOfGpuMemory:
         assert sizes == ["2", "1"]
         final = decided(*pods, ended(76, 3), job=job.with_status(status))
         assert (final.status.phase, condition(final, "Succeeded")[1]) == ("Failed", "GpuOutOfMemory")
-        assert "Sequences go through the model one at a time already" in condition(final, "Succeeded")[2]
+        assert "The micro-batch is already one sequence" in condition(final, "Succeeded")[2]
         assert len(final.status.adjustments) == 2
 
     def test_what_was_adjusted_holds_for_every_later_attempt(self) -> None:
@@ -141,17 +141,19 @@ class TestOutOfGpuMemory:
         assert decided(ended(76), a_pod(attempt=2), job=job).status.adjustments == known
 
     @pytest.mark.parametrize(
-        ("strategy", "evaluation", "phase"),
+        ("strategy", "attention", "evaluation", "phase"),
         [
-            ("bfd", {}, "Failed"),
-            ("bfd", {"sample_prompts": ["Hello"]}, "Restarting"),
-            ("wrapped", {}, "Restarting"),
+            ("bfd", "sdpa", {}, "Failed"),
+            ("bfd", "sdpa", {"sample_prompts": ["Hello"]}, "Restarting"),
+            ("bfd", "auto", {}, "Restarting"),
+            ("wrapped", "sdpa", {}, "Restarting"),
         ],
     )
     def test_packed_sequences_that_go_one_at_a_time_have_nothing_to_make_smaller(
-        self, strategy: str, evaluation: dict[str, Any], phase: str
+        self, strategy: str, attention: str, evaluation: dict[str, Any], phase: str
     ) -> None:
         job = a_job().training(per_device_batch_size=8, packing=True, packing_strategy=strategy)
+        job = job.set("model.attention", attention)
         assert decided(ended(76), job=job.evaluation(**evaluation)).status.phase == phase
 
     def test_prepare_has_nothing_to_make_smaller(self) -> None:
@@ -219,7 +221,7 @@ class TestGradientCheckpointing:
         assert variables(later)[ENV_GRADIENT_CHECKPOINTING] == "true"
 
     def test_sequences_that_go_one_at_a_time_get_it_too(self) -> None:
-        job = self.ROOMY.training(packing=True)
+        job = self.ROOMY.training(packing=True).set("model.attention", "sdpa")
         first = self.decided(ended(76), job=job)
         assert variables(first)[ENV_GRADIENT_CHECKPOINTING] == "true"
         second = self.decided(ended(76), ended(76, 2), job=job.with_status(first.status))
@@ -263,16 +265,16 @@ class TestGrace:
             (
                 121,
                 120,
-                "has 120 s for it: a stop now loses the steps since the last checkpoint. The next Pod gets 242 s",
+                "period of 120 s: a stop now loses the steps since the last checkpoint. The next Pod gets 242 s",
             ),
             (2000, 3600, None),
-            (4000, 3600, "no Pod gets more than 3600 s"),
+            (4000, 3600, "has a grace period of 3600 s, of at most 3600 s"),
         ],
     )
     def test_a_running_pod_that_could_not_save_in_time_is_told(self, save: float, grace: int, told: str | None) -> None:
         decision = decided(a_pod(grace_seconds=grace), report=a_report(longest_save_seconds=save))
         message = condition(decision, "Running")[2]
-        assert ("A stop takes about" in message) is (told is not None)
+        assert ("A stop with its checkpoint takes about" in message) is (told is not None)
         assert (told or "") in message
 
     def test_a_run_that_saves_nothing_on_termination_needs_no_grace(self) -> None:
@@ -312,7 +314,7 @@ class TestPodsThatCanNotStart:
         assert condition(ends, "Prepared")[1] == "Stopping"
         failed = prepares(before=ends, seconds=1801)
         assert (failed.status.phase, condition(failed, "Succeeded")[1]) == ("Failed", expected)
-        assert f"could not start for 15m00s ({reason}: pull access denied)" in condition(failed, "Succeeded")[2]
+        assert f"did not start within 15m00s ({reason}: pull access denied)" in condition(failed, "Succeeded")[2]
         assert acts(failed) == []
 
     def test_a_gap_between_two_failures_starts_the_count_again(self) -> None:
@@ -362,13 +364,13 @@ class TestPodsThatCanNotStart:
     def test_a_pod_that_no_node_takes_waits_for_ever(self) -> None:
         decision = decided(a_pod(phase=PodPhase.PENDING, started=None, unschedulable="0/3 nodes"), seconds=10**6)
         assert (acts(decision), decision.status.phase) == ([], "Queued")
-        message = f"No node takes Pod demo-train-1: 0/3 nodes. {POLICIES[Reason.UNSCHEDULABLE].hint}"
+        message = f"Pod demo-train-1 cannot be scheduled: 0/3 nodes. {POLICIES[Reason.UNSCHEDULABLE].hint}"
         assert condition(decision, "Running")[1:] == ("Unschedulable", message)
 
     def test_a_prepare_pod_that_no_node_takes_says_so_too(self) -> None:
         pod = a_pod(Stage.PREPARE, phase=PodPhase.PENDING, started=None, unschedulable="0/3 nodes")
         decision = decide(Observed(job=a_job().build(), pods=(pod,)), SETTINGS, START)
-        message = f"No node takes Pod demo-prepare-1: 0/3 nodes. {POLICIES[Reason.UNSCHEDULABLE].hint}"
+        message = f"Pod demo-prepare-1 cannot be scheduled: 0/3 nodes. {POLICIES[Reason.UNSCHEDULABLE].hint}"
         assert condition(decision, "Prepared")[1:] == ("Unschedulable", message)
 
     def test_an_image_that_is_not_there_yet_is_told_with_what_to_change(self) -> None:
@@ -382,11 +384,11 @@ class TestATrainerThatIsSilent:
         assert acts(decided(a_pod(), report=report, seconds=9 + HOUR)) == []
         ends = decided(a_pod(), report=report, seconds=10 + HOUR)
         assert acts(ends) == ["delete demo-train-1"]
-        assert "its last word was Training at step 7" in condition(ends, "Running")[2]
+        assert "the last activity reported was Training at step 7" in condition(ends, "Running")[2]
         killed = decided(ended(137, deleting=True), job=a_job().with_status(ends.status), seconds=HOUR)
         attempt = killed.status.attempts[1]
         assert (attempt.reason, killed.status.interruptions) == ("Hung", None)
-        assert "Nothing was heard of the trainer for 1h00m" in attempt.message
+        assert "No report from the trainer for 1h00m" in attempt.message
 
     def test_the_operator_looks_again_when_the_hour_is_over(self) -> None:
         assert decided(a_pod(), report=a_report(), seconds=HOUR - 5).recheck_seconds == 5

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import Output
+from sftjob_contract.reports.outcome import Output
 from sftjob_operator.api import AttemptStatus, SFTJobStatus
 from sftjob_operator.reconcile import Decision, PodPhase, PodView
-from support import decisions
-from support.builders import JobBuilder, a_job
-from support.decisions import PREPARED, a_pod, an_ended_pod, condition
-from support.fake_cluster import an_outcome, moment
+from support.fakes import decisions
+from support.fakes.decisions import PREPARED, a_pod, an_ended_pod, condition
+from support.fakes.fake_cluster import an_outcome, moment
+from support.jobs.builders import JobBuilder, a_job
 
 NODES = 3
 JOB = a_job().resources(nodes=NODES).storage(access_modes=["ReadWriteMany"]).failure_policy(backoff_seconds=0)
@@ -86,12 +86,12 @@ def test_pods_that_were_not_created_yet_are_added(pods: tuple[PodView, ...], cre
 @pytest.mark.parametrize(
     ("pods", "deleted", "why"),
     [
-        ((running(0), ended(1, 137), running(2)), [0, 2], "Pod demo-train-1-1 ended without success."),
-        ((ended(0, 70), running(1), running(2)), [1, 2], "Pod demo-train-1-0 ended without success."),
-        ((ended(0, 0), ended(1, 137), running(2)), [2], "Pod demo-train-1-1 ended without success."),
-        ((running(0), ended(1, 137), running(2, deleting=True)), [0], "Pod demo-train-1-1 ended without success."),
-        ((pending(0), ended(1, 66), pending(2)), [0, 2], "Pod demo-train-1-1 ended without success."),
-        ((running(0), ended(1, 0)), [0], "Pod demo-train-1-2 is gone."),
+        ((running(0), ended(1, 137), running(2)), [0, 2], "Pod demo-train-1-1 failed."),
+        ((ended(0, 70), running(1), running(2)), [1, 2], "Pod demo-train-1-0 failed."),
+        ((ended(0, 0), ended(1, 137), running(2)), [2], "Pod demo-train-1-1 failed."),
+        ((running(0), ended(1, 137), running(2, deleting=True)), [0], "Pod demo-train-1-1 failed."),
+        ((pending(0), ended(1, 66), pending(2)), [0, 2], "Pod demo-train-1-1 failed."),
+        ((running(0), ended(1, 0)), [0], "Pod demo-train-1-2 no longer exists."),
     ],
 )
 def test_a_pod_that_fails_ends_the_others(pods: tuple[PodView, ...], deleted: list[int], why: str) -> None:
@@ -108,10 +108,10 @@ def test_a_pod_that_vanishes_from_a_running_attempt_ends_the_others() -> None:
     seen = decided(running(0), running(1), running(2)).status
     decision = decided(running(0), running(2), job=JOB.with_status(seen))
     assert acts(decision) == ["delete demo-train-1-0", "delete demo-train-1-2"]
-    assert "Pod demo-train-1-1 is gone." in condition(decision, "Running")[2]
+    assert "Pod demo-train-1-1 no longer exists." in condition(decision, "Running")[2]
     closed = decided(ended(0, 75, deleting=True), ended(2, 75, deleting=True), job=JOB.with_status(decision.status))
     assert (attempt(closed).reason, attempt(closed).exit_code) == ("PodLost", None)
-    assert "Pod demo-train-1-1 is gone" in attempt(closed).message
+    assert "Pod demo-train-1-1 disappeared" in attempt(closed).message
 
 
 @pytest.mark.parametrize("left", [(running(0, deleting=True),), (pending(0, deleting=True), running(2, deleting=True))])

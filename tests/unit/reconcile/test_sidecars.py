@@ -7,11 +7,11 @@ import pytest
 from sftjob_contract.names import CONTAINER, LABEL_ATTEMPT, LABEL_STAGE, Stage
 from sftjob_operator.api import SFTJobStatus
 from sftjob_operator.reconcile import Decision, PodView, pod_view
-from sftjob_operator.reconcile.lingering import LINGER_SECONDS
-from support import decisions
-from support.builders import UID, JobBuilder, a_job
-from support.decisions import PREPARED, decided, message, said
-from support.fake_cluster import an_outcome, ended, moment, running
+from sftjob_operator.reconcile.observe.sidecar_pods import SIDECAR_EXIT_SECONDS
+from support.fakes import decisions
+from support.fakes.decisions import PREPARED, decided, message, said
+from support.fakes.fake_cluster import an_outcome, ended, moment, running
+from support.jobs.builders import UID, JobBuilder, a_job
 
 MESH = {"name": "istio-proxy", "ready": True, "state": {"running": {"startedAt": moment(0)}}}
 CRASHING = {
@@ -66,7 +66,7 @@ def test_an_attempt_is_over_with_its_trainer_and_its_pod_is_deleted_once_that_is
     soon = decided(PREPARED, pod, job=job, seconds=6)
     assert "delete Pod/demo-train-1" not in acts(soon)
     assert soon.recheck_seconds is not None
-    late = decided(PREPARED, pod, job=job, seconds=5 + LINGER_SECONDS)
+    late = decided(PREPARED, pod, job=job, seconds=5 + SIDECAR_EXIT_SECONDS)
     assert acts(late)[-1:] == ["delete Pod/demo-train-1"]
 
 
@@ -155,9 +155,9 @@ NOT_READY = [
 def test_missing_reports_of_a_node_that_does_not_answer_are_not_blamed_on_the_network(status: dict[str, Any]) -> None:
     decision = decided(PREPARED, a_pod(status), seconds=91)
     assert said(decision, "ProgressReporting") == ("False", "ReportsMissing")
-    assert "Node node-7 of Pod demo-train-1 does not answer (NotReady)" in message(decision, "ProgressReporting")
+    assert "Node node-7 of Pod demo-train-1 is not ready (NotReady)" in message(decision, "ProgressReporting")
     assert "NetworkPolicy" not in message(decision, "ProgressReporting")
-    assert "does not answer" in message(decision, "Running")
+    assert "is not ready" in message(decision, "Running")
 
 
 def test_a_pod_that_its_kubelet_calls_not_ready_is_on_a_node_that_answers() -> None:

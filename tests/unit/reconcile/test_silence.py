@@ -7,13 +7,13 @@ import pytest
 
 from sftjob_contract.names import CA_KEY, Stage
 from sftjob_operator.api import ProgressStatus, SFTJobStatus
-from sftjob_operator.progress.reception import TICK_SECONDS, Reception
+from sftjob_operator.progress.availability import TICK_SECONDS, EndpointAvailability
 from sftjob_operator.reconcile import Decision, Publish, Reachability
 from sftjob_operator.report_store import ReportStore
-from support.builders import a_job
-from support.decisions import PREPARED, a_pod, a_report, condition, decided
-from support.fake_cluster import START, FakeClock, moment
-from support.progress import a_progress
+from support.fakes.decisions import PREPARED, a_pod, a_report, condition, decided
+from support.fakes.fake_cluster import START, FakeClock, moment
+from support.fakes.progress import a_progress
+from support.jobs.builders import a_job
 
 HOUR = 3600
 TRAINING = (PREPARED, a_pod(Stage.TRAIN, started=moment(0)))
@@ -33,9 +33,9 @@ def hung(decision: Decision) -> bool:
     ("reachability", "seconds", "ended"),
     [
         pytest.param({}, 100 + HOUR, True, id="nothing else can be the cause"),
-        pytest.param({"undisturbed_since": START}, 100 + HOUR, True, id="the endpoint took everything all the time"),
-        pytest.param({"undisturbed_since": START + timedelta(seconds=2000)}, 100 + HOUR, False, id="it did not"),
-        pytest.param({"undisturbed_since": START + timedelta(seconds=2000)}, 2000 + HOUR, True, id="an hour later"),
+        pytest.param({"available_since": START}, 100 + HOUR, True, id="the endpoint took everything all the time"),
+        pytest.param({"available_since": START + timedelta(seconds=2000)}, 100 + HOUR, False, id="it did not"),
+        pytest.param({"available_since": START + timedelta(seconds=2000)}, 2000 + HOUR, True, id="an hour later"),
         pytest.param({"certificate_since": START + timedelta(seconds=50)}, 100 + HOUR, True, id="it had the new CA"),
         pytest.param({"certificate_since": START + timedelta(seconds=150)}, 99 * HOUR, False, id="it may not have it"),
         pytest.param({"silent_together": True}, 99 * HOUR, False, id="many fell silent together"),
@@ -48,14 +48,14 @@ def test_silence_is_a_proof_only_where_reports_could_arrive(
 
 
 def test_the_operator_looks_again_when_the_hour_since_the_last_disturbance_is_over() -> None:
-    looked = silent(3000, undisturbed_since=START + timedelta(seconds=2000))
+    looked = silent(3000, available_since=START + timedelta(seconds=2000))
     assert looked.recheck_seconds == 2000 + HOUR - 3000
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (115, ("True", "Reporting", "reports arrive")),
+        (115, ("True", "Reporting", "reports its progress")),
         (140, ("Unknown", "ReportsMissing", "certificate of the progress endpoint changed at 2026-03-01T12:01:50Z")),
         (110 + 181, ("False", "ReportsMissing", "the trainer does not read the new ca.crt of ConfigMap demo-config")),
     ],
@@ -74,7 +74,7 @@ def test_a_trainer_that_has_not_picked_up_a_new_certificate_is_told_as_that(
 def test_after_a_restart_silence_counts_from_the_start_of_the_operator(seconds: float, status: str) -> None:
     shown = ProgressStatus(step=5, max_steps=10, percent=50, last_report_time=moment(100))
     job = a_job().with_status(SFTJobStatus(progress=shown))
-    started = Reachability(undisturbed_since=START + timedelta(seconds=1000))
+    started = Reachability(available_since=START + timedelta(seconds=1000))
     seen = decided(*TRAINING, job=job, seconds=seconds, report=None, reachability=started)
     assert condition(seen, "ProgressReporting")[0] == status
 
@@ -120,17 +120,17 @@ def test_a_job_that_still_reports_is_not_silent() -> None:
 
 def test_a_process_that_stood_still_starts_to_listen_again() -> None:
     clock = FakeClock()
-    reception = Reception(clock.now)
+    availability = EndpointAvailability(clock.now)
     for _ in range(5):
         clock.advance(TICK_SECONDS)
-        reception.tick()
-    assert reception.undisturbed_since == START
+        availability.tick()
+    assert availability.available_since == START
     clock.advance(HOUR)
-    reception.tick()
-    assert reception.undisturbed_since == clock.now()
+    availability.tick()
+    assert availability.available_since == clock.now()
     clock.elapsed -= 500  # a clock that was set back
-    reception.tick()
-    assert reception.undisturbed_since == clock.now()
+    availability.tick()
+    assert availability.available_since == clock.now()
 
 
 def test_what_is_remembered_of_a_job_goes_with_it() -> None:

@@ -1,4 +1,4 @@
-"""What the API server can not refuse is told before anything is created, with a sentence that says what to write."""
+"""What the API server cannot refuse is told before anything is created, with a sentence that says what to write."""
 
 import json
 import re
@@ -9,19 +9,19 @@ from hypothesis import HealthCheck, given, settings
 
 from sftjob_contract.secrets import LEAKY_VALUE
 from sftjob_operator.api import SFTJob
-from sftjob_operator.api.scheduling import OPERATOR_VARIABLES, RESERVED_PREFIX
 from sftjob_operator.api.types import LEAKY_NAME
 from sftjob_operator.api.upstream import fields_of_options
-from sftjob_operator.reconcile.spec_problems import EXTRA_LIMIT_BYTES, EXTRA_LIMIT_DEPTH, OWN_OPTIONS, spec_problem
+from sftjob_operator.api.v1alpha1.scheduling import OPERATOR_VARIABLES, RESERVED_PREFIX
+from sftjob_operator.reconcile.spec.validation import EXTRA_LIMIT_BYTES, EXTRA_LIMIT_DEPTH, OWN_OPTIONS, spec_problem
 from sftjob_operator.render import OWN_VARIABLES
-from support.builders import JobBuilder, a_command, a_job
-from support.strategies import valid_jobs
-from support.upstream import options
+from support.checks.upstream import options
+from support.jobs.builders import JobBuilder, a_command, a_job
+from support.jobs.strategies import valid_jobs
 
 HUB_TOKEN = "hf_" + "a1" * 17
 SECRET = (
-    "{} looks like a secret, and everyone who may read the job can read it: remove it here, put it into a Secret, and "
-    "name that in spec.env with valueFrom.secretKeyRef."
+    "{} looks like a secret, and everyone who can read the job can read it: remove it here, put it in a Secret, and "
+    "reference that in spec.env with valueFrom.secretKeyRef."
 )
 
 
@@ -46,49 +46,49 @@ def nested(levels: int) -> Any:
 PROBLEMS = {
     "an option with a field of its own": (
         training(learning_rate=1e-4),
-        "spec.training.extra.learning_rate has a field of its own: write spec.training.learningRate.",
+        "spec.training.extra.learning_rate has its own field: write spec.training.learningRate.",
     ),
     "an option of transformers with a field of its own": (
         training(neftune_noise_alpha=5),
-        "spec.training.extra.neftune_noise_alpha has a field of its own: write spec.training.neftuneNoiseAlpha.",
+        "spec.training.extra.neftune_noise_alpha has its own field: write spec.training.neftuneNoiseAlpha.",
     ),
     "an option with a field in another section": (
         training(resume_from_checkpoint="/tmp/x"),
-        "spec.training.extra.resume_from_checkpoint has a field of its own: write spec.checkpoints.resumeFrom.",
+        "spec.training.extra.resume_from_checkpoint has its own field: write spec.checkpoints.resumeFrom.",
     ),
     "an option that two fields decide": (
         training(warmup_steps=5),
         (
-            "spec.training.extra.warmup_steps has a field of its own: write spec.training.warmupRatio or "
+            "spec.training.extra.warmup_steps has its own field: write spec.training.warmupRatio or "
             "spec.training.warmupSteps."
         ),
     ),
     "an option that three fields decide": (
         training(report_to="wandb"),
         (
-            "spec.training.extra.report_to has a field of its own: write spec.tracking.tensorboard or "
+            "spec.training.extra.report_to has its own field: write spec.tracking.tensorboard or "
             "spec.tracking.wandb or spec.tracking.mlflow."
         ),
     ),
     "a push to the hub": (
         training(push_to_hub=True),
-        "spec.training.extra.push_to_hub has a field of its own: write spec.output.hub.",
+        "spec.training.extra.push_to_hub has its own field: write spec.output.hub.",
     ),
     "a token, which is not shown": (
         training(hub_token=HUB_TOKEN),
-        "spec.training.extra.hub_token has a field of its own: write spec.output.hub.tokenSecretRef.",
+        "spec.training.extra.hub_token has its own field: write spec.output.hub.tokenSecretRef.",
     ),
     "an option of LoRA with a field of its own": (
         lora(lora_alpha=8),
-        "spec.method.lora.extra.lora_alpha has a field of its own: write spec.method.lora.alpha.",
+        "spec.method.lora.extra.lora_alpha has its own field: write spec.method.lora.alpha.",
     ),
     "an option that is the trainer's": (
         training(output_dir="/tmp/x"),
-        "spec.training.extra.output_dir is the trainer's own to set: remove it.",
+        "spec.training.extra.output_dir cannot be set here: set the fields of checkpoints.",
     ),
     "an option of LoRA that is the trainer's": (
         lora(task_type="SEQ_CLS"),
-        "spec.method.lora.extra.task_type is the trainer's own to set: remove it.",
+        "spec.method.lora.extra.task_type cannot be set here: remove it, since the trainer sets it.",
     ),
     "a secret by its name": (training(api_key="x"), SECRET.format("spec.training.extra.api_key")),
     "a secret by its value": (training(notes=f"use {HUB_TOKEN}"), SECRET.format("spec.training.extra.notes")),
@@ -118,34 +118,34 @@ PROBLEMS = {
     ),
     "too deep": (
         lora(eva_config=nested(EXTRA_LIMIT_DEPTH + 1)),
-        "spec.method.lora.extra.eva_config has more than 8 lists and maps within each other: write a simpler value.",
+        "spec.method.lora.extra.eva_config nests lists and maps more than 8 levels deep: write a simpler value.",
     ),
     "a variable of the operator": (
         a_job().env(HOME="/root"),
-        "spec.env has HOME, which the operator sets itself: remove it.",
+        "spec.env sets HOME, which the operator sets: remove it.",
     ),
     "the hub's token as a variable": (
         a_job().set("env", [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]),
         (
-            "spec.env has HF_TOKEN, which the operator sets itself: write spec.model.tokenSecretRef, "
+            "spec.env sets HF_TOKEN, which the operator sets: write spec.model.tokenSecretRef, "
             "spec.dataset.tokenSecretRef or spec.output.hub.tokenSecretRef."
         ),
     ),
     "the key of Weights & Biases as a variable": (
         a_job().set("env", [{"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]),
-        "spec.env has WANDB_API_KEY, which the operator sets itself: write spec.tracking.wandb.apiKeySecretRef.",
+        "spec.env sets WANDB_API_KEY, which the operator sets: write spec.tracking.wandb.apiKeySecretRef.",
     ),
     "a job that goes on from itself": (
         a_job("demo").checkpoints(resume_from={"sftJob": "demo"}),
         (
             "spec.checkpoints.resumeFrom.sftJob is this SFTJob itself, demo: name another one, or remove resumeFrom, "
-            "since a job goes on from its own checkpoints by itself."
+            "since a job resumes from its own checkpoints automatically."
         ),
     ),
     **{
         f"{section} of the trainer, with an image of one's own": (
             a_command().set(section, value),
-            f"spec.{section} is for the operator's own trainer, and spec.command runs another program: remove it.",
+            f"spec.{section} applies to the operator's trainer, and spec.command runs another program: remove it.",
         )
         for section, value in {
             "training": {"epochs": 1},
@@ -158,15 +158,15 @@ PROBLEMS = {
     },
     "memory without a unit": (
         a_job().resources(memory=16),
-        "spec.resources.memory is 16, which is less than 1Mi: write it with its unit, such as 16Gi.",
+        "spec.resources.memory is 16, which is less than 1Mi: write it with a unit, such as 16Gi.",
     ),
     "thousandths of a byte": (
         a_job().resources(prepare={"memory": "500m"}),
-        "spec.resources.prepare.memory is 500m, which is less than 1Mi: write it with its unit, such as 16Gi.",
+        "spec.resources.prepare.memory is 500m, which is less than 1Mi: write it with a unit, such as 16Gi.",
     ),
     "a volume without a unit": (
         a_job().storage(size=100),
-        "spec.storage.size is 100, which is less than 1Mi: write it with its unit, such as 16Gi.",
+        "spec.storage.size is 100, which is less than 1Mi: write it with a unit, such as 16Gi.",
     ),
 }
 
@@ -202,14 +202,14 @@ def test_nothing_is_said_about_what_is_right(job: JobBuilder) -> None:
 
 def test_only_the_first_problem_is_told() -> None:
     job = training(seed=1, output_dir="/x").env(HOME="x")
-    assert spec_problem(job.build()) == "spec.training.extra.seed has a field of its own: write spec.training.seed."
+    assert spec_problem(job.build()) == "spec.training.extra.seed has its own field: write spec.training.seed."
 
 
 @pytest.mark.parametrize("name", sorted(OWN_VARIABLES))
 def test_no_variable_of_the_operator_can_be_set(name: str) -> None:
     problem = spec_problem(a_job().env(**{name: "x"}).build())
     assert problem is not None
-    assert problem.startswith(f"spec.env has {name}, which the operator sets itself: ")
+    assert problem.startswith(f"spec.env sets {name}, which the operator sets: ")
 
 
 OPTIONS = [("training", option) for library in ("TRL", "transformers") for option in fields_of_options()[library]] + [
@@ -221,13 +221,13 @@ OPTIONS = [("training", option) for library in ("TRL", "transformers") for optio
 def test_an_option_that_a_field_stands_for_is_set_by_that_field(section: str, option: str) -> None:
     problem = spec_problem(a_job().set(f"{section}.extra", {option: 1}).build())
     assert problem is not None
-    assert problem.startswith(f"spec.{section}.extra.{option} has a field of its own: write spec.")
+    assert problem.startswith(f"spec.{section}.extra.{option} has its own field: write spec.")
 
 
 @pytest.mark.parametrize(("path", "library"), [("spec.training.extra", "TRL"), ("spec.method.lora.extra", "PEFT")])
 def test_options_that_are_the_trainer_s_exist_and_have_no_field(path: str, library: str) -> None:
-    assert OWN_OPTIONS[path] <= options(library)
-    assert not OWN_OPTIONS[path] & set(fields_of_options()[library])
+    assert OWN_OPTIONS[path].keys() <= options(library)
+    assert not OWN_OPTIONS[path].keys() & set(fields_of_options()[library])
 
 
 @pytest.mark.parametrize(

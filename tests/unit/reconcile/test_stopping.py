@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import Stage
-from sftjob_contract.progress import Activity, Checkpoint
+from sftjob_contract.reports.progress import Activity, Checkpoint
 from sftjob_operator.api import AttemptStatus, SFTJobStatus, replace
 from sftjob_operator.reconcile import Decision, Delete, PodPhase, PodView, awaits_cleanup
-from support import decisions
-from support.builders import JobBuilder, a_job
-from support.decisions import PREPARED, a_pod, an_ended_pod, decided, message, said
-from support.fake_cluster import an_outcome, moment
-from support.progress import a_progress
+from support.fakes import decisions
+from support.fakes.decisions import PREPARED, a_pod, an_ended_pod, decided, message, said
+from support.fakes.fake_cluster import an_outcome, moment
+from support.fakes.progress import a_progress
+from support.jobs.builders import JobBuilder, a_job
 
 SUSPENDED = a_job().set("suspend", True)
 DEADLINE = a_job().set("deadlineSeconds", 100)
@@ -72,20 +72,20 @@ def test_a_suspended_job_is_said_to_stop_until_its_pod_has_ended() -> None:
     decision = decided(PREPARED, a_pod(Stage.TRAIN, deleting=True), job=job)
     assert decision.status.phase == "Running"
     assert said(decision, "Running") == ("True", "Stopping")
-    assert "Pod demo-train-1 was asked to end" in message(decision, "Running")
+    assert "Pod demo-train-1 is terminating" in message(decision, "Running")
 
 
 @pytest.mark.parametrize(
     ("pods", "prepared", "told"),
     [
         ((), ("Unknown", "Suspended"), "Nothing has been prepared yet."),
-        ((PREPARED,), ("True", "Prepared"), "1,805 rows to train on and 95 rows to evaluate on are prepared"),
+        ((PREPARED,), ("True", "Prepared"), "1,805 training rows and 95 evaluation rows are prepared"),
         ((an_ended_pod(Stage.PREPARE, 0),), ("True", "Prepared"), "Model and data are prepared."),
-        ((PREPARED, an_ended_pod(Stage.TRAIN, 143)), ("True", "Prepared"), "No step of training has been reported."),
+        ((PREPARED, an_ended_pod(Stage.TRAIN, 143)), ("True", "Prepared"), "No training step has been reported."),
         (
             (PREPARED, SAVED),
             ("True", "Prepared"),
-            "Training stands at step 40 of 96; the newest checkpoint is pvc://demo/checkpoints/checkpoint-40.",
+            "Training reached step 40 of 96; the newest checkpoint is pvc://demo/checkpoints/checkpoint-40.",
         ),
     ],
 )
@@ -221,8 +221,8 @@ CHILDREN = [
     ("storage", "kept", "told"),
     [
         ({}, 0, "Its Pods and volume were deleted after 60 s (spec.ttlSecondsAfterFinished)."),
-        ({"retain": True}, 1, "Its Pods were deleted after 60 s (spec.ttlSecondsAfterFinished); the volume stays."),
-        ({"existingClaim": "shared"}, 1, "the volume stays."),
+        ({"retain": True}, 1, "Its Pods were deleted after 60 s (spec.ttlSecondsAfterFinished); the volume is kept."),
+        ({"existingClaim": "shared"}, 1, "the volume is kept."),
     ],
 )
 def test_a_finished_job_is_cleaned_up_when_its_time_to_live_is_over(

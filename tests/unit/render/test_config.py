@@ -7,12 +7,20 @@ from typing import Any
 import pytest
 
 from sftjob_contract.codec import from_json, to_json
-from sftjob_contract.config import DataFormat, Preprocessing, RowFunction, RowTemplate, RunConfig, Syntax, Validation
-from sftjob_contract.optimization import Scheduler
+from sftjob_contract.run.config import (
+    DataFormat,
+    Preprocessing,
+    RowFunction,
+    RowTemplate,
+    RunConfig,
+    Syntax,
+    Validation,
+)
+from sftjob_contract.run.optimization import Scheduler
 from sftjob_operator.api import MethodName, parse_job
 from sftjob_operator.render import config_hash, method_name, run_config
-from support.builders import JobBuilder, a_job
-from support.version_skew import PREVIOUS, Previous
+from support.jobs.builders import JobBuilder, a_job
+from support.stacks.version_skew import PREVIOUS, Previous
 
 
 @pytest.mark.parametrize(

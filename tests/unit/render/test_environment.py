@@ -19,8 +19,8 @@ from sftjob_contract.names import (
 )
 from sftjob_operator.api import SFTJobStatus
 from sftjob_operator.render import OWN_VARIABLES, RenderSettings, own_variables, pod
-from support.builders import JobBuilder, a_command, a_job
-from support.rendering import REPORTING, SILENT
+from support.checks.rendering import REPORTING, SILENT
+from support.jobs.builders import JobBuilder, a_command, a_job
 
 TOKEN = {"name": "hub", "key": "token"}
 PUSH = {"repository": "acme/tuned", "tokenSecretRef": {"name": "writer", "key": "t"}}

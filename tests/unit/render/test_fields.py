@@ -13,17 +13,17 @@ from sftjob_contract.codec import to_json
 from sftjob_operator.api import parse_job, to_dict
 from sftjob_operator.api.crd import resource_schema
 from sftjob_operator.render import run_config
-from support.builders import JobBuilder, a_job
-from support.rendering import REPORTING, render_all
+from support.checks.rendering import REPORTING, render_all
+from support.jobs.builders import JobBuilder, a_job
 
 READERS = {
-    "suspend": ("reconcile/lifetime.py", "suspend"),
-    "deadlineSeconds": ("reconcile/lifetime.py", "deadline_seconds"),
+    "suspend": ("reconcile/attempts/deadline.py", "suspend"),
+    "deadlineSeconds": ("reconcile/attempts/deadline.py", "deadline_seconds"),
     "ttlSecondsAfterFinished": ("reconcile/cleanup.py", "ttl_seconds_after_finished"),
-    "failurePolicy.maxRetries": ("reconcile/retries.py", "max_retries"),
-    "failurePolicy.maxInterruptions": ("reconcile/retries.py", "max_interruptions"),
-    "failurePolicy.backoffSeconds": ("reconcile/retries.py", "backoff_seconds"),
-    "resources.gpuMemory": ("reconcile/planning.py", "gpu_memory"),
+    "failurePolicy.maxRetries": ("reconcile/checks/retries.py", "max_retries"),
+    "failurePolicy.maxInterruptions": ("reconcile/checks/retries.py", "max_interruptions"),
+    "failurePolicy.backoffSeconds": ("reconcile/checks/retries.py", "backoff_seconds"),
+    "resources.gpuMemory": ("reconcile/spec/plan_status.py", "gpu_memory"),
 }
 """Not rendered, since they decide when a Pod is made or deleted: the module that reads each, and as what."""
 

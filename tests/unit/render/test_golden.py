@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from sftjob_operator.api import parse_job
-from support.golden import check_golden, load_documents
-from support.pod_security import violations
-from support.rendering import (
+from support.checks.golden import check_golden, load_documents
+from support.checks.pod_security import violations
+from support.checks.rendering import (
     REPORTING,
     SCHEMA_VERSIONS,
     SILENT,

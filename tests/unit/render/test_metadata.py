@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from sftjob_contract.names import LABEL_JOB, LABEL_MANAGED_BY, LABEL_STAGE, MANAGED_BY
-from support.builders import a_job
-from support.rendering import REPORTING, pods_among, render_all
+from support.checks.rendering import REPORTING, pods_among, render_all
+from support.jobs.builders import a_job
 
 OWN = {"team": "research", "app.kubernetes.io/part-of": "assistant"}
 NOT_COPIED = {

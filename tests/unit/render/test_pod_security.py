@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.pod_security import violations
+from support.checks.pod_security import violations
 
 Pod = dict[str, Any]
 GOOD: Pod = {

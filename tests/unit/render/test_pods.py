@@ -7,8 +7,8 @@ import pytest
 from sftjob_contract.names import Stage
 from sftjob_operator.api import SFTJobStatus
 from sftjob_operator.render import pod, pod_name, volume_uri
-from support.builders import UID, JobBuilder, a_job
-from support.rendering import REPORTING, render_all
+from support.checks.rendering import REPORTING, render_all
+from support.jobs.builders import UID, JobBuilder, a_job
 
 MORE = {"cpu": 8, "memory": "64Gi", "ephemeral_storage": "20Gi"}
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sftjob_contract.names import LABEL_STAGE, Stage
 from sftjob_operator.api import SFTJob, parse_job, to_dict
 from sftjob_operator.render import OWN_VARIABLES, RenderSettings
-from support.builders import UID
-from support.pod_security import violations
-from support.rendering import SCHEMA_VERSIONS, Object, check_published_schema, pods_among, render_all
-from support.strategies import valid_jobs, valid_manifests
+from support.checks.pod_security import violations
+from support.checks.rendering import SCHEMA_VERSIONS, Object, check_published_schema, pods_among, render_all
+from support.jobs.builders import UID
+from support.jobs.strategies import valid_jobs, valid_manifests
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -76,7 +76,7 @@ def containers(documents: list[Object]) -> Iterator[tuple[Object, Object]]:
         yield document, container
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(job=valid_jobs(), attempt=attempts, with_settings=render_settings)
 def test_rendering_is_deterministic_and_changes_nothing(
     job: SFTJob, attempt: int, with_settings: RenderSettings
@@ -90,7 +90,7 @@ def test_rendering_is_deterministic_and_changes_nothing(
     assert to_dict(job) == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(job=valid_jobs(), attempt=attempts, with_settings=render_settings)
 def test_every_child_is_well_named_and_no_two_share_a_name(
     job: SFTJob, attempt: int, with_settings: RenderSettings
@@ -104,7 +104,7 @@ def test_every_child_is_well_named_and_no_two_share_a_name(
     assert len({(document["kind"], document["metadata"]["name"]) for document in documents}) == len(documents)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(job=valid_jobs(), with_settings=render_settings)
 def test_every_pod_is_restricted_and_mounts_what_it_declares(job: SFTJob, with_settings: RenderSettings) -> None:
     for document, container in containers(render_all(job, with_settings)):
@@ -120,7 +120,7 @@ def test_every_pod_is_restricted_and_mounts_what_it_declares(job: SFTJob, with_s
         assert len(set(named)) == len(named)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(job=valid_jobs(), with_settings=render_settings)
 def test_prepare_never_asks_for_a_gpu_and_train_for_all_of_them(job: SFTJob, with_settings: RenderSettings) -> None:
     for document, container in containers(render_all(job, with_settings)):
@@ -130,7 +130,7 @@ def test_prepare_never_asks_for_a_gpu_and_train_for_all_of_them(job: SFTJob, wit
             assert container["resources"].get(kind, {}).get(job.spec.resources.gpu_resource_name) == gpus
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(job=valid_jobs(), with_settings=render_settings)
 def test_every_variable_is_set_once_and_the_users_own_stay(job: SFTJob, with_settings: RenderSettings) -> None:
     for _, container in containers(render_all(job, with_settings)):
@@ -142,7 +142,7 @@ def test_every_variable_is_set_once_and_the_users_own_stay(job: SFTJob, with_set
         assert all(("value" in entry) != ("valueFrom" in entry) for entry in container["env"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(manifest=valid_manifests(), with_settings=render_settings)
 def test_secrets_are_nowhere_but_in_references(manifest: dict[str, Any], with_settings: RenderSettings) -> None:
     job = job_of(with_marked_secrets(manifest))

@@ -17,8 +17,8 @@ from sftjob_contract.names import (
     Stage,
 )
 from sftjob_operator.render import NodeLabel, gpu_product_label, pod, pod_name, pods, service, service_name
-from support.builders import JobBuilder, a_job
-from support.rendering import REPORTING, render_all
+from support.checks.rendering import REPORTING, render_all
+from support.jobs.builders import JobBuilder, a_job
 
 Object = dict[str, Any]
 TAINT_OF_GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}

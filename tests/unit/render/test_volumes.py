@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from sftjob_contract.config import ChatTemplate, RowFunction
+from sftjob_contract.layout import node_kernels
 from sftjob_contract.names import ANNOTATION_JOB_UID, ENV_CACHE, ENV_FILES, ENV_VOLUME, MOUNT_FILES, Stage
+from sftjob_contract.run.config import ChatTemplate, RowFunction
 from sftjob_operator.render import pod, run_config, volume_claim, volume_claim_name
-from support.builders import UID, JobBuilder, a_job
-from support.rendering import REPORTING
+from support.checks.rendering import REPORTING
+from support.jobs.builders import UID, JobBuilder, a_job
 
 STAGES = tuple(Stage)
 
@@ -32,7 +33,11 @@ def mounted(job: JobBuilder, stage: Stage = Stage.TRAIN) -> dict[str, tuple[str,
 
 
 def variables(job: JobBuilder, stage: Stage = Stage.TRAIN) -> dict[str, str]:
-    (container,) = spec_of(job, stage)["containers"]
+    return environ(pod(job.build(), stage, 1, REPORTING))
+
+
+def environ(rendered: dict[str, Any]) -> dict[str, str]:
+    (container,) = rendered["spec"]["containers"]
     return {entry["name"]: entry.get("value", "") for entry in container["env"]}
 
 
@@ -90,6 +95,19 @@ def test_what_libraries_write_while_training_never_goes_to_the_shared_cache() ->
     job = a_job().storage(shared_cache_claim="cache")
     there = {name for name, value in variables(job).items() if value.startswith("/mnt/cache")}
     assert there == {ENV_CACHE, "HF_HOME"}
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("shared_cache", ["", "cache"])
+def test_kernels_compiled_by_a_node_are_on_the_volume_for_its_next_attempt(nodes: int, shared_cache: str) -> None:
+    job = a_job("demo").storage(existing_claim="disk", shared_cache_claim=shared_cache or None).resources(nodes=nodes)
+    caches = []
+    for rank in range(nodes):
+        first, second = (environ(pod(job.build(), Stage.TRAIN, attempt, REPORTING, rank)) for attempt in (1, 2))
+        for name, library in (("TRITON_CACHE_DIR", "triton"), ("TORCHINDUCTOR_CACHE_DIR", "torchinductor")):
+            assert first[name] == second[name] == f"/sftjob/demo/{node_kernels(rank)}/{library}"
+            caches.append(first[name])
+    assert len({*caches}) == 2 * nodes
 
 
 @pytest.mark.parametrize(

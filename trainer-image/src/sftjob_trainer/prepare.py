@@ -1,9 +1,9 @@
-"""The Prepare stage: fetch the model, check and tokenize the data, and say what the run will be. Needs no GPU."""
+"""The Prepare stage: fetch the model, check and tokenize the data, and plan the run. Needs no GPU."""
 
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -11,93 +11,97 @@ from typing import Any, Final
 import yaml
 
 from sftjob_contract import layout
-from sftjob_contract.batches import micro_batches
 from sftjob_contract.codec import ContractError, encode, from_json, sha256_of, to_json
-from sftjob_contract.config import DataFormat, RunConfig
-from sftjob_contract.method import Lora
-from sftjob_contract.model_shape import ModelShape
 from sftjob_contract.names import Stage
-from sftjob_contract.outcome import Outcome
 from sftjob_contract.reasons import Reason
-from sftjob_contract.stats import STATS_VERSION, PreparedStats
-from sftjob_trainer import outcome, plan
-from sftjob_trainer.added_tokens import PLAIN, SPECIAL, added, keeps_tied
-from sftjob_trainer.chat_template import given_template
-from sftjob_trainer.config_check import check_config
-from sftjob_trainer.configuration import data_sources, devices
-from sftjob_trainer.construction_check import check_construction
-from sftjob_trainer.data import Data, Files, find_files, load_data
-from sftjob_trainer.disk import free_bytes
-from sftjob_trainer.durable import sync_tree, write_atomically
-from sftjob_trainer.environment import Environment
-from sftjob_trainer.failure import Failure
-from sftjob_trainer.files import Names
-from sftjob_trainer.filters import Sieve
-from sftjob_trainer.hardware import best_machine, choose
-from sftjob_trainer.image import check_packed_layers, image_packages
-from sftjob_trainer.label_report import (
-    CHATS,
+from sftjob_contract.reports.model_shape import ModelShape
+from sftjob_contract.reports.outcome import Outcome
+from sftjob_contract.reports.stats import STATS_VERSION, PreparedStats
+from sftjob_contract.run.batches import devices, packed_by_best_fit
+from sftjob_contract.run.config import DataFormat, RunConfig
+from sftjob_contract.run.method import Lora
+from sftjob_contract.run.sources import data_sources
+from sftjob_trainer.evaluation.prompts import prompt_tokens, save_prompts, save_questions
+from sftjob_trainer.models.added_tokens import PLAIN, SPECIAL, keeps_head_tied, tokens_to_add
+from sftjob_trainer.models.config_check import check_config
+from sftjob_trainer.models.hardware import best_machine, choose
+from sftjob_trainer.models.limits import (
+    check_length,
+    check_prompts,
+    check_vocabulary,
+    model_settings,
+    read_limits,
+    rows_after_adding,
+)
+from sftjob_trainer.models.lora import check_layers
+from sftjob_trainer.models.packing.check import check_packing
+from sftjob_trainer.models.quantized_base import base_quantization, check_base
+from sftjob_trainer.models.rope import check_scaling
+from sftjob_trainer.models.shape import read_layers, read_model_shape, read_unfrozen, with_new_tokens
+from sftjob_trainer.output.export import write_run_config
+from sftjob_trainer.preflight.construction_check import check_construction
+from sftjob_trainer.preflight.data_log import log_data, log_files, rows_of
+from sftjob_trainer.preflight.schedule import check_schedule
+from sftjob_trainer.process import termination
+from sftjob_trainer.process.atomic_files import sync_tree, write_atomically
+from sftjob_trainer.process.disk import free_bytes
+from sftjob_trainer.process.environment import Environment
+from sftjob_trainer.process.errors import StageError
+from sftjob_trainer.process.image import check_packed_layers, image_packages
+from sftjob_trainer.rows import steps
+from sftjob_trainer.rows.filters import RowFilter
+from sftjob_trainer.rows.preprocessing import code_fingerprint
+from sftjob_trainer.sources.resolve import ResolvedModel, is_downloaded, resolve_model
+from sftjob_trainer.tokens.chat_template import load_chat_template
+from sftjob_trainer.tokens.dataset import DataFiles, TokenizedData, find_files, load_data
+from sftjob_trainer.tokens.label_report import (
     LabelReport,
     check_stop_token,
     examples,
     label_report,
-    marked,
     stop_tokens,
 )
-from sftjob_trainer.length_report import data_warnings
-from sftjob_trainer.limits import check_length, check_prompts, check_vocabulary, grown, model_settings, read_limits
-from sftjob_trainer.loftq import check_weight_files
-from sftjob_trainer.lora import check_layers
-from sftjob_trainer.model_shape import read_layers, read_model_shape, read_unfrozen, with_new_tokens
-from sftjob_trainer.outputs import write_run_config
-from sftjob_trainer.packing_check import check_packing
-from sftjob_trainer.preprocessing import code_fingerprint
-from sftjob_trainer.quantized_base import base_quantization, check_base
-from sftjob_trainer.questions import prompt_tokens, save_prompts, save_questions
-from sftjob_trainer.rope import check_scaling
-from sftjob_trainer.schedule import check_schedule
-from sftjob_trainer.sequences import count_tokens, count_trained_tokens, largest_token, to_dataset
-from sftjob_trainer.sources import ResolvedModel, is_downloaded, resolve_model
-from sftjob_trainer.start import fetch_checkpoint, fetch_teacher
-from sftjob_trainer.template_rendering import without_markers
-from sftjob_trainer.tokenization import cuts_otherwise, load_tokenizer, new_tokens, own_tokenizer
-from sftjob_trainer.tokenizing import Tokenized, Workshop
+from sftjob_trainer.tokens.length_report import data_warnings
+from sftjob_trainer.tokens.packing import count_tokens, count_trained_tokens, largest_token, to_dataset
+from sftjob_trainer.tokens.template_rendering import without_markers
+from sftjob_trainer.tokens.tokenize import TokenizeContext
+from sftjob_trainer.tokens.tokenizer import load_original_tokenizer, load_tokenizer, new_tokens, tokenizes_differently
+from sftjob_trainer.training.loftq import check_weight_files
+from sftjob_trainer.training.starting_point import fetch_checkpoint, fetch_teacher
 
 logger = logging.getLogger(__name__)
 
-_EXAMPLE_CHARACTERS: Final = 800
-_NAMES_IN_A_LINE: Final = 20
-_OF_ONE_LAYER: Final = re.compile(r"(^|\.)\d+(\.|$)")
+_NUMBERED_LAYER: Final = re.compile(r"(^|\.)\d+(\.|$)")
 _SCRATCH: Final = PurePosixPath(layout.PREPARED, "scratch")
-"""Tokenized rows while they are on their way into sequences. What a stage leaves here when it is broken off is used by
-the next one of the same config, data, model and libraries."""
+"""Tokenized rows before they become sequences. An interrupted stage leaves them here for the next one with the same
+config, data, model and libraries."""
 
 
 def prepare(config: RunConfig, environment: Environment) -> Outcome:
-    """Leave the prepared data set on the volume, its statistics last. Doing the same thing again does nothing.
+    """Write the prepared dataset to the volume, its statistics last. A repeated run does nothing.
 
     Raises:
-        Failure: model or data can not be had, or can not be used as asked.
+        StageError: model or data are unavailable, or unusable with this config.
     """
-    stats = _prepared_before(config, environment)
+    stats = _read_prepared(config, environment)
     if stats is None:
         stats = _prepare(config, environment)
     else:
         logger.info("already prepared: %s sequences, %s steps; nothing to do", stats.sequences, stats.max_steps)
-    told = replace(stats, free_bytes=free_bytes(environment.volume), publish_stage=True)
-    return replace(outcome.done(Stage.PREPARE), prepared=told)
+    reported = replace(stats, free_bytes=free_bytes(environment.volume), publish_stage=True)
+    return replace(termination.succeeded(Stage.PREPARE), prepared=reported)
 
 
 def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     volume = environment.volume
     (volume / layout.PREPARED_STATS).unlink(missing_ok=True)
-    _clear(volume / layout.PREPARED, but=_SCRATCH.name)
+    _clear(volume / layout.PREPARED, keep=_SCRATCH.name)
     write_run_config(config, volume)
     choose(config, best_machine(config))
 
     model = resolve_model(config, environment)
-    at = f" at commit {model.revision}" if model.revision else ""
-    logger.info("[1/4] model %s%s", config.model.source, at)
+    revision = f" at commit {model.revision}" if model.revision else ""
+    logger.info("[1/4] model %s%s", config.model.source, revision)
     check_config(model.directory, trust_remote_code=config.model.trust_remote_code)
     settings = model_settings(model.directory)
     check_base(config, base_quantization(settings, model.directory))
@@ -108,32 +112,32 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
     new, rows = _new_tokens(config, model)
     lora = config.method.lora
     if lora is not None and shape is not None:
-        check_layers(_without_numbers(lora), read_layers(model.directory))
+        check_layers(_without_numbered_layers(lora), read_layers(model.directory))
     check_packing(config, model.directory)
     teacher = fetch_teacher(config, environment, model)
     if teacher is not None:
         check_length(read_limits(teacher.directory), config.training.max_length, "method.distillation.teacher")
     fetch_checkpoint(config, environment, model.directory)
-    found = shape is not None and lora is not None and _without_numbers(lora) == lora
+    found = shape is not None and lora is not None and _without_numbered_layers(lora) == lora
     check_construction(config, model.directory, layers_known=lora is None or found)
     try:
-        data, report = _tokenized(config, environment, model, rows)
+        data, report = _tokenize(config, environment, model, rows)
         train_sequences = _save(data.train, config, volume, layout.PREPARED_TRAIN)
         _check_batch(train_sequences, config)
         evaluation_sequences = _save(data.evaluation, config, volume, layout.PREPARED_EVALUATION)
         save_questions(data.evaluation, config.evaluation, volume)
         save_prompts(data.evaluation, config.evaluation, volume)
-    except Failure:
+    except StageError:
         shutil.rmtree(volume / _SCRATCH, ignore_errors=True)
         raise
     shutil.rmtree(volume / _SCRATCH)
     stats = _stats(config, data, train_sequences, evaluation_sequences)
     stats = replace(
         stats,
-        model_snapshot=_snapshot(model, environment.cache),
-        teacher_snapshot=None if teacher is None else _snapshot(teacher, environment.cache),
+        model_snapshot=_snapshot_path(model, environment.cache),
+        teacher_snapshot=None if teacher is None else _snapshot_path(teacher, environment.cache),
         model_revision=model.revision,
-        model_shape=_with_new_tokens(_planned(shape, config, model.directory), model.directory, new, rows),
+        model_shape=_with_new_tokens(_shape_for_plan(shape, config, model.directory), model.directory, new, rows),
         embedding_rows=rows,
     )
     check_schedule(stats.max_steps, config.training)
@@ -151,10 +155,10 @@ def _prepare(config: RunConfig, environment: Environment) -> PreparedStats:
 
 
 def _check_sample_prompts(config: RunConfig, stats: PreparedStats, model: ResolvedModel, volume: Path) -> None:
-    """See that the model has positions for the prompts that the job names.
+    """Check that the model has positions for the job's sample prompts.
 
     Raises:
-        Failure: one is too long.
+        StageError: one is too long.
     """
     if config.evaluation.sample_prompts:
         prompts = prompt_tokens(config, stats, _tokenizer(config, model, volume))
@@ -162,22 +166,22 @@ def _check_sample_prompts(config: RunConfig, stats: PreparedStats, model: Resolv
 
 
 def _new_tokens(config: RunConfig, model: ResolvedModel) -> tuple[Mapping[str, int], int | None]:
-    """Ids of the tokens that the job adds to the model, and how many rows its embedding gets; None: as many as it has.
+    """Ids of the tokens that the job adds to the model, and its new number of embedding rows; None if unchanged.
 
     Raises:
-        Failure: the tokenizer does not take one, or a teacher would have to know them.
+        StageError: the tokenizer refuses a token, or a teacher would have to know the tokens.
     """
     new = new_tokens(model.directory, config.model)
     limits = read_limits(model.directory)
-    rows = grown(limits, new.values())
-    if known := [token for token in added(config.model) if token not in new]:
-        logger.info("      in the tokenizer already, and taken as they are: %s", ", ".join(known))
+    rows = rows_after_adding(limits, new.values())
+    if known := [token for token in tokens_to_add(config.model) if token not in new]:
+        logger.info("      already in the tokenizer, and unchanged: %s", ", ".join(known))
     if new:
         logger.info("      added to the tokenizer: %s", ", ".join(f"{token} (id {new[token]})" for token in new))
         room = "has" if rows is None else f"grows from {limits.vocabulary} to"
         logger.info("      the embedding %s %s rows, and is trained", room, rows or limits.vocabulary)
     if new and config.method.distillation is not None:
-        raise Failure(
+        raise StageError(
             Reason.CONFIG_INVALID,
             f"method.distillation: {next(iter(new))} is new to the model, and a teacher has no such token; remove "
             f"{PLAIN} and {SPECIAL}, or train without a teacher",
@@ -185,15 +189,15 @@ def _new_tokens(config: RunConfig, model: ResolvedModel) -> tuple[Mapping[str, i
     return new, rows
 
 
-def _planned(shape: ModelShape | None, config: RunConfig, directory: Path) -> ModelShape | None:
-    """The shape to plan memory with, and which of the weights are trained if that is a part of them."""
+def _shape_for_plan(shape: ModelShape | None, config: RunConfig, directory: Path) -> ModelShape | None:
+    """The shape for planning memory, including which weights are trained if only some are."""
     patterns = config.method.unfrozen_parameters
     if shape is None or patterns is None:
         return shape
     unfrozen = read_unfrozen(directory, patterns)
     if unfrozen is None:
         logger.info(
-            "      memory is not planned for, since method.full.unfrozenParameters names other weights than the files"
+            "      there is no memory plan, since method.full.unfrozenParameters names other weights than the files"
         )
         return None
     return replace(shape, unfrozen=unfrozen)
@@ -202,69 +206,69 @@ def _planned(shape: ModelShape | None, config: RunConfig, directory: Path) -> Mo
 def _with_new_tokens(
     shape: ModelShape | None, directory: Path, new: Mapping[str, int], rows: int | None
 ) -> ModelShape | None:
-    """`shape` with the `new` tokens, for which embedding and head of the model in `directory` get so many `rows`."""
+    """`shape` with the `new` tokens, for which embedding and head of the model in `directory` grow to `rows` rows."""
     if shape is None or not new:
         return shape
-    return with_new_tokens(shape, rows, next(filter(keeps_tied, read_layers(directory).weighted), ""))
+    return with_new_tokens(shape, rows, next(filter(keeps_head_tied, read_layers(directory).weighted), ""))
 
 
-def _without_numbers(lora: Lora) -> Lora:
-    """`lora` without the names of single layers, which weight files and the loaded model may begin differently."""
+def _without_numbered_layers(lora: Lora) -> Lora:
+    """`lora` without names of single layers, whose prefixes may differ between weight files and the loaded model."""
     return replace(
         lora,
-        target_modules=tuple(name for name in lora.target_modules if not _OF_ONE_LAYER.search(name)),
-        modules_to_save=tuple(name for name in lora.modules_to_save if not _OF_ONE_LAYER.search(name)),
+        target_modules=tuple(name for name in lora.target_modules if not _NUMBERED_LAYER.search(name)),
+        modules_to_save=tuple(name for name in lora.modules_to_save if not _NUMBERED_LAYER.search(name)),
     )
 
 
-def _tokenized(
+def _tokenize(
     config: RunConfig, environment: Environment, model: ResolvedModel, rows: int | None
-) -> tuple[Data, LabelReport]:
+) -> tuple[TokenizedData, LabelReport]:
     tokenizer = _tokenizer(config, model, environment.volume)
     limits = read_limits(model.directory, config.model.rope_scaling)
     limits = limits if rows is None else replace(limits, vocabulary=rows)
     check_length(limits, config.training.max_length)
 
     files = find_files(config, environment)
-    _tell_files(files)
-    if cuts_otherwise(own_tokenizer(model.directory, config.model), model.directory):
+    log_files(files)
+    if tokenizes_differently(load_original_tokenizer(model.directory, config.model), model.directory):
         logger.warning(
-            "      the %s that transformers makes for this model cuts text otherwise than its tokenizer.json; "
+            "      the %s that transformers makes for this model splits text differently than its tokenizer.json; "
             "trained is what transformers makes of it, and that tokenizer is kept with the output",
             type(tokenizer).__name__,
         )
-    workshop = Workshop(
+    context = TokenizeContext(
         config=config,
         tokenizer=tokenizer,
-        sieve=Sieve(config.dataset),
-        directory=_scratch(config, files, model, environment.volume),
+        row_filter=RowFilter(config.dataset),
+        directory=_scratch_directory(config, files, model, environment.volume),
     )
-    data = load_data(files, workshop)
+    data = load_data(files, context)
     for part in data.read:
         check_vocabulary(limits, largest_token(part.table))
-    _tell(data, config, tokenizer)
+    log_data(data, config, tokenizer)
     report = label_report(data.train, stop_tokens(tokenizer, model.directory))
     for line in report.lines():
         logger.info("      %s", line)
     write_atomically(environment.volume / layout.PREPARED_EXAMPLES, examples(data.train, tokenizer))
     truncated = sum(part.truncated for part in data.trained)
-    check_stop_token(report, _strictest(data), config, all_cut=truncated == _rows(data.trained))
+    check_stop_token(report, _strictest(data), config, all_cut=truncated == rows_of(data.trained))
     return data, report
 
 
 def _check_batch(sequences: int, config: RunConfig) -> None:
-    """See that there are enough sequences for one forward pass on every device.
+    """Check that there are enough sequences for one forward pass on every device; packed ones, for a shorter one.
 
     Raises:
-        Failure: there are not, so batches would be smaller than the config says.
+        StageError: there are not, so batches would be smaller than configured.
     """
-    batch = micro_batches(config)[0] * devices(config)
+    batch = (1 if packed_by_best_fit(config) else config.training.per_device_batch_size) * devices(config)
     if sequences < batch:
         enough = sequences // devices(config)
-        instead = f", or set training.perDeviceBatchSize to {enough}" if enough else ""
-        raise Failure(
+        alternative = f", or set training.perDeviceBatchSize to {enough}" if enough else ""
+        raise StageError(
             Reason.DATA_INVALID,
-            f"dataset: {sequences} sequences to train on are fewer than one batch of {batch}; add rows{instead}",
+            f"dataset: {sequences} sequences to train on are fewer than one batch of {batch}; add rows{alternative}",
         )
 
 
@@ -277,20 +281,25 @@ def _write_report(report: LabelReport, stats: PreparedStats, config: RunConfig, 
     write_atomically(volume / layout.PREPARED_REPORT, "".join(f"{line}\n" for line in lines))
 
 
-def _scratch(config: RunConfig, files: Files, model: ResolvedModel, volume: Path) -> Path:
-    """Where rows are tokenized; what was left there for anything else is removed."""
-    of = {"config": config, "data": files.fingerprint, "model": model.revision, "libraries": outcome.library_versions()}
-    directory = volume / _SCRATCH / sha256_of(of)
+def _scratch_directory(config: RunConfig, files: DataFiles, model: ResolvedModel, volume: Path) -> Path:
+    """Directory for tokenizing rows; anything left there by another run is removed."""
+    key = {
+        "config": config,
+        "data": files.fingerprint,
+        "model": model.revision,
+        "libraries": termination.library_versions(),
+    }
+    directory = volume / _SCRATCH / sha256_of(key)
     if directory.is_dir():
-        logger.info("      an earlier attempt was broken off; rows that it tokenized are used")
-    _clear(directory.parent, but=directory.name)
+        logger.info("      an earlier attempt was interrupted; the rows that it tokenized are reused")
+    _clear(directory.parent, keep=directory.name)
     return directory
 
 
-def _clear(directory: Path, *, but: str) -> None:
-    """Remove what is in `directory`, but for the entry `but`."""
+def _clear(directory: Path, *, keep: str) -> None:
+    """Remove the content of `directory`, except the entry `keep`."""
     for entry in directory.iterdir() if directory.is_dir() else ():
-        if entry.name == but:
+        if entry.name == keep:
             continue
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -299,105 +308,40 @@ def _clear(directory: Path, *, but: str) -> None:
 
 
 def _tokenizer(config: RunConfig, model: ResolvedModel, volume: Path) -> Any:
-    """The model's tokenizer with the chat template that is asked for, which is kept for the Train stage."""
+    """The model's tokenizer with the configured chat template, which is saved for the Train stage."""
     tokenizer = load_tokenizer(model.directory, config.model)
     if config.model.chat_template is not None:
-        template = given_template(config.model.chat_template, tokenizer, config.model.chat_template_kwargs)
+        template = load_chat_template(config.model.chat_template, tokenizer, config.model.chat_template_kwargs)
         write_atomically(volume / layout.PREPARED_CHAT_TEMPLATE, without_markers(template))
         tokenizer.chat_template = template
     return tokenizer
 
 
-def _tell_files(files: Files) -> None:
-    step = "[2/4]"
-    for part, found in (*files.train, *files.evaluation):
-        megabytes = sum(file.path.stat().st_size for file in found.files) / 1e6
-        logger.info("%s data %s: %s file(s), %.1f MB", step, part.source.source, len(found.files), megabytes)
-        step = "     "
-        _tell_names(found.names)
-
-
-def _tell_names(names: Names) -> None:
-    """What of a folder is read, and the name of every file that is not."""
-    if names.split is not None:
-        logger.info("      the split %s of %s", names.split, ", ".join(names.splits))
-    for first in range(0, len(names.passed_over), _NAMES_IN_A_LINE):
-        logger.info("      not read: %s", ", ".join(names.passed_over[first : first + _NAMES_IN_A_LINE]))
-
-
-def _tell(data: Data, config: RunConfig, tokenizer: Any) -> None:
-    tokens = count_tokens(data.train)
-    logger.info(
-        "[3/4] %s rows of format %s: %s tokens to train on, %.1f %% of them with a label",
-        _rows(data.trained),
-        ", ".join(dict.fromkeys(part.format for part in data.trained)),
-        tokens,
-        100 * count_trained_tokens(data.train) / tokens,
-    )
-    if len(data.trained) > 1:
-        for part in data.trained:
-            logger.info(
-                "      of %s: %s rows, each used %g times", part.source.source, part.table.num_rows, part.source.weight
-            )
-    if data.evaluation is not None:
-        logger.info("      held out: %s rows, %s tokens", data.evaluation.num_rows, count_tokens(data.evaluation))
-    limit = config.training.max_length
-    if truncated := sum(part.truncated for part in data.read):
-        logger.info("      cut at training.maxLength %s: %s rows", limit, truncated)
-    if untrained := sum(part.untrained for part in data.read):
-        logger.info("      left out, nothing to train on within the first %s tokens: %s rows", limit, untrained)
-    if rendered := sum(part.rendered for part in data.read):
-        logger.info(
-            "      rendered with the chat template, the prompt as a user's and the completion as an assistant's turn: "
-            "%s rows; dataset.render: plain keeps them as they are",
-            rendered,
-        )
-    for clause in data.sieve.left_out():
-        logger.info("      left out: %s", clause)
-    for warning in data_warnings(data.read, limit):
-        logger.warning("      %s", warning)
-    for part in data.trained:
-        _tell_example(part, config, tokenizer)
-
-
-def _tell_example(part: Tokenized, config: RunConfig, tokenizer: Any) -> None:
-    if part.example is not None:
-        shown = marked(part.example, tokenizer).replace("\n", "\\n")
-        shown = shown if len(shown) <= _EXAMPLE_CHARACTERS else shown[:_EXAMPLE_CHARACTERS] + " ..."
-        logger.info("      example %s, trained between >> and <<: %s", part.example.place, shown)
-    if config.model.chat_template is not None and part.format not in CHATS and not part.rendered:
-        logger.info("      model.chatTemplate: not used for rows of format %s, only left with the model", part.format)
-
-
-def _rows(parts: Sequence[Tokenized]) -> int:
-    return sum(part.table.num_rows for part in parts)
-
-
-def _strictest(data: Data) -> DataFormat:
-    """The format of the first source that is not text, which alone need not end in a stop token."""
+def _strictest(data: TokenizedData) -> DataFormat:
+    """The format of the first source that is not text: only text does not have to end with a stop token."""
     if any(part.rendered for part in data.trained):
         return DataFormat.MESSAGES
     formats = [part.format for part in data.trained]
     return next((shape for shape in formats if shape is not DataFormat.TEXT), DataFormat.TEXT)
 
 
-def _save(table: Any | None, config: RunConfig, volume: Path, place: str) -> int:
-    """Write the sequences of `table` to `place` on the volume; returns how many there are."""
+def _save(table: Any | None, config: RunConfig, volume: Path, location: str) -> int:
+    """Write the sequences of `table` to `location` on the volume; returns their number."""
     if table is None:
         return 0
-    directory = volume / place
+    directory = volume / location
     dataset = to_dataset(table, config, volume / _SCRATCH / f"{directory.name}-packed.arrow")
     dataset.save_to_disk(directory)
     sync_tree(directory)
     return len(dataset)
 
 
-def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: int) -> PreparedStats:
-    per_epoch = plan.steps_per_epoch(sequences, config.training, devices(config))
+def _stats(config: RunConfig, data: TokenizedData, sequences: int, evaluation_sequences: int) -> PreparedStats:
+    per_epoch = steps.steps_per_epoch(sequences, config.training, devices(config))
     return PreparedStats(
         version=STATS_VERSION,
         format=data.trained[0].format,
-        rows=_rows(data.trained),
+        rows=rows_of(data.trained),
         train_rows=data.train.num_rows,
         evaluation_rows=0 if data.evaluation is None else data.evaluation.num_rows,
         truncated_rows=sum(part.truncated for part in data.read),
@@ -406,12 +350,12 @@ def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: 
         tokens=count_tokens(data.train),
         trained_tokens=count_trained_tokens(data.train),
         steps_per_epoch=per_epoch,
-        max_steps=plan.max_steps(per_epoch, config.training),
+        max_steps=steps.max_steps(per_epoch, config.training),
         dataset_fingerprint=data.fingerprint,
-        skipped_rows=data.sieve.counts.skipped,
-        refused_rows=data.sieve.counts.refused,
-        duplicate_rows=data.sieve.counts.duplicates,
-        filtered_rows=data.sieve.counts.filtered,
+        skipped_rows=data.row_filter.counts.skipped,
+        refused_rows=data.row_filter.counts.refused,
+        duplicate_rows=data.row_filter.counts.duplicates,
+        filtered_rows=data.row_filter.counts.filtered,
         rendered_rows=sum(part.rendered for part in data.read),
         passed_over_files=data.passed_over_files,
         warnings=tuple(data_warnings(data.read, config.training.max_length)),
@@ -419,23 +363,23 @@ def _stats(config: RunConfig, data: Data, sequences: int, evaluation_sequences: 
     )
 
 
-def _snapshot(model: ResolvedModel, cache: Path) -> str | None:
-    """Where a downloaded model lies, relative to the cache; of which the hub's client gives the path without links."""
+def _snapshot_path(model: ResolvedModel, cache: Path) -> str | None:
+    """Path of a downloaded model relative to the cache; the hub's client returns it without links."""
     return str(model.directory.resolve().relative_to(cache.resolve())) if model.downloaded else None
 
 
-def _prepared_before(config: RunConfig, environment: Environment) -> PreparedStats | None:
-    """The statistics on the volume, if they are of this config and this data.
+def _read_prepared(config: RunConfig, environment: Environment) -> PreparedStats | None:
+    """The statistics on the volume, if they belong to this config and this data.
 
-    What was downloaded is not looked at again: a retry must not train on something newer than the first attempt.
+    Downloads are not checked again: a retry must not train on newer content than the first attempt.
     """
     volume = environment.volume
     try:
         stats = from_json(PreparedStats, (volume / layout.PREPARED_STATS).read_bytes(), ignore_unknown=True)
-        written = yaml.safe_load((volume / layout.RUN_CONFIG).read_text(encoding="utf-8"))
+        written_config = yaml.safe_load((volume / layout.RUN_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ContractError, yaml.YAMLError):
         return None
-    if stats.version != STATS_VERSION or written != encode(config):
+    if stats.version != STATS_VERSION or written_config != encode(config):
         return None
     if code_fingerprint(config.dataset.sources) != stats.code_fingerprint:
         return None

@@ -1,13 +1,9 @@
-"""The SFTJob resource as frozen, typed models: the one source of the CRD, of defaults and of bounds."""
+"""The SFTJob resource as frozen, typed models: the single source of the CRD, of defaults and of bounds."""
 
-from sftjob_operator.api.cluster import AccessMode, PrepareResourcesSpec, ResourcesSpec, StorageSpec
 from sftjob_operator.api.conditions import ConditionReason, ConditionType, set_condition
-from sftjob_operator.api.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
-from sftjob_operator.api.method import DistillationSpec, FullSpec, LoraSpec, MethodSpec, QuantizationSpec, TeacherSpec
-from sftjob_operator.api.model import ChatTemplateSpec, ModelSpec, RopeScalingSpec
 from sftjob_operator.api.outlines import page_outline
 from sftjob_operator.api.parse import (
-    InvalidJob,
+    InvalidJobError,
     fitting,
     parse_job,
     parse_status,
@@ -16,8 +12,26 @@ from sftjob_operator.api.parse import (
     replace,
     to_dict,
 )
-from sftjob_operator.api.preprocessing import PreprocessingSpec, RowFunctionSpec, RowTemplateSpec, ValidationSpec
-from sftjob_operator.api.results import (
+from sftjob_operator.api.stored import Unread, keep_unknown
+from sftjob_operator.api.types import COUNT_LIMIT, MESSAGE_LIMIT
+from sftjob_operator.api.v1alpha1.cluster import AccessMode, PrepareResourcesSpec, ResourcesSpec, StorageSpec
+from sftjob_operator.api.v1alpha1.dataset import Columns, DatasetSpec, DataSourceSpec, HeldOutSpec
+from sftjob_operator.api.v1alpha1.method import (
+    DistillationSpec,
+    FullSpec,
+    LoraSpec,
+    MethodSpec,
+    QuantizationSpec,
+    TeacherSpec,
+)
+from sftjob_operator.api.v1alpha1.model import ChatTemplateSpec, ModelSpec, RopeScalingSpec
+from sftjob_operator.api.v1alpha1.preprocessing import (
+    PreprocessingSpec,
+    RowFunctionSpec,
+    RowTemplateSpec,
+    ValidationSpec,
+)
+from sftjob_operator.api.v1alpha1.results import (
     CheckpointsSpec,
     EvaluationSpec,
     HubOutputSpec,
@@ -28,9 +42,16 @@ from sftjob_operator.api.results import (
     UploadSpec,
     WandbSpec,
 )
-from sftjob_operator.api.scheduling import EnvVar, FailurePolicySpec, PodMetadataSpec, SchedulingSpec, Toleration
-from sftjob_operator.api.sources import ConfigMapKeyRef, SecretKeyRef, SecretRef
-from sftjob_operator.api.status import (
+from sftjob_operator.api.v1alpha1.scheduling import (
+    EnvVar,
+    FailurePolicySpec,
+    PodMetadataSpec,
+    SchedulingSpec,
+    Toleration,
+)
+from sftjob_operator.api.v1alpha1.sftjob import NAME_LIMIT, ObjectMeta, Recipe, SFTJob, SFTJobSpec
+from sftjob_operator.api.v1alpha1.sources import ConfigMapKeyRef, SecretKeyRef, SecretRef
+from sftjob_operator.api.v1alpha1.status import (
     ATTEMPTS_LIMIT,
     CHECKPOINTS_LIMIT,
     AdjustmentStatus,
@@ -49,10 +70,7 @@ from sftjob_operator.api.status import (
     ProvenanceStatus,
     SFTJobStatus,
 )
-from sftjob_operator.api.stored import Unread, keep_unknown
-from sftjob_operator.api.training import EarlyStoppingSpec, TrainingSpec
-from sftjob_operator.api.types import COUNT_LIMIT, MESSAGE_LIMIT
-from sftjob_operator.api.v1alpha1 import NAME_LIMIT, ObjectMeta, Recipe, SFTJob, SFTJobSpec
+from sftjob_operator.api.v1alpha1.training import EarlyStoppingSpec, TrainingSpec
 
 __all__ = [
     "ATTEMPTS_LIMIT",
@@ -84,7 +102,7 @@ __all__ = [
     "HeldOutSpec",
     "HistoryPointStatus",
     "HubOutputSpec",
-    "InvalidJob",
+    "InvalidJobError",
     "LoraSpec",
     "MemoryPlanStatus",
     "MethodName",

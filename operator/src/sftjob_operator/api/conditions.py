@@ -1,84 +1,84 @@
-"""Condition types and reasons, and the one way to set a condition."""
+"""Condition types and reasons, and the function that sets a condition."""
 
 from collections.abc import Iterable
 from enum import StrEnum
 
 from sftjob_operator.api.parse import replace
-from sftjob_operator.api.status import Condition
+from sftjob_operator.api.v1alpha1.status import Condition
 
 
 class ConditionType(StrEnum):
-    """The truths about a job. All are present, as Unknown, from the first status on."""
+    """Condition types of a job. All are present, as Unknown, from the first status on."""
 
     PREPARED = "Prepared"
-    """Model and data were fetched, checked and tokenized."""
+    """Model and data were downloaded, checked and tokenized."""
     RUNNING = "Running"
-    """A trainer is running at this moment."""
+    """A trainer is running."""
     PROGRESS_REPORTING = "ProgressReporting"
     """The running trainer's reports arrive."""
     SUCCEEDED = "Succeeded"
-    """How the job ended: Unknown until it does, with what it does or waits for as the reason; then True or False for
-    good."""
+    """How the job ended: Unknown until it does, with the current activity or wait as the reason; then True or False,
+    final."""
 
 
 class ConditionReason(StrEnum):
-    """Why a condition is as it is. Failures, and Pods that can not start, carry those of `sftjob_contract.reasons`."""
+    """Reasons of conditions. Failures, and Pods that cannot start, use those of `sftjob_contract.reasons`."""
 
     WAITING = "Waiting"
-    """Its turn has not come."""
+    """An earlier stage has not completed."""
     PREPARING = "Preparing"
     """The Prepare Pod exists and has not ended."""
     PREPARED = "Prepared"
-    """The Prepare Pod ended well."""
+    """The Prepare Pod succeeded."""
     POD_PENDING = "PodPending"
     """The train Pod exists; its container has not started."""
     QUEUED = "Queued"
-    """The train Pod waits for admission, such as by its Kueue queue."""
+    """The train Pod waits for admission, for example by its Kueue queue."""
     TRAINING = "Training"
-    """The train Pod's container runs."""
+    """The train Pod's container is running."""
     PUBLISHING = "Publishing"
     """Training is complete, and the Publish Pod exists and has not ended."""
     BACKING_OFF = "BackingOff"
-    """The last attempt ended; the next one waits."""
+    """The last attempt ended; the next one waits for its backoff."""
     STOPPING = "Stopping"
-    """A Pod was asked to end, and has not yet."""
+    """A Pod is terminating."""
     SUSPENDED = "Suspended"
-    """spec.suspend is true, and no Pod is left running."""
+    """spec.suspend is true, and no Pod is running."""
     REPORTING = "Reporting"
     """A report arrived in time."""
     REPORTS_MISSING = "ReportsMissing"
-    """No report for too long while the trainer runs."""
+    """No report for too long although the trainer runs."""
     COMPLETED = "Completed"
-    """The trainer ended with exit code 0 and its output is in place."""
+    """The trainer ended with exit code 0 and its output is complete."""
     FAILED = "Failed"
-    """The job failed; condition Succeeded says why."""
+    """The job failed; condition Succeeded has the reason."""
     RETRIES_EXHAUSTED = "RetriesExhausted"
-    """The last attempt that failurePolicy.maxRetries allows failed too."""
+    """The last attempt within failurePolicy.maxRetries failed too."""
     INTERRUPTIONS_EXHAUSTED = "InterruptionsExhausted"
     """The run was interrupted more often than failurePolicy.maxInterruptions allows."""
     INVALID_SPEC = "InvalidSpec"
     """The stored spec, or a part of the status that decisions need, cannot be read; the job keeps its state."""
     NAME_CONFLICT = "NameConflict"
-    """A child of that name exists and belongs to something else."""
+    """A child of that name exists and belongs to another owner."""
     CREATION_REFUSED = "CreationRefused"
-    """The API server does not let the operator create a child now (a policy, missing rights); it asks again."""
+    """The API server currently rejects the creation of a child (a policy, missing rights); the operator retries."""
     QUOTA_EXCEEDED = "QuotaExceeded"
-    """The same for lack of quota in the namespace."""
+    """The same, because the namespace's quota is exceeded."""
     DELETION_REFUSED = "DeletionRefused"
-    """The API server does not let the operator delete a child now (a policy, missing rights); it asks again."""
+    """The API server currently rejects the deletion of a child (a policy, missing rights); the operator retries."""
     STATUS_REFUSED = "StatusRefused"
-    """The API server does not take the status that the operator writes (an older CRD, its size, a policy); it asks
-    again."""
+    """The API server rejects the operator's status update (an older CRD, its size, a policy); the operator retries."""
     SERVER_UNAVAILABLE = "ServerUnavailable"
-    """The API server, or a webhook that it asks, does not answer; the operator asks again."""
+    """The API server, or a webhook that it calls, does not answer; the operator retries."""
     OPERATOR_FAULT = "OperatorFault"
-    """A fault of the operator keeps it from deciding about the job; its log has the traceback. It tries again."""
+    """An internal error of the operator prevents a decision about the job; its log has the traceback. The operator
+    retries."""
 
 
 def set_condition(conditions: Iterable[Condition], new: Condition, now: str) -> tuple[Condition, ...]:
-    """`conditions` with `new` in place of the one of its type, or at the end.
+    """Return `conditions` with `new` in place of the one of its type, or at the end.
 
-    `now` (RFC 3339) becomes lastTransitionTime when status changes; otherwise the earlier time stays.
+    lastTransitionTime becomes `now` (RFC 3339) when status changes; otherwise it stays.
     """
     existing = tuple(conditions)
     before = next((condition for condition in existing if condition.type == new.type), None)

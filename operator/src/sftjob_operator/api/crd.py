@@ -1,7 +1,7 @@
 """Write the CustomResourceDefinition: `python -m sftjob_operator.api.crd PATH`.
 
-The models' JSON schema is rewritten to the structural form that the API server asks for. Whatever that form can not
-say is refused here, so that a new field can not lose its meaning on the way.
+The models' JSON schema is converted to the structural form that the API server requires. Anything without a structural
+form is an error, so that a new field cannot lose its meaning in the conversion.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from sftjob_contract.names import GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
-from sftjob_operator.api.v1alpha1 import SFTJob
+from sftjob_operator.api.v1alpha1.sftjob import SFTJob
 
 Schema = dict[str, Any]
 
@@ -25,7 +25,7 @@ _ORDER: Final = (
     "minItems", "maxItems", "maxProperties", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
     _RULES, "required", "properties", "items", "additionalProperties",
 )  # fmt: skip
-"""What a structural schema may hold, in the order that it is written."""
+"""Keywords that a structural schema may contain, in output order."""
 _FITTING: Final = {
     "string": {"format", "enum", "pattern", "minLength", "maxLength"},
     "integer": {"format", "enum", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"},
@@ -35,11 +35,11 @@ _FITTING: Final = {
     "object": {"properties", "required", "additionalProperties", "maxProperties"},
     None: {"anyOf", "maxLength", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"},
 }
-"""What each type may say besides what all may: elsewhere, the API server would take it and never check it."""
+"""Additional keywords of each type. On another type, the API server would accept them and never check them."""
 _ANYWHERE: Final = {"type", "description", "default", _RULES}
 _COLUMNS: Final = (
-    ("Phase", "string", ".status.phase", "Where the job is in its life", 0),
-    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', "Why the job is as it is", 0),
+    ("Phase", "string", ".status.phase", "Phase of the job's life cycle", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', "Reason of the phase", 0),
     ("Step", "integer", ".status.progress.step", "Optimizer steps done", 0),
     ("Progress", "string", ".status.progress.percentText", "Share of the steps done", 0),
     ("Loss", "number", ".status.progress.loss", "Mean training loss over the last logging window", 0),
@@ -59,11 +59,11 @@ _METADATA: Final[Schema] = {
 
 
 class UnsupportedSchemaError(TypeError):
-    """A model uses something that a structural schema can not say; the text names the place and the feature."""
+    """A model uses something without a structural form; the text names the location and the feature."""
 
 
 def definition() -> Schema:
-    """The CustomResourceDefinition as JSON data."""
+    """Return the CustomResourceDefinition as JSON data."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -93,7 +93,7 @@ def definition() -> Schema:
 
 
 def resource_schema() -> Schema:
-    """Structural schema of an SFTJob. Only spec has defaults: status is the operator's to fill."""
+    """Return the structural schema of an SFTJob. Only spec has defaults: the operator writes the status."""
     raw = SFTJob.model_json_schema(by_alias=True)
     root = structural(raw)
     root["properties"] |= _METADATA
@@ -104,7 +104,7 @@ def resource_schema() -> Schema:
 
 
 def structural(raw: Schema) -> Schema:
-    """`raw`, a JSON schema made by pydantic, in structural form.
+    """Convert `raw`, a JSON schema from pydantic, to structural form.
 
     Raises:
         UnsupportedSchemaError: it uses something that has no structural form.
@@ -112,52 +112,54 @@ def structural(raw: Schema) -> Schema:
     return _node(raw, raw.get("$defs", {}), "")
 
 
-def _node(raw: Schema, definitions: Schema, at: str) -> Schema:
-    raw = _resolved(raw, definitions, at)
+def _node(raw: Schema, definitions: Schema, path: str) -> Schema:
+    raw = _resolved(raw, definitions, path)
     raw.pop("title", None)
     raw.pop("$defs", None)
     _numeric_bounds(raw)
-    _refuse_unfitting(raw, at or "the root")
+    _refuse_unfitting(raw, path or "the root")
     if "description" in raw:
         raw["description"] = " ".join(raw["description"].split())
     if "properties" in raw:
-        raw["properties"] = {key: _node(value, definitions, f"{at}.{key}") for key, value in raw["properties"].items()}
+        raw["properties"] = {
+            key: _node(value, definitions, f"{path}.{key}") for key, value in raw["properties"].items()
+        }
     for members in ("items", "additionalProperties"):
         if members in raw:
-            raw[members] = _node(_schema(raw[members], f"{at}.{members}"), definitions, f"{at}.{members}")
+            raw[members] = _node(_schema(raw[members], f"{path}.{members}"), definitions, f"{path}.{members}")
     _tidy_default(raw)
     return {key: raw[key] for key in _ORDER if key in raw}
 
 
-def _refuse_unfitting(raw: Schema, at: str) -> None:
+def _refuse_unfitting(raw: Schema, path: str) -> None:
     kind = raw.get("type")
     open_ended = raw.get("x-kubernetes-int-or-string") or raw.get("x-kubernetes-preserve-unknown-fields")
     if kind not in _FITTING or (kind is None and not open_ended):
-        raise UnsupportedSchemaError(f"{at}: has no single type")
+        raise UnsupportedSchemaError(f"{path}: has no single type")
     if unfitting := sorted(set(raw) - _FITTING[kind] - _ANYWHERE):
-        raise UnsupportedSchemaError(f"{at}: {unfitting[0]} has no place in the structural schema of a {kind}")
+        raise UnsupportedSchemaError(f"{path}: {unfitting[0]} has no place in the structural schema of a {kind}")
 
 
-def _schema(value: Any, at: str) -> Schema:
+def _schema(value: Any, path: str) -> Schema:
     if not isinstance(value, dict):
-        raise UnsupportedSchemaError(f"{at} must be a schema, not {value}")
+        raise UnsupportedSchemaError(f"{path} must be a schema, not {value}")
     return value
 
 
-def _resolved(raw: Schema, definitions: Schema, at: str) -> Schema:
-    """A copy of `raw` with its reference inlined and its null arm dropped.
+def _resolved(raw: Schema, definitions: Schema, path: str) -> Schema:
+    """Copy `raw` with its reference inlined and its null branch removed.
 
-    What is said beside them wins; rules are added.
+    Sibling keywords take precedence; rules are appended.
     """
     raw = dict(raw)
     if "$ref" in raw:
         name = raw.pop("$ref").removeprefix("#/$defs/")
-        return _resolved(_beside(definitions[name], raw), definitions, at)
+        return _resolved(_beside(definitions[name], raw), definitions, path)
     if "anyOf" in raw and not raw.get("x-kubernetes-int-or-string"):
         arms = [arm for arm in raw.pop("anyOf") if arm != {"type": "null"}]
         if len(arms) != 1:
-            raise UnsupportedSchemaError(f"{at}: a union of {len(arms)} types; use optional members and a rule")
-        return _resolved(_beside(arms[0], raw), definitions, at)
+            raise UnsupportedSchemaError(f"{path}: a union of {len(arms)} types; use optional members and a rule")
+        return _resolved(_beside(arms[0], raw), definitions, path)
     if "const" in raw:
         raw["enum"] = [raw.pop("const")]
     return raw
@@ -171,7 +173,7 @@ def _beside(own: Schema, more: Schema) -> Schema:
 
 
 def _numeric_bounds(raw: Schema) -> None:
-    """Exclusive bounds as flags beside minimum and maximum, and a format that holds every allowed number."""
+    """Write exclusive bounds as flags beside minimum and maximum, and a format that holds every allowed number."""
     for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if flag in raw:
             raw[bound] = raw[flag]
@@ -184,9 +186,9 @@ def _numeric_bounds(raw: Schema) -> None:
 
 
 def _tidy_default(raw: Schema) -> None:
-    """No null and no empty collection; of a nested model's default only what the fields' own defaults do not say.
+    """Return a default without nulls and empty collections; for a nested model, omit values that its fields default to.
 
-    The API server runs rules on a default as it is written, so what they look at is said too.
+    The API server runs rules on a default as written, so the values that they read stay in it.
     """
     default = raw.get("default")
     if isinstance(default, dict) and "properties" in raw:
@@ -221,13 +223,13 @@ def _column(name: str, kind: str, path: str, description: str, priority: int) ->
 
 
 class _Text(str):
-    """A string value, which is always quoted: bare, `2e-4` or `no` would be read as something else."""
+    """A string value, always quoted: YAML would read a bare `2e-4` or `no` as another type."""
 
     __slots__ = ()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes values of _Text in double quotes and never makes aliases."""
+    """YAML dumper that double-quotes values of _Text and writes no aliases."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True
@@ -237,7 +239,7 @@ _Dumper.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag
 
 
 def to_yaml(data: Schema) -> str:
-    """`data` as YAML with every string value in double quotes."""
+    """Serialize `data` to YAML with every string value in double quotes."""
     return yaml.dump(_quoted(data), Dumper=_Dumper, sort_keys=False, width=sys.maxsize, allow_unicode=True)
 
 
@@ -250,7 +252,7 @@ def _quoted(value: Any) -> Any:
 
 
 def main() -> None:
-    """Write the definition to the path given on the command line."""
+    """Write the definition to the path on the command line."""
     path = Path(sys.argv[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_HEADER + to_yaml(definition()), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Objects of a list in outline: which they are, in which version, and their phase. Most of a page is never read."""
+"""Outlines of listed objects: identity, version and phase. Most of a page is not needed in full."""
 
 from typing import Any, Final, NotRequired
 
@@ -36,12 +36,12 @@ _PAGE: Final = TypeAdapter(_Page)
 
 
 def page_outline(data: bytes) -> dict[str, Any] | None:
-    """A page of a list whose items have namespace, name, uid, resourceVersion, labels and phase alone.
+    """Parse a page of a list whose items have only namespace, name, uid, resourceVersion, labels and phase.
 
-    pydantic passes over the rest of the JSON without making objects of it. That takes a fifth of the time.
+    pydantic skips the rest of the JSON without creating objects, which takes a fifth of the time.
 
     Returns:
-        The page, or None if any of it is not as API servers write it.
+        The page, or None if any part of it differs from what API servers write.
     """
     try:
         return dict(_PAGE.validate_json(data))

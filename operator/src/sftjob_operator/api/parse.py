@@ -1,4 +1,4 @@
-"""Objects as the API server gives them to models, and back."""
+"""Convert objects of the API server to models, and back."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,112 +8,112 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
-from sftjob_operator.api.status import SFTJobStatus
 from sftjob_operator.api.stored import Unread, read_leniently, read_status, unknown_field, without_nulls
 from sftjob_operator.api.types import Model
-from sftjob_operator.api.v1alpha1 import SFTJob, SFTJobSpec
+from sftjob_operator.api.v1alpha1.sftjob import SFTJob, SFTJobSpec
+from sftjob_operator.api.v1alpha1.status import SFTJobStatus
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
-# How pydantic begins its messages, and its names for a value that is no JSON object.
+# pydantic's message prefixes, and its error types for a value that is not a JSON object.
 _SHOULD: Final = re.compile(r"^(Input|String|Value|Tuple|Dictionary) should")
 _LONG_CHARACTERS: Final = 200
 _NO_OBJECT: Final = frozenset({"model_type", "model_attributes_type", "dict_type"})
 
 
-class InvalidJob(ValueError):  # noqa: N818 -- named for what the object is
-    """An object is no usable SFTJob; the text names the field, what was found and what it must be."""
+class InvalidJobError(ValueError):
+    """An object is not a usable SFTJob; the text names the field, the value and the allowed values."""
 
 
 def parse_job(body: Mapping[str, Any]) -> SFTJob:
-    """`body` as a typed job. See `read_job`.
+    """Parse `body` to a typed job. See `read_job`.
 
     Raises:
-        InvalidJob: it cannot be read.
+        InvalidJobError: it cannot be read.
     """
     return read_job(body)[0]
 
 
 def read_job(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
-    """`body` as a typed job, and what of its status could not be read; that is put back by `keep_unknown`.
+    """Parse `body` to a typed job, and collect the unreadable parts of its status, which `keep_unknown` restores.
 
     Raises:
-        InvalidJob: a field of the spec is unknown, missing, of the wrong type or out of bounds, or so is a field of the
-            status that decisions need. The API server refuses such a job, so this is about one that was stored under
-            another version of the CRD. An unknown field of the spec is not dropped: it asks for something.
+        InvalidJobError: a field of the spec, or a field of the status that decisions need, is unknown, missing, of the
+            wrong type or out of bounds. The API server rejects such a job, so this occurs only for one stored under
+            another version of the CRD. An unknown field of the spec is not dropped, since it requests something.
     """
     spec = without_nulls(SFTJobSpec, body.get("spec"))
     try:
         job = SFTJob.model_validate({**body, "spec": spec, "status": {}})
     except ValidationError as error:
-        raise InvalidJob(_sentence(error)) from error
+        raise InvalidJobError(_sentence(error)) from error
     if (field := unknown_field(SFTJobSpec, spec, "spec")) is not None:
-        raise InvalidJob(f"{field} is a field that this version of the operator does not have")
+        raise InvalidJobError(f"{field} is a field that this version of the operator does not know")
     if job.spec.recipe is None and job.spec.command is None:
-        raise InvalidJob("spec must have model, dataset and method, or command")
+        raise InvalidJobError("spec must have model, dataset and method, or command")
     status, unread = _read_status(body.get("status") or {}, ("status",))
     return job.model_copy(update={"status": status}), unread
 
 
 def read_partly(body: Mapping[str, Any]) -> tuple[SFTJob, Unread]:
-    """`body` with what of its spec can be read, and what of its status could not be. See `read_job`.
+    """Parse the readable parts of the spec in `body`, and collect the unreadable parts of its status. See `read_job`.
 
     Raises:
-        InvalidJob: metadata or status cannot be read, or what cannot be read of the spec decides which Pods and files
-            are the job's.
+        InvalidJobError: metadata or status cannot be read, or the unreadable part of the spec determines which Pods and
+            files are the job's.
     """
     spec = without_nulls(SFTJobSpec, body.get("spec"))
     try:
         job = SFTJob.model_validate({**body, "spec": read_leniently(SFTJobSpec, spec), "status": {}})
     except ValidationError as error:
-        raise InvalidJob(_sentence(error)) from error
+        raise InvalidJobError(_sentence(error)) from error
     for section, field, value in (
         ("resources", "nodes", job.spec.resources.nodes),
         ("storage", "existingClaim", job.spec.storage.existing_claim),
     ):
         given = spec.get(section) if isinstance(spec, Mapping) else None
         if given is not None and (not isinstance(given, Mapping) or given.get(field, value) != value):
-            raise InvalidJob(f"spec.{section}.{field} cannot be read")
+            raise InvalidJobError(f"spec.{section}.{field} cannot be read")
     status, unread = _read_status(body.get("status") or {}, ("status",))
     return job.model_copy(update={"status": status}), unread
 
 
 def parse_status(status: Mapping[str, Any]) -> SFTJobStatus:
-    """A stored status as a typed one. Unknown fields and unreadable values are left out.
+    """Parse a stored status. Unknown fields and unreadable values are omitted.
 
     Raises:
-        InvalidJob: a value that decisions need cannot be read.
+        InvalidJobError: a value that decisions need cannot be read.
     """
     return _read_status(status, ())[0]
 
 
-def _read_status(status: Any, at: tuple[str, ...]) -> tuple[SFTJobStatus, Unread]:
+def _read_status(status: Any, path: tuple[str, ...]) -> tuple[SFTJobStatus, Unread]:
     try:
         return read_status(status)
     except ValidationError as error:
-        raise InvalidJob(_sentence(error, at=at)) from error
+        raise InvalidJobError(_sentence(error, path=path)) from error
 
 
 def fitting(what: str, build: Callable[[], T]) -> T:
-    """What `build` makes, if all of it is within the bounds of its models; `what` names it in the error.
+    """Call `build` and check its result against the bounds of its models; `what` names it in the error.
 
     Raises:
-        InvalidJob: a value is of the wrong type or out of bounds.
+        InvalidJobError: a value is of the wrong type or out of bounds.
     """
     try:
         return build()
     except ValidationError as error:
-        raise InvalidJob(f"{what}: {_sentence(error, to_camel)}") from error
+        raise InvalidJobError(f"{what}: {_sentence(error, to_camel)}") from error
 
 
 def to_dict(model: Model) -> dict[str, Any]:
-    """`model` as JSON data: camelCase keys, absent for None."""
+    """Convert `model` to JSON data: camelCase keys, None omitted."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def replace(model: M, **changes: Any) -> M:
-    """A copy of `model` with `changes`, checked as a new one is.
+    """Copy `model` with `changes`, and validate them like a new model.
 
     Raises:
         TypeError: no such field.
@@ -124,10 +124,10 @@ def replace(model: M, **changes: Any) -> M:
     return type(model)(**{**dict(model), **changes})
 
 
-def _sentence(error: ValidationError, name: Callable[[str], str] = str, at: tuple[str, ...] = ()) -> str:
+def _sentence(error: ValidationError, name: Callable[[str], str] = str, path: tuple[str, ...] = ()) -> str:
     first, *rest = error.errors(include_url=False, include_context=False)
     field = ""
-    for part in (*at, *first["loc"]):
+    for part in (*path, *first["loc"]):
         field += f"[{part}]" if isinstance(part, int) else f".{name(part)}" if field else name(part)
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] == "missing":
@@ -141,7 +141,7 @@ def _sentence(error: ValidationError, name: Callable[[str], str] = str, at: tupl
 
 
 def _nearest(must: str, value: str) -> str:
-    """`must` with those of many values that `value` was most likely meant to be, since a long message is cut off."""
+    """Shorten `must` to the allowed values closest to `value`, since a long message is truncated."""
     values = re.findall(r"'([^']+)'", must)
     near = get_close_matches(value[:_LONG_CHARACTERS], values, n=3, cutoff=0.0)
     return f"must be {', '.join(map(repr, near))} or one of {len(values) - len(near)} others"

@@ -1,6 +1,6 @@
 """Write the field reference: `python -m sftjob_operator.api.reference PATH`.
 
-It is made from the same schema as the CRD, so it says what the API server enforces.
+It is generated from the same schema as the CRD, so it documents what the API server enforces.
 """
 
 import re
@@ -22,11 +22,11 @@ The last column is the name under which TRL, PEFT, transformers or AutoTrain kno
 The API server refuses values outside the bounds, unknown fields, and manifests that break a rule.
 """
 _UPSTREAM: Final = re.compile(r"\s*(TRL|PEFT|transformers|AutoTrain): ([a-z0-9_]+(?:, [a-z0-9_]+)*)\.$")
-"""How a description ends when its field stands for an upstream option."""
+"""End of the description of a field that maps to an upstream option."""
 
 
 def reference() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     root = resource_schema()
     parts = [_INTRODUCTION, *(_rules(root))]
     for name in ("spec", "status"):
@@ -35,13 +35,13 @@ def reference() -> str:
 
 
 def upstream_names(description: str) -> tuple[str, tuple[str, ...]] | None:
-    """Library and option names that a field's description ends with, or None."""
+    """Return the library and option names at the end of a field's description, or None."""
     found = _UPSTREAM.search(description)
     return (found[1], tuple(found[2].split(", "))) if found else None
 
 
 def _sections(schema: Schema, path: str) -> Iterator[str]:
-    """A section for an object, then one for each object in it."""
+    """Return a section for an object, then one for each nested object."""
     yield f"## {path}\n\n{schema['description']}\n"
     yield from _rules(schema)
     fields = schema.get("properties", {})
@@ -63,7 +63,7 @@ def _rules(schema: Schema) -> Iterator[str]:
 
 
 def _about(entry: Schema) -> str:
-    """The field of the object that a rule of the object is about, as the API server names it in front."""
+    """Name the field that a rule of an object is about, as the API server prefixes the message with it."""
     field = entry.get("fieldPath", "").removeprefix(".")
     return f"`{field}`: " if field else ""
 
@@ -84,7 +84,7 @@ def _row(name: str, field: Schema, path: str, required: bool) -> str:
 
 def _own_rules(field: Schema) -> list[str]:
     if "properties" in field:
-        return []  # told in the section of that object
+        return []  # documented in the section of that object
     return [f"Rule: {entry['message']}." for entry in field.get("x-kubernetes-validations", [])]
 
 
@@ -150,7 +150,7 @@ def _range(field: Schema, lowest: str, highest: str, unit: str) -> str:
 
 
 def main() -> None:
-    """Write the page to the path given on the command line."""
+    """Write the page to the path on the command line."""
     path = Path(sys.argv[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(reference(), encoding="utf-8")

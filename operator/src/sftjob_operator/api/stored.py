@@ -1,7 +1,7 @@
-"""Stored statuses that another version of the operator may have written: read leniently, kept whole.
+"""Stored statuses that another version of the operator may have written: read leniently, preserved as a whole.
 
-A newer version, or a newer CRD, may have added fields and values. What this version does not know, or cannot read, is
-left out when a status is read and put back when the next one is written.
+A newer version, or a newer CRD, may have added fields and values. Reading a status omits what this version does not
+know or cannot read; writing the next one restores it.
 """
 
 import copy
@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from sftjob_contract.names import Stage
-from sftjob_operator.api.status import SFTJobStatus
 from sftjob_operator.api.types import READ_FROM_STORAGE, Model
+from sftjob_operator.api.v1alpha1.status import SFTJobStatus
 
 M = TypeVar("M", bound=Model)
 Path = tuple[str | int, ...]
@@ -22,7 +22,7 @@ Unread = frozenset[Path]
 """Paths in a stored status whose values could not be read."""
 
 _DECIDED_FROM: Final = frozenset({"attempts", "conditions", "adjustments", "interruptions"})
-"""Fields of a status without which nothing can be decided."""
+"""Fields of a status that decisions require."""
 _FOR_PEOPLE: Final = frozenset(
     {
         *("attempts.node", "attempts.message", "attempts.fromStep", "attempts.reachedStep", "attempts.lostSteps"),
@@ -30,7 +30,7 @@ _FOR_PEOPLE: Final = frozenset(
         *("conditions.message", "conditions.observedGeneration"),
     }
 )
-"""What is in them for people only."""
+"""The parts of them that only people read."""
 _CONDITION_TYPES: Final = frozenset({"Prepared", "Running", "ProgressReporting", "Succeeded"})
 _IDENTITY: Final = {
     "conditions": ("type",),
@@ -39,13 +39,13 @@ _IDENTITY: Final = {
     "history": ("step",),
     "adjustments": ("attempt",),
 }
-"""The fields by which an item of a status list is the same item as before."""
+"""The fields that identify an item of a status list."""
 
 
 class _Field(NamedTuple):
-    """A field: the model of its value or of its items, if it is one, and how many items it holds at most.
+    """A field: the model of its value or items, if any, and the maximum number of items.
 
-    `labels`: it is a map of texts with keys of the user's own.
+    `labels`: it is a map of strings with user-defined keys.
     """
 
     model: type[Model] | None
@@ -57,7 +57,7 @@ _SCALAR: Final = _Field(None, 0)
 
 
 def read_status(stored: Any) -> tuple[SFTJobStatus, Unread]:
-    """Read a stored status; fields with unreadable values are left out, items that lack a required one as a whole.
+    """Read a stored status; omit fields with unreadable values, and whole items that lack a required field.
 
     Raises:
         ValidationError: one of them is needed for decisions.
@@ -69,32 +69,32 @@ def read_status(stored: Any) -> tuple[SFTJobStatus, Unread]:
 
 
 def keep_unknown(stored: Mapping[str, Any], decided: Mapping[str, Any], unread: Unread) -> dict[str, Any]:
-    """`decided`, a status as JSON data, with everything of `stored` that this version does not know or could not read.
+    """Merge `decided`, a status as JSON data, with all that this version does not know or could not read of `stored`.
 
-    A value that could not be read gives way to one that was decided now.
+    A newly decided value replaces one that could not be read.
     """
     return _kept(SFTJobStatus, stored, decided, (), unread)
 
 
-def unknown_field(model: type[Model], data: Any, at: str) -> str | None:
-    """Path of the first field in `data` that `model`, found at path `at`, does not have."""
+def unknown_field(model: type[Model], data: Any, path: str) -> str | None:
+    """Return the path of the first field in `data` that `model`, located at path `path`, does not have."""
     if not isinstance(data, Mapping):
         return None
     fields = _fields(model)
     for key, value in data.items():
         if key not in fields:
-            return f"{at}.{key}"
+            return f"{path}.{key}"
         if (inner := fields[key].model) is None:
             continue
         for index, item in enumerate(value if isinstance(value, list) else [value]):
-            where = f"{at}.{key}[{index}]" if isinstance(value, list) else f"{at}.{key}"
+            where = f"{path}.{key}[{index}]" if isinstance(value, list) else f"{path}.{key}"
             if (found := unknown_field(inner, item, where)) is not None:
                 return found
     return None
 
 
 def read_leniently(model: type[M], data: Any) -> M:
-    """What of `data` can be read, with defaults in place of everything else; its required fields must be readable.
+    """Return the readable parts of `data`, and defaults for everything else; its required fields must be readable.
 
     Raises:
         ValidationError: they are not.
@@ -112,7 +112,7 @@ def read_leniently(model: type[M], data: Any) -> M:
 
 
 def _drop(data: Any, path: Path) -> None:
-    """Remove what is at `path`, unless it went with something else."""
+    """Remove the value at `path`, unless it was removed with something else."""
     for part in path[:-1]:
         data = data[part] if _has(data, part) else None
     if _has(data, path[-1]):
@@ -128,7 +128,7 @@ def _has(data: Any, part: str | int) -> bool:
 
 
 def without_nulls(model: type[Model], data: Any) -> Any:
-    """`data` of `model` without fields and labels that are null, as the API server reads it: absent.
+    """Return `data` of `model` without null fields and labels, which the API server treats as absent.
 
     Options under a library's own names keep theirs.
     """
@@ -151,12 +151,12 @@ def without_nulls(model: type[Model], data: Any) -> Any:
 
 
 class _Leniently:
-    """Reads a status again and again, each time without what could not be read the time before."""
+    """Read a status repeatedly, each time without the values that could not be read before."""
 
     def __init__(self, stored: Any) -> None:
         self._data = copy.deepcopy(stored)
         self._positions: dict[str, list[int]] = {}
-        """The original positions of the items that the lists at the top still have."""
+        """Original positions of the remaining items of the top-level lists."""
         for key, field in _fields(SFTJobStatus).items() if isinstance(stored, Mapping) else ():
             if isinstance(items := stored.get(key), list):
                 first = max(0, len(items) - field.most)
@@ -174,13 +174,13 @@ class _Leniently:
                 if None in paths:
                     raise
                 for path in sorted((p for p in paths if p is not None), key=_in_order, reverse=True):
-                    unread.add(self._remove(path))  # later items first, so that earlier ones stay in their place
+                    unread.add(self._remove(path))  # later items first, so that earlier positions stay valid
 
     def _dispensable(self, path: Path) -> Path | None:
-        """What to leave out so that the value at this path is; None if decisions need it.
+        """Return what to omit so that the value at this path is omitted; None if decisions need it.
 
-        They need every attempt and every condition, but for one of a type that this version does not know, or of a
-        stage that it does not know and that is over: such an item is left out whole.
+        Decisions need every attempt and every condition, except one of a type unknown to this version, or an ended one
+        of an unknown stage: such an item is omitted as a whole.
         """
         if not path:
             return None
@@ -197,7 +197,7 @@ class _Leniently:
         return path[:2] if unknown else None
 
     def _remove(self, path: Path) -> Path:
-        """Remove what is at `path`; answers where it was at first."""
+        """Remove the value at `path`; return its original position."""
         original = list(path)
         positions = self._positions.get(str(path[0]))
         if len(path) > 1 and isinstance(path[1], int) and positions is not None:
@@ -212,13 +212,13 @@ class _Leniently:
 
 
 def _kept(
-    model: type[Model] | None, stored: Mapping[str, Any], decided: Mapping[str, Any], at: Path, unread: Unread
+    model: type[Model] | None, stored: Mapping[str, Any], decided: Mapping[str, Any], parent: Path, unread: Unread
 ) -> dict[str, Any]:
-    """The object `decided` with what is kept of `stored`; without a model, one with keys of the user's own."""
+    """Merge the object `decided` with the preserved parts of `stored`; without a model, one with user-defined keys."""
     fields = _fields(model) if model is not None else dict.fromkeys(stored, _SCALAR)
     result = dict(decided)
     for key, value in stored.items():
-        path, field, now = (*at, key), fields.get(key), decided.get(key)
+        path, field, now = (*parent, key), fields.get(key), decided.get(key)
         if field is None or (path in unread and now is None):
             result[key] = value
         elif isinstance(value, list) and isinstance(now, list | None):
@@ -231,16 +231,16 @@ def _kept(
     return result
 
 
-def _kept_items(field: _Field, stored: Sequence[Any], decided: Sequence[Any], at: Path, unread: Unread) -> list[Any]:
-    keys = _IDENTITY.get(str(at[-1])) if field.model is not None else None
+def _kept_items(field: _Field, stored: Sequence[Any], decided: Sequence[Any], path: Path, unread: Unread) -> list[Any]:
+    keys = _IDENTITY.get(str(path[-1])) if field.model is not None else None
     result = list(decided)
     if field.model is not None and keys is not None and result != stored:
         before = {_identity(item, keys): index for index, item in enumerate(stored) if isinstance(item, Mapping)}
         for position, item in enumerate(decided):
             if (index := before.get(_identity(item, keys))) is not None:
-                result[position] = _kept(field.model, stored[index], item, (*at, index), unread)
+                result[position] = _kept(field.model, stored[index], item, (*path, index), unread)
     for index, item in enumerate(stored if unread else ()):
-        if (*at, index) in unread and len(result) < field.most:
+        if (*path, index) in unread and len(result) < field.most:
             result.insert(min(index, len(result)), item)
     return result
 
@@ -251,7 +251,7 @@ def _identity(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]
 
 @cache
 def _fields(model: type[Model]) -> Mapping[str, _Field]:
-    """The fields of a model by their names in JSON."""
+    """Return the fields of a model by JSON name."""
     return {
         field.alias or name: _Field(_model(field.annotation), _most(field), _is_labels(field.annotation))
         for name, field in model.model_fields.items()
@@ -259,7 +259,7 @@ def _fields(model: type[Model]) -> Mapping[str, _Field]:
 
 
 def _model(annotation: Any) -> type[Model] | None:
-    """The model in an annotation such as `M`, `M | None`, `tuple[M, ...]` or `Annotated[M, ...]`."""
+    """Return the model in an annotation such as `M`, `M | None`, `tuple[M, ...]` or `Annotated[M, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return annotation
     if get_origin(annotation) is dict:
@@ -281,7 +281,7 @@ def _most(field: FieldInfo) -> int:
 
 
 def _present(data: Any, location: tuple[int | str, ...]) -> Path:
-    """The part of an error's location that is in `data`: of a missing field, the object that lacks it."""
+    """Return the part of an error's location that exists in `data`: for a missing field, the object that lacks it."""
     path: list[str | int] = []
     for part in location:
         there = part < len(data) if isinstance(data, list) and isinstance(part, int) else isinstance(data, Mapping)

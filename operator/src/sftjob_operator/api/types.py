@@ -1,8 +1,7 @@
 """Building blocks of the models: the base class, bounded strings and lists, Kubernetes' own scalar forms, CEL rules.
 
-Models use only what a structural schema can say: str, int, float, bool, enums, nested models, `tuple[X, ...]`,
-`dict[str, X]`, `Extra` and `X | None`; `api/crd.py` refuses everything else. Exclusive choices are optional members
-with a rule.
+Models use only types with a structural schema: str, int, float, bool, enums, nested models, `tuple[X, ...]`, `dict[str,
+X]`, `Extra` and `X | None`; `api/crd.py` rejects everything else. Exclusive choices are optional members with a rule.
 """
 
 import re
@@ -23,11 +22,11 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 MESSAGE_LIMIT: Final = 1024
-"""Longest sentence in a status, in characters; longer ones are cut."""
+"""Maximum length of a sentence in a status, in characters; longer ones are truncated."""
 
 
 class Model(BaseModel):
-    """Base of every model: immutable, camelCase on the wire, unknown keys dropped as the API server prunes them."""
+    """Base of every model: immutable, camelCase in JSON, unknown keys dropped as the API server prunes them."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -40,18 +39,18 @@ class Model(BaseModel):
 
 
 def rule(expression: str, message: str) -> dict[str, JsonValue]:
-    """A CEL expression that must hold, and the sentence that a user reads when it does not."""
+    """A CEL expression that must hold, and the message to the user if it does not."""
     return {"rule": expression, "message": message}
 
 
 def rules(*entries: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Schema extension that holds the rules of a model or field."""
+    """Return the schema extension with the rules of a model or field."""
     return {"x-kubernetes-validations": list(entries)}
 
 
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that are commands to a terminal, turn the direction of writing, or are halves of one that no UTF-8 can
-carry; not tabs and line ends."""
+"""Control characters of a terminal, characters that change the direction of writing, and halves of characters that
+UTF-8 cannot encode; excludes tabs and line ends."""
 
 
 def _cut(limit: int) -> Callable[[Any], Any]:
@@ -76,7 +75,7 @@ def _six_digits(value: float) -> float:
 
 
 def newest(limit: int) -> tuple[Any, BeforeValidator]:
-    """Metadata of a status list that keeps its last `limit` items, so that a status is never refused for its length."""
+    """Metadata of a status list that keeps its last `limit` items, so that no status is rejected for its length."""
     return Field(max_length=limit), BeforeValidator(_newest(limit))
 
 
@@ -104,7 +103,7 @@ Quantity = Annotated[
         }
     ),
 ]
-"""An amount in Kubernetes' notation; a whole number may be written without quotes."""
+"""A quantity in Kubernetes' notation; an integer may be unquoted."""
 
 LABEL_VALUE_PATTERN: Final = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
@@ -129,7 +128,7 @@ def _absent(value: Any) -> Any:
 
 
 EMPTY_IS_ABSENT: Final = BeforeValidator(_absent)
-"""Metadata of an optional field that a Pod has as well: there, an empty text means the same as no field."""
+"""Metadata of an optional field that a Pod has as well: as in a Pod, an empty text means absent."""
 _OBJECT_NAME_OR_EMPTY: Final = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"
 ObjectNameOrEmpty = Annotated[
     str,
@@ -144,7 +143,7 @@ ObjectNameOrEmpty = Annotated[
     ),
 ]
 OptionalObjectName = Annotated[ObjectNameOrEmpty | None, EMPTY_IS_ABSENT]
-"""Name of an object that a Pod's spec refers to as well, where an empty one means none."""
+"""Name of an object that a Pod's spec refers to as well, where an empty one means absent."""
 LabelValue = Annotated[
     str,
     Field(
@@ -159,7 +158,7 @@ LabelValue = Annotated[
 LEAKY_NAME: Final = (
     "(?i)(^|[_.-])(api_?key|access_?key(_?id)?|private_?key|token|secret|password|passwd|credentials?)($|[_.-])"
 )
-"""What names of secrets look like: HF_TOKEN and DB_PASSWORD, but not TOKENIZERS_PARALLELISM."""
+"""Pattern of names of secrets: HF_TOKEN and DB_PASSWORD, but not TOKENIZERS_PARALLELISM."""
 
 Extra = Annotated[
     dict[str, JsonValue],
@@ -172,11 +171,11 @@ Extra = Annotated[
         }
     ),
 ]
-"""Options under a library's own names. No schema knows their types: the trainer checks them before it trains, the
-operator that nothing in them is a secret."""
+"""Options under a library's own names. No schema defines their types: the trainer checks them before it trains, the
+operator checks that none contains a secret."""
 
 READ_FROM_STORAGE: Final = "read from storage"
-"""Context of a validation: the data may be of another version, so that its times are looked at too."""
+"""Context of a validation: the data may be of another version, so its times are checked too."""
 
 
 def _moment(text: str, info: ValidationInfo) -> str:
@@ -196,13 +195,13 @@ Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-ti
 Name = Annotated[str, Field(max_length=253)]
 """Name of an observed object."""
 Word = Annotated[str, Field(max_length=256), BeforeValidator(_cut(256))]
-"""A short text of a status, without characters that are not seen; longer ones are cut."""
+"""A short text of a status, without invisible characters; longer ones are truncated."""
 Sentence = Annotated[str, Field(max_length=MESSAGE_LIMIT), BeforeValidator(_cut(MESSAGE_LIMIT))]
-"""Text for people in a status, without characters that are not seen; longer ones are cut."""
+"""Text for people in a status, without invisible characters; longer ones are truncated."""
 Uri = Annotated[str, Field(max_length=1400)]
-"""A place, on a volume as a rule: pvc://CLAIM/PATH."""
+"""A location, usually on a volume: pvc://CLAIM/PATH."""
 COUNT_LIMIT: Final = 2**53
 Count = Annotated[int, Field(ge=0, le=COUNT_LIMIT)]
-"""A number of things; JSON readers keep integers exact up to 2**53."""
+"""A count; JSON readers keep integers exact up to 2**53."""
 Measure = Annotated[float, AfterValidator(_six_digits)]
-"""A measured number, kept to six significant digits so that status and columns stay readable."""
+"""A measured number, rounded to six significant digits so that status and columns stay readable."""

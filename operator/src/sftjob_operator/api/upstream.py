@@ -1,4 +1,4 @@
-"""Which field of the spec stands for which option of the libraries below, as the fields' descriptions say."""
+"""Mapping of spec fields to library options, from the fields' descriptions."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -9,9 +9,9 @@ from sftjob_operator.api.reference import upstream_names
 
 @cache
 def fields_of_options() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
-    """By library (TRL, PEFT, transformers) and option: paths of the fields that decide it, such as spec.training.seed.
+    """By library (TRL, PEFT, transformers) and option: paths of the fields that set it, such as spec.training.seed.
 
-    Several fields may decide one option, as spec.tracking does with TRL's report_to.
+    Several fields may set one option, as spec.tracking does for TRL's report_to.
     """
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for path, library, option in _entries(resource_schema()["properties"]["spec"], "spec"):

@@ -1,1 +1,1 @@
-"""Everything that talks to the API server: one small Protocol, its one implementation, and the watch caches."""
+"""Access to the API server: one small Protocol, its one implementation, and the watch caches."""

@@ -1,4 +1,4 @@
-"""What the watches have reported so far: the newest known version of each object, grouped by the job it belongs to."""
+"""Watch caches: the newest known version of each object, grouped by job."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,9 +10,9 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Namespace and name of an SFTJob."""
 _MOST_DIGITS = 64
-"""Of a resourceVersion that is read as a number."""
+"""Maximum digits of a resourceVersion that is read as a number."""
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What parsing an object of another shape than Kubernetes' own raises."""
+"""Exceptions from parsing an object without the structure of a Kubernetes object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class _Entry(Generic[T]):
 
 
 class Cache(Generic[T]):
-    """Objects of one kind, parsed by `parse` and grouped by `group`: the key of their job, or None for strangers.
+    """Objects of one kind, parsed by `parse` and grouped by `group`: the key of their job, or None for other objects.
 
-    It is fed by watch events, by the answers to our own requests and by listings, in any order: an older version
-    never replaces a newer one. (A resourceVersion is a growing decimal number; etcd has always given one, and since
-    Kubernetes 1.35 the API promises it. One that is no number is taken as newer.)
+    Watch events, responses to the operator's own requests and listings update it in any order: an older version never
+    replaces a newer one. (A resourceVersion is a growing decimal number; etcd has always produced one, and since
+    Kubernetes 1.35 the API guarantees it. One that is not a number counts as newer.)
     """
 
     def __init__(
@@ -38,30 +38,31 @@ class Cache(Generic[T]):
         self._touched: set[tuple[Key, str]] | None = None
 
     def jobs(self) -> tuple[Key, ...]:
-        """The jobs that something is known of."""
+        """Return the jobs of all known objects."""
         return tuple(self._entries)
 
-    def of(self, key: Key) -> tuple[T, ...]:
-        """All objects of one job."""
+    def get(self, key: Key) -> tuple[T, ...]:
+        """Return all objects of one job."""
         return tuple(entry.value for entry in self._entries.get(key, {}).values())
 
     def put(self, body: Mapping[str, Any]) -> Key | None:
-        """Take in a version of an object; answers the job it belongs to, or None if it is no news.
+        """Add a version of an object; return its job, or None if it is not newer.
 
-        Whoever puts in the answer to a request of its own knows it already, so that the watch's echo wakes nobody.
+        The response to the operator's own request is added too, so that the same version from the watch wakes no
+        worker.
         """
         try:
             return self._put(body)
         except _UNREADABLE as error:
-            log.warning("an object that cannot be read is left as it was last seen: %s", type(error).__name__)
+            log.warning("ignored an update that cannot be read: %s", type(error).__name__)
             return None
 
-    def last_words(self, body: Mapping[str, Any]) -> T | None:
-        """What the object was when it went; None if that cannot be read."""
+    def final_state(self, body: Mapping[str, Any]) -> T | None:
+        """Return the last version of a deleted object; None if that cannot be read."""
         try:
             return self._parse(body)
         except _UNREADABLE as error:
-            log.warning("an object that is gone cannot be read: %s", type(error).__name__)
+            log.warning("cannot read a deleted object: %s", type(error).__name__)
             return None
 
     def _put(self, body: Mapping[str, Any]) -> Key | None:
@@ -75,8 +76,8 @@ class Cache(Generic[T]):
         self._entries.setdefault(key, {})[name] = _Entry(_version(body), self._parse(body))
         return key
 
-    def is_news(self, body: Mapping[str, Any]) -> bool:
-        """Whether `put` would take in this version of an object; its metadata is enough."""
+    def is_new(self, body: Mapping[str, Any]) -> bool:
+        """Whether `put` would add this version of an object; its metadata is enough."""
         key = self._group(body)
         return key is not None and self._is_newer(key, body)
 
@@ -85,7 +86,7 @@ class Cache(Generic[T]):
         return held is None or held.version is None or version is None or version > held.version
 
     def drop(self, body: Mapping[str, Any]) -> Key | None:
-        """Forget an object that is gone, unless a newer one has its name; answers the job it belonged to."""
+        """Remove a deleted object, unless a newer one has its name; return its job."""
         key = self._group(body)
         if key is None:
             return None
@@ -97,15 +98,15 @@ class Cache(Generic[T]):
         return key
 
     def forget(self, key: Key) -> None:
-        """Forget all objects of one job."""
+        """Remove all objects of one job."""
         self._entries.pop(key, None)
 
     async def replace(self, listing: AsyncIterator[Mapping[str, Any]], namespace: str | None = None) -> None:
-        """Take in a complete listing and forget what it lacks, save what changed while the listing was read.
+        """Add a complete listing and remove what it lacks, except what changed while the listing was read.
 
-        `namespace`: the one that was listed; objects of others stay. None: all were.
+        `namespace`: the listed one; objects of others stay. None: all.
 
-        A watch that had to start anew tells of what exists, never of what went away in between; this finds it.
+        A restarted watch reports what exists, never what was deleted in between; this method detects deletions.
         """
         seen: set[tuple[Key, str]] = set()
         self._touched = touched = set()

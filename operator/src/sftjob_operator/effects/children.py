@@ -1,4 +1,4 @@
-"""Creating an object that may exist already, and deleting one that may be gone already, without asking first."""
+"""Create objects that may already exist, and delete objects that may already be gone, without a request to check."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,19 +17,19 @@ from sftjob_operator.effects.cluster import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ensured:
-    """The object as it is stored, and whether it was there before."""
+    """The stored object, and whether it existed before."""
 
     body: Object
     existed: bool
 
 
 async def ensure(cluster: Cluster, body: Mapping[str, Any], *, expected: bool = False) -> Ensured:
-    """Create `body`; if its name is taken, read the object that has it, and bring `data` of a ConfigMap up to date.
+    """Create `body`; if its name is taken, read the existing object, and update `data` of a ConfigMap.
 
-    `expected`: the object usually exists, so that it is read first. An object of another owner is never changed.
+    `expected`: the object usually exists, so it is read first. An object of another owner is never changed.
 
     Raises:
-        ClusterError: the server refuses or cannot answer.
+        ClusterError: the server rejects the request or cannot answer.
     """
     metadata = body["metadata"]
     name = (body["kind"], metadata["namespace"], metadata["name"])
@@ -38,17 +38,17 @@ async def ensure(cluster: Cluster, body: Mapping[str, Any], *, expected: bool = 
     try:
         return Ensured(body=await cluster.create(dict(body)), existed=False)
     except AlreadyExistsError as error:
-        if (found := await find(cluster, *name)) is None:  # it went meanwhile, or a webhook refused it with this code
+        if (found := await find(cluster, *name)) is None:  # deleted meanwhile, or a webhook rejected it with this code
             raise UnavailableError(str(error)) from error
         return Ensured(body=await _up_to_date(cluster, found, body), existed=True)
 
 
 async def publish(cluster: Cluster, found: Object, data: Mapping[str, str]) -> Object:
-    """Set keys of a ConfigMap that was read; the other keys stay, and nothing is written if nothing differs.
+    """Set keys of a ConfigMap that was read; the other keys stay, and nothing is written without a difference.
 
     Raises:
         ConflictError: it has changed since it was read.
-        ClusterError: the server refuses or cannot answer.
+        ClusterError: the server rejects the request or cannot answer.
     """
     kept = found.get("data") or {}
     if kept | dict(data) == kept:
@@ -57,7 +57,7 @@ async def publish(cluster: Cluster, found: Object, data: Mapping[str, str]) -> O
 
 
 async def _up_to_date(cluster: Cluster, found: Object, body: Mapping[str, Any]) -> Object:
-    """`found`, with the data and annotations of `body` if it is a ConfigMap of the same owner."""
+    """Return `found`, with the data and annotations of `body` if it is a ConfigMap of the same owner."""
     if "data" not in body or not _same_owner(found, body):
         return found
     metadata = found["metadata"]
@@ -71,20 +71,20 @@ def _same_owner(found: Object, body: Mapping[str, Any]) -> bool:
 
 
 async def remove(cluster: Cluster, kind: str, namespace: str, name: str, uid: str) -> None:
-    """Delete the object that has this uid, if it is still there; another of its name is left alone.
+    """Delete the object with this UID, if it still exists; leave another one of its name alone.
 
     Raises:
-        ClusterError: the server refuses or can not answer.
+        ClusterError: the server rejects the request or cannot answer.
     """
     with suppress(NotFoundError, ConflictError):
         await cluster.delete(kind, namespace, name, uid)
 
 
 async def find(cluster: Cluster, kind: str, namespace: str, name: str) -> Object | None:
-    """The object of that name, or None.
+    """Return the object of that name, or None.
 
     Raises:
-        ClusterError: the server refuses or can not answer.
+        ClusterError: the server rejects the request or cannot answer.
     """
     try:
         return await cluster.get(kind, namespace, name)

@@ -1,7 +1,7 @@
-"""The seam between the operator and the API server: the few calls it makes, and how they fail.
+"""Interface between operator and API server: the few calls that the operator makes, and their errors.
 
-Objects are plain JSON dicts, as the server sends them. `effects/kube.py` is the one implementation; tests have an
-in-memory one.
+Objects are plain JSON dicts, as the server sends them. `effects/kube.py` is the only implementation; tests use one in
+memory.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,15 +13,15 @@ Wanted = Callable[[Mapping[str, Any]], bool]
 
 
 class ClusterError(Exception):
-    """A request did not succeed; the text is a sentence for people, as the server gave it where it gave one."""
+    """A request failed; the text is a sentence for people, the server's own if it sent one."""
 
 
 class NotFoundError(ClusterError):
-    """404: no such object, or its kind is not served."""
+    """404: the object does not exist, or its kind is not served."""
 
 
 class AlreadyExistsError(ClusterError):
-    """409 on create: an object of that name is there."""
+    """409 on create: an object of that name exists."""
 
 
 class ConflictError(ClusterError):
@@ -29,9 +29,9 @@ class ConflictError(ClusterError):
 
 
 class InvalidError(ClusterError):
-    """400, 405, 413, 415, 422: the API server's validation, or a policy or a webhook, calls the request wrong.
+    """400, 405, 413, 415, 422: the API server's validation, or a policy or a webhook, rejects the request as invalid.
 
-    `causes` are the fields and messages that the server's own validation gives; empty for anything else.
+    `causes` are the fields and messages from the server's own validation; empty for anything else.
     """
 
     def __init__(self, message: str, causes: tuple[tuple[str, str], ...] = ()) -> None:
@@ -40,13 +40,13 @@ class InvalidError(ClusterError):
 
 
 class ForbiddenError(ClusterError):
-    """403: not allowed, or over a quota. Somebody has to change something first."""
+    """403: not allowed, or over a quota. A person has to change something first."""
 
 
 class UnavailableError(ClusterError):
-    """The server could not answer now: 429, 5xx, refused credentials, a timeout or a broken connection.
+    """The server currently cannot answer: 429, 5xx, rejected credentials, a timeout or a broken connection.
 
-    `retry_after_seconds` is what the server asked for, if it did.
+    `retry_after_seconds` is the server's Retry-After, if it sent one.
     """
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
@@ -55,11 +55,11 @@ class UnavailableError(ClusterError):
 
 
 class UnrecognizedError(ClusterError):
-    """An object is there that the operator cannot tell to be its own; the text says what to do."""
+    """An object exists, and the operator cannot determine whether it is its own; the text explains what to do."""
 
 
 class Cluster(Protocol):
-    """The calls that the operator makes. Every method raises ClusterError and nothing else."""
+    """API calls of the operator. Every method raises only ClusterError."""
 
     async def create(self, body: Object) -> Object:
         """Create the object in `metadata.namespace` and return it as stored.
@@ -72,7 +72,7 @@ class Cluster(Protocol):
         """Read one object.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: it does not exist.
         """
 
     async def replace(self, body: Object) -> Object:
@@ -80,35 +80,35 @@ class Cluster(Protocol):
 
         Raises:
             ConflictError: it has changed since it was read.
-            NotFoundError: it is gone.
+            NotFoundError: it no longer exists.
         """
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Ask for the end of the object that has this uid; its own grace period and finalizers hold.
+        """Request deletion of the object with this UID; its own grace period and finalizers apply.
 
         Raises:
-            NotFoundError: there is none of that name.
-            ConflictError: the one of that name has another uid.
+            NotFoundError: no object has that name.
+            ConflictError: the one of that name has another UID.
         """
 
     def list(
         self, kind: str, namespace: str | None, label: str | None = None, wanted: Wanted | None = None
     ) -> AsyncIterator[Object]:
-        """All objects of `kind` in `namespace`, or in all for None; `label` keeps those that have it.
+        """Return all objects of `kind` in `namespace`, or in all for None; `label` selects those that have it.
 
-        Those that are not `wanted` may have nothing but namespace, name, uid, resourceVersion, labels and phase.
+        Those that are not `wanted` may contain only namespace, name, uid, resourceVersion, labels and phase.
         """
 
     async def events_about(self, namespace: str, uid: str) -> tuple[Object, ...]:
-        """Events about the object of this uid, a page of them at most."""
+        """Return Events about the object of this UID, at most one page."""
 
     async def patch_status(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         """Merge `patch` into an SFTJob's status subresource and return the SFTJob.
 
         Raises:
-            ConflictError: `patch` carries a metadata.resourceVersion that is not the current one.
-            NotFoundError: the SFTJob is gone.
+            ConflictError: `patch` has a metadata.resourceVersion that is not the current one.
+            NotFoundError: the SFTJob no longer exists.
         """
 
     async def review_token(self, token: str, audience: str) -> Object:
-        """`status` of a TokenReview: who the bearer of `token` is, if it is good for `audience`."""
+        """Return `status` of a TokenReview: the user of `token`, if it is valid for `audience`."""

@@ -8,23 +8,23 @@ from sftjob_contract.names import API_VERSION, KIND, MANAGED_BY
 from sftjob_operator.effects.cluster import Object
 
 MESSAGE_LIMIT: Final = 1024
-"""The API server's own limit."""
+"""The API server's limit."""
 
 
 def event_body(
     job: Mapping[str, Any], type_: str, reason: str, message: str, time: str, cause: str | None = None
 ) -> Object:
-    """A core/v1 Event. Its name follows from what it says, so that saying it twice is a 409 and not a second Event.
+    """Build a core/v1 Event. Its name is derived from its content, so that a duplicate is a 409 and not a second Event.
 
-    `cause`: what it says without what differs from time to time; None: the message as it is.
+    `cause`: the content without its variable parts; None: the whole message.
     """
     metadata = job["metadata"]
-    said = "\0".join((metadata["uid"], type_, reason, cause or message))
+    identity = "\0".join((metadata["uid"], type_, reason, cause or message))
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
+            "name": f"{metadata['name']}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
             "namespace": metadata["namespace"],
         },
         "involvedObject": {

@@ -1,7 +1,7 @@
-"""The Cluster on a real API server, through the public parts of `kubernetes.aio` that carry plain JSON.
+"""The Cluster on a real API server, through the public parts of `kubernetes.aio` for plain JSON.
 
-Only the client's configuration, transport and authentication are imported: its typed models and API classes would cost
-more memory than the whole operator, and every object here is rendered and read as a dict anyway.
+Only the client's configuration, transport and authentication are imported: its typed models and API classes would use
+more memory than the whole operator, and the operator renders and reads every object as a dict.
 """
 
 import json
@@ -35,11 +35,11 @@ Traces = Sequence[aiohttp.TraceConfig]
 
 REQUEST_TIMEOUT_SECONDS: Final = 30
 LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
-"""Most of a Retry-After that is followed: a proxy may ask for anything."""
+"""Maximum Retry-After that is honoured: a proxy may send any value."""
 PAGE_SIZE: Final = 250
-"""Objects per page of a list, so that no answer is large."""
+"""Objects per page of a list, so that responses stay small."""
 _USER_AGENT: Final = "sftjob-operator"
-"""Its part before a slash is the field manager that the server records."""
+"""The server records the part before the slash as the field manager."""
 
 _LEASE: Final = "Lease"
 _PATHS: Final = {
@@ -57,7 +57,7 @@ _TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """How to reach the server, for another client of the same process. Paths are of PEM files."""
+    """Connection parameters of the server, for another client of the same process. Paths are of PEM files."""
 
     server: str
     authorization: str | None = field(repr=False)
@@ -69,7 +69,7 @@ class Credentials:
 
 
 class KubeCluster:
-    """The API server that KUBECONFIG names, or the one that this Pod runs in."""
+    """Client of the API server that KUBECONFIG names, or of this Pod's own cluster."""
 
     def __init__(self, configuration: Configuration, kubeconfig: Path | None, traces: Traces) -> None:
         self._configuration = configuration
@@ -79,15 +79,15 @@ class KubeCluster:
         self._may_write: Callable[[], bool] = lambda: True
 
     def write_while(self, held: Callable[[], bool]) -> None:
-        """From now on, write only while `held` is true; Leases themselves are not bound to it."""
+        """From now on, write only while `held` is true; Leases themselves are exempt."""
         self._may_write = held
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None, traces: Traces = ()) -> "KubeCluster":
-        """Read the credentials; no request is made. `traces` see every request.
+        """Read the credentials without a request. `traces` observe every request.
 
         Raises:
-            ClusterError: there is no usable configuration.
+            ClusterError: the configuration is missing or unusable.
         """
         return cls(await _configuration(kubeconfig, traces), kubeconfig, traces)
 
@@ -96,7 +96,7 @@ class KubeCluster:
         await self._client.close()
 
     async def credentials(self) -> Credentials:
-        """The credentials as they are now; tokens of a Pod or of an exec plugin are read again."""
+        """Return the current credentials; tokens of a Pod or of an exec plugin are read again."""
         await self._reload()
         configuration = self._configuration
         authentication = await configuration.auth_settings()
@@ -131,7 +131,7 @@ class KubeCluster:
     async def list(
         self, kind: str, namespace: str | None, label: str | None = None, wanted: Wanted | None = None
     ) -> AsyncIterator[Object]:
-        """See Cluster. Objects come with apiVersion and kind, which a list of the server leaves out."""
+        """See Cluster. Adds apiVersion and kind to objects, which the server omits in lists."""
         query: dict[str, Any] = {"limit": PAGE_SIZE} | ({"labelSelector": label} if label else {})
         while True:
             page = _page(await self._answer("GET", f"{_path(kind, namespace)}?{urlencode(query)}"), wanted)
@@ -166,7 +166,7 @@ class KubeCluster:
         return (await self._answer(method, path, body)).json()
 
     async def _answer(self, method: str, path: str, body: Object | None = None) -> "_Answer":
-        """The answer of a server that did what was asked."""
+        """Return the response if the server executed the request."""
         answer = await self._send(method, path, body)
         if answer.status == 401:  # the token may have been rotated since it was read
             await self._reload()
@@ -184,7 +184,7 @@ class KubeCluster:
         try:
             await self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
             if method != "GET" and not self._may_write() and not path.startswith(_PATHS[_LEASE][0]):
-                raise UnavailableError(f"{method} {path}: not sent, since this operator does not hold its Lease")
+                raise UnavailableError(f"{method} {path}: not sent, because this operator does not hold its Lease")
             response = await self._client.call_api(
                 method,
                 self._configuration.host + path,
@@ -214,16 +214,16 @@ class _Answer:
     data: bytes
 
     def json(self) -> Object:
-        """The JSON object that was answered. What is no such object (a proxy's page) becomes a Status.
+        """Return the JSON object in a response. Any other content (a proxy's page) becomes a Status.
 
         Raises:
-            UnavailableError: it is no such object, and no error either.
+            UnavailableError: it is not such an object, and not an error either.
         """
         return _parsed(self.status, self.headers, self.data)
 
 
 def _page(answer: _Answer, wanted: Wanted | None) -> Object:
-    """A page of a list. What is not wanted is in outline, and as a rule nothing is: all of it was read before."""
+    """Read a page of a list. Unwanted objects are outlines; usually all are, since all were read before."""
     outline = None if wanted is None else page_outline(answer.data)
     if wanted is None or outline is None:
         return answer.json()
@@ -239,8 +239,8 @@ def _client(configuration: Configuration) -> ApiClient:
 
 
 async def _configuration(kubeconfig: Path | None, traces: Traces) -> Configuration:
-    # The environment's proxies and ~/.netrc are left alone: looking them up takes two threads' turns per request, and
-    # a netrc entry would collide with the bearer token. A kubeconfig's proxy-url is honoured.
+    # The environment's proxies and ~/.netrc are ignored: looking them up takes two threads' turns per request, and a
+    # netrc entry would conflict with the bearer token. A kubeconfig's proxy-url is honoured.
     configuration = Configuration(client_session_kwargs={"trust_env": False, "trace_configs": list(traces)})
     try:
         if kubeconfig is not None:
@@ -251,7 +251,7 @@ async def _configuration(kubeconfig: Path | None, traces: Traces) -> Configurati
             load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError) as error:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster configuration"
-        raise ClusterError(f"{where} can not be used: {error}. Set KUBECONFIG to a kubeconfig file.") from error
+        raise ClusterError(f"{where} cannot be used: {error}. Set KUBECONFIG to a kubeconfig file.") from error
     return configuration
 
 
@@ -269,7 +269,7 @@ def _parsed(status: int, headers: Mapping[str, str], data: bytes) -> Object:
     if not isinstance(answer, dict):
         answer = {"kind": "Status", "message": data[:200].decode(errors="replace") or f"HTTP {status}"}
         if status < 300:
-            raise UnavailableError(f"the server answered {status} with something that is not JSON: {answer['message']}")
+            raise UnavailableError(f"the server answered {status} with a body that is not JSON: {answer['message']}")
     if "Retry-After" in headers:
         details = answer.get("details")
         answer["details"] = {
@@ -294,7 +294,7 @@ def _error(status: int, answer: Object, method: str) -> ClusterError:
 
 
 def _causes(answer: Object) -> tuple[tuple[str, str], ...]:
-    """Fields and messages of an answer with reason Invalid. A policy or webhook may use it too, but names no field."""
+    """Fields and messages of a response with reason Invalid. A policy or webhook may use it too, but names no field."""
     causes = (answer.get("details") or {}).get("causes") or ()
     if answer.get("reason") != "Invalid" or not all(isinstance(cause, Mapping) for cause in causes):
         return ()
@@ -302,7 +302,7 @@ def _causes(answer: Object) -> tuple[tuple[str, str], ...]:
 
 
 def _retry_after(answer: Object) -> float | None:
-    """What the server asks for, within reason; a Retry-After that is a date is none."""
+    """Return the server's Retry-After within bounds; a date is ignored."""
     details = answer.get("details")
     try:
         seconds = float(details["retryAfterSeconds"]) if isinstance(details, dict) else math.nan

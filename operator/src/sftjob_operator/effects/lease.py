@@ -1,7 +1,7 @@
-"""The Lease that one operator holds at a time: without it nothing is decided and nothing is written.
+"""The Lease that one operator holds at a time: without it the operator neither decides nor writes.
 
-The rules are those of client-go's leader election: a candidate takes a Lease over once it has seen no renewal for the
-Lease's duration by a clock of its own, and a holder stops by its own clock well before that.
+The rules are those of client-go's leader election: a candidate acquires a Lease once it has observed no renewal for the
+Lease's duration by its own clock, and a holder stops by its own clock well before that.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from typing import Any, Final, Protocol
 from sftjob_operator.effects.cluster import AlreadyExistsError, ClusterError, ConflictError, NotFoundError, Object
 
 LEASE_SECONDS: Final = 15
-"""How long others wait after the last renewal that they saw."""
+"""How long others wait after the last renewal that they observed."""
 RENEW_DEADLINE_SECONDS: Final = 10
-"""How long the holder writes after its last renewal, by its own clock."""
+"""How long the holder may write after its last renewal, by its own clock."""
 RENEW_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 1.0
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Leases(Protocol):
-    """The calls that it takes; see Cluster."""
+    """API calls for the Lease; see Cluster."""
 
     async def create(self, body: Object) -> Object:
         """Create an object."""
@@ -36,35 +36,35 @@ class Leases(Protocol):
         """Read an object."""
 
     async def replace(self, body: Object) -> Object:
-        """Write an object that was read, provided that nobody changed it since."""
+        """Write an object that was read, provided that it has not changed since."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a Lease: one process, and the Pod that it runs in, if it runs in one."""
+    """Identity of a Lease holder: one process, and its Pod, if it runs in one."""
 
     pod: str | None
     process: str
 
     @classmethod
     def of_this_process(cls, pod: str | None) -> "Holder":
-        """A holder that no other process is, in whichever Pod."""
+        """Return an identity that no other process has, in any Pod."""
         return cls(pod=pod, process=uuid.uuid4().hex[:12])
 
     @property
     def identity(self) -> str:
-        """As the Lease names it."""
+        """The holderIdentity in the Lease."""
         return f"{self.pod or 'process'}_{self.process}"
 
     def follows(self, identity: str) -> bool:
-        """Whether `identity` is this process, or was an earlier container of its Pod, which ended before this began."""
+        """Whether `identity` is this process, or an earlier container of its Pod, which ended before this one began."""
         return identity == self.identity or (self.pod is not None and identity.rpartition("_")[0] == self.pod)
 
 
 def claimed(lease: Mapping[str, Any], holder: Holder, unchanged_seconds: float, now: datetime) -> Object | None:
-    """`lease` with this holder in it, or None while another one may hold it.
+    """Return `lease` with this holder in it, or None while another one may hold it.
 
-    `unchanged_seconds` is how long this process has seen no change of the Lease, by a clock of its own.
+    `unchanged_seconds` is how long this process has observed no change of the Lease, by its own clock.
     """
     spec = lease.get("spec") or {}
     before = str(spec.get("holderIdentity") or "")
@@ -91,18 +91,18 @@ class Lease:
         self._seen: tuple[str | None, float] = (None, self._monotonic())
 
     def held(self) -> bool:
-        """Whether this process may write at this moment."""
+        """Whether this process may write now."""
         return self._renewed is not None and self._monotonic() - self._renewed < RENEW_DEADLINE_SECONDS
 
     async def acquire(self, leases: Leases) -> None:
-        """Wait until the Lease is this holder's."""
-        told = False
+        """Wait until this holder has the Lease."""
+        is_logged = False
         while not await self._tried(leases):
-            if not told:
+            if not is_logged:
                 log.info("Lease %s/%s is held by another operator; waiting for it", self._namespace, self._name)
-                told = True
+                is_logged = True
             await asyncio.sleep(RETRY_SECONDS)
-        log.info("holding Lease %s/%s as %s", self._namespace, self._name, self._holder.identity)
+        log.info("acquired Lease %s/%s as %s", self._namespace, self._name, self._holder.identity)
 
     async def keep(self, leases: Leases) -> None:
         """Renew the Lease; returns once it is lost."""
@@ -114,7 +114,7 @@ class Lease:
             wait = RENEW_SECONDS if await self._tried(leases) else RETRY_SECONDS
 
     async def release(self, leases: Leases) -> None:
-        """Give the Lease up, so that the next operator need not wait for it to run out."""
+        """Release the Lease, so that the next operator need not wait until it expires."""
         if not self.held():
             return
         self._renewed = None
@@ -131,7 +131,7 @@ class Lease:
         except (AlreadyExistsError, ConflictError):
             return False
         except (ClusterError, TimeoutError) as error:
-            log.warning("cannot renew Lease %s/%s: %s", self._namespace, self._name, str(error) or "no answer in time")
+            log.warning("cannot renew Lease %s/%s: %s", self._namespace, self._name, str(error) or "timed out")
             return False
         if renewed:
             self._renewed = began
@@ -160,5 +160,5 @@ class Lease:
 
 
 def boot_seconds() -> float:
-    """Seconds of a clock that never goes back and does not stop while the machine sleeps."""
+    """Seconds of a clock that never goes backwards and continues while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,1 +1,1 @@
-"""What a Prometheus may scrape: what the operator does, and where its jobs stand."""
+"""Prometheus metrics: the operator's activity, and the state of its jobs."""

@@ -1,4 +1,4 @@
-"""Where the jobs stand: computed from their status at every scrape, so that a deleted job leaves nothing behind."""
+"""Metrics of the jobs: computed from their status at every scrape, so that a deleted job leaves no series."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,15 +8,16 @@ from typing import Any, Final
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from sftjob_operator.api import ConditionStatus, ConditionType, InvalidJob, Phase, SFTJobStatus, parse_status
-from sftjob_operator.reconcile import goodput, is_finished, parse_time
+from sftjob_operator.api import ConditionStatus, ConditionType, InvalidJobError, Phase, SFTJobStatus, parse_status
+from sftjob_operator.metrics.goodput import goodput
+from sftjob_operator.reconcile import is_finished, parse_time
 
 Body = Mapping[str, Any]
 
 _JOB: Final = ("job_namespace", "job_name")
-"""Labels of every series about one job. Not `namespace` and `job`: those are a scraper's own, for the operator."""
+"""Labels of every series about one job. Not `namespace` and `job`: a scraper sets those itself, for the operator."""
 _READ: Final = ("phase", "method", "startTime", "completionTime", "progress", "attempts")
-"""What is read of a status, besides its newest checkpoint."""
+"""Fields of a status that are read, in addition to its newest checkpoint."""
 _OF_PROGRESS: Final = (
     ("sftjob_job_step", "Optimizer steps done.", "step"),
     ("sftjob_job_max_steps", "Optimizer steps of the whole run.", "max_steps"),
@@ -29,9 +30,9 @@ _OF_PROGRESS: Final = (
 
 
 class JobMetrics(Collector):
-    """All jobs counted by phase and reason, and `limit` of them one by one.
+    """Counts of all jobs by phase and reason, and series for `limit` jobs.
 
-    Those are the ones that have not ended, then the youngest. `jobs` gives the bodies of all jobs, `now` the time.
+    Those are the unfinished ones, then the youngest. `jobs` returns the bodies of all jobs, `now` the time.
     """
 
     def __init__(self, jobs: Callable[[], Iterable[Body]], now: Callable[[], datetime], limit: int) -> None:
@@ -40,7 +41,7 @@ class JobMetrics(Collector):
         self._limit = limit
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The families without a sample, so that a registry need not collect to know their names."""
+        """Return the families without samples, so that a registry need not collect to know their names."""
         yield from _families().values()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -76,7 +77,7 @@ def _rank(body: Body) -> tuple[bool, str, str, str]:
 
 
 def _phase_and_reason(body: Body) -> tuple[str, str]:
-    """The phase, and the reason of the first condition that is not as it will be in the end."""
+    """Return the phase, and the reason of the first condition that does not have its final state."""
     status = body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     passed = (
@@ -84,20 +85,20 @@ def _phase_and_reason(body: Body) -> tuple[str, str]:
         (ConditionType.PREPARED, ConditionStatus.TRUE),
         (ConditionType.RUNNING, None),
     )
-    for type_, but in passed:
-        if type_ in conditions and conditions[type_]["status"] != but:
+    for type_, final in passed:
+        if type_ in conditions and conditions[type_]["status"] != final:
             return status.get("phase") or Phase.PENDING, conditions[type_]["reason"]
     return status.get("phase") or Phase.PENDING, ""
 
 
 def _add(families: Mapping[str, GaugeMetricFamily], body: Body, now: datetime) -> None:
-    """Add the series of one job. One whose status can not be read has none."""
+    """Add the series of one job. A job whose status cannot be read has no series."""
     metadata, stored = body["metadata"], body.get("status") or {}
     job = (metadata["namespace"], metadata["name"])
     read = {name: stored[name] for name in _READ if name in stored}
     try:
         status = parse_status({**read, "checkpoints": (stored.get("checkpoints") or ())[-1:]})
-    except InvalidJob:
+    except InvalidJobError:
         return
     families["sftjob_job_info"].add_metric((*job, status.phase or Phase.PENDING, status.method or ""), 1)
     for name, _, field in _OF_PROGRESS:

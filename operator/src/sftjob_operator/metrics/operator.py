@@ -1,4 +1,4 @@
-"""What the operator does: counted as it happens, or read at the moment of a scrape."""
+"""Metrics of the operator: counted as events occur, or read at a scrape."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -11,18 +11,18 @@ from sftjob_operator.metrics.requests import resource_and_verb
 
 _BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 NO_ANSWER: Final = "none"
-"""The code of a request that was not answered."""
+"""The code of a request without a response."""
 
 
-class Failure(StrEnum):
+class FailureCause(StrEnum):
     """Why work on a job has to be repeated."""
 
     UNAVAILABLE = "unavailable"
-    """The API server could not answer now."""
+    """The API server currently cannot answer."""
     REFUSED = "refused"
-    """The API server does not take the request."""
+    """The API server rejects the request."""
     FAULT = "fault"
-    """The operator's own."""
+    """An internal error of the operator."""
 
 
 class OperatorMetrics:
@@ -33,17 +33,17 @@ class OperatorMetrics:
         ProcessCollector(registry=self.registry)
         self._reconciles = Histogram(
             "sftjob_reconcile_duration_seconds",
-            "Time that one look at a job took, with its requests.",
+            "Duration of one reconciliation of a job, with its requests.",
             buckets=_BUCKETS_SECONDS,
             registry=self.registry,
         )
         self._failures = Counter(
             "sftjob_reconcile_errors",
-            "Looks at a job that have to be repeated.",
+            "Reconciliations of a job that have to be retried.",
             ["cause"],
             registry=self.registry,
         )
-        for cause in Failure:
+        for cause in FailureCause:
             self._failures.labels(cause)
         self._requests = Counter(
             "sftjob_api_requests",
@@ -53,19 +53,19 @@ class OperatorMetrics:
         )
 
     def read(self, name: str, documentation: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is `value` at the moment of a scrape."""
+        """Add a gauge that calls `value` at each scrape."""
         Gauge(name, documentation, registry=self.registry).set_function(value)
 
     def reconciled(self, seconds: float) -> None:
-        """A look at a job took so long, however it ended."""
+        """Observe the duration of one pass over a job, however it ended."""
         self._reconciles.observe(seconds)
 
-    def failed(self, cause: Failure) -> None:
-        """A look at a job has to be repeated."""
+    def failed(self, cause: FailureCause) -> None:
+        """Count a pass over a job that has to be repeated."""
         self._failures.labels(cause).inc()
 
     def trace(self) -> aiohttp.TraceConfig:
-        """What a client session to the API server needs so that its requests are counted."""
+        """Return the trace configuration with which a client session to the API server counts its requests."""
         config = aiohttp.TraceConfig()
         config.on_request_end.append(self._answered)
         config.on_request_exception.append(self._unanswered)

@@ -1,4 +1,4 @@
-"""Requests to an API server in the words of its access rules."""
+"""Classify requests to an API server in the terms of RBAC."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,9 +11,9 @@ _NAMED: Final = 2
 
 
 def resource_and_verb(method: str, url: URL) -> tuple[str, str]:
-    """What a request is about, such as `pods` or `sftjobs/status`, and what is done with it, such as `list`.
+    """Return the resource of a request, such as `pods` or `sftjobs/status`, and its verb, such as `list`.
 
-    What is about no resource, such as the discovery of those that there are, is `""` and `get`.
+    A request without a resource, such as API discovery, is `""` and `get`.
     """
     rest = _below_group(url.parts[1:])
     if rest[:1] == ("namespaces",) and len(rest) > _NAMED:
@@ -25,7 +25,7 @@ def resource_and_verb(method: str, url: URL) -> tuple[str, str]:
 
 
 def _below_group(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """What follows the API group and version: /api/v1/... or /apis/GROUP/VERSION/..."""
+    """Return the path after the API group and version: /api/v1/... or /apis/GROUP/VERSION/..."""
     if parts[:1] == ("api",):
         return parts[2:]
     return parts[3:] if parts[:1] == ("apis",) else ()

@@ -1,6 +1,6 @@
-"""What a run will need before it starts: pure arithmetic on its config, its model's shape and the prepared data.
+"""Predicted needs of a run before it starts: pure arithmetic on config, model shape and prepared data.
 
-Every formula names its source; docs/plan.md tells them together.
+Every formula names its source; docs/plan.md documents them together.
 """
 
 from sftjob_operator.plan.alternatives import Alternative, alternative

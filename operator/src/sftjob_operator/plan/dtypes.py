@@ -1,8 +1,8 @@
-"""Bytes of one element: of the weights, of what is trained, and of what a step computes with."""
+"""Bytes per element: of the weights, of trained parameters, and of the arithmetic in a step."""
 
 from typing import Final
 
-from sftjob_contract.config import ModelDtype, Precision, RunConfig
+from sftjob_contract.run.config import ModelDtype, Precision, RunConfig
 
 _FP32: Final = 4
 _HALF: Final = 2
@@ -10,7 +10,7 @@ _HALF: Final = 2
 
 
 def weight_bytes(config: RunConfig) -> int:
-    """Bytes of a weight that is not quantized. Dtype auto: fp32 if it is trained, else that of the steps."""
+    """Return the bytes of an unquantized weight. Dtype auto: fp32 if it is trained, else that of the steps."""
     dtype = config.model.dtype
     if dtype is ModelDtype.AUTO:
         return _FP32 if config.method.lora is None else _step_bytes(config)
@@ -18,13 +18,13 @@ def weight_bytes(config: RunConfig) -> int:
 
 
 def compute_bytes(config: RunConfig) -> int:
-    """Bytes of what a matrix product makes: 16 bits under autocast, else those of the weights."""
+    """Return the bytes of a matrix product's result: 16 bits under autocast, else those of the weights."""
     step = _step_bytes(config)
     return step if step == _HALF else weight_bytes(config)
 
 
 def _step_bytes(config: RunConfig) -> int:
-    """Bytes of an element in training.precision; auto is bf16 or fp16 on GPUs."""
+    """Return the bytes of an element in training.precision; auto is bf16 or fp16 on GPUs."""
     precision = config.training.precision
     if precision is Precision.AUTO:
         return _HALF if config.gpus else _FP32
@@ -32,5 +32,5 @@ def _step_bytes(config: RunConfig) -> int:
 
 
 def trained_bytes(config: RunConfig) -> int:
-    """Bytes of a weight that is trained. What LoRA trains is fp32, whatever the base is in."""
+    """Return the bytes of a trained weight. LoRA trains fp32, whatever the dtype of the base."""
     return weight_bytes(config) if config.method.lora is None else _FP32

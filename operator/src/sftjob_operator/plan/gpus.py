@@ -1,24 +1,17 @@
-"""How much memory one GPU has, as far as a spec tells."""
+"""Memory of one GPU, as far as the spec determines it."""
 
 import re
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Final
 
-GIB: Final = 1 << 30
+from sftjob_operator.plan.quantities import GIB, quantity
 
-_UNITS: Final = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
-}
 _MIG: Final = re.compile(r"\d+g\.(\d+)gb", re.IGNORECASE)
-"""A slice, as in the resource nvidia.com/mig-1g.10gb and in the label NVIDIA-A100-SXM4-40GB-MIG-1g.5gb."""
+"""A MIG slice, as in the resource nvidia.com/mig-1g.10gb and in the label NVIDIA-A100-SXM4-40GB-MIG-1g.5gb."""
 _IN_LABEL: Final = re.compile(r"(?<!\d)(\d{1,3})GB(?![A-Za-z0-9])", re.IGNORECASE)
 
 _PRODUCTS: Final = (
-    ("GH200-480GB", 96),  # its 480 GB are the CPU's
+    ("GH200-480GB", 96),  # its 480 GB are the CPU's memory
     ("GH200-144G", 144),
     ("GB300", 288),
     ("GB200", 192),
@@ -58,18 +51,18 @@ _PRODUCTS: Final = (
     ("MI210", 64),
     ("MI100", 32),
 )
-"""GB by what the label of a product contains as a whole word, from the vendors' data sheets. What a program sees is a
-few per cent less. Every one can run PyTorch's build for CUDA 13, or its build for ROCm."""
+"""GB by a whole word in the label of a product, from the vendors' data sheets. A program sees a few per cent less.
+Every one can run PyTorch's build for CUDA 13, or its build for ROCm."""
 _TOO_OLD: Final = re.compile(
     r"-(?:(?:tesla|nvidia)-(?:[kmp]\d+m?|v100s?)|quadro-(?:[kmp]\d+|g[pv]100)|titan-(?:v|xp?)|gtx-(?:10|[6-9])\d\d)-"
 )
-"""NVIDIA's products of a compute capability below 7.5, as words of a label: Volta, Pascal and older."""
+"""NVIDIA's products with a compute capability below 7.5, as words of a label: Volta, Pascal and older."""
 
 
 def known_gpu_memory_bytes(gpu_memory: str | None, resource_name: str, products: Iterable[str]) -> int | None:
-    """Memory of one GPU: as given, as the MIG resource says, or that of the smallest of `products`.
+    """Return the memory of one GPU: as configured, by the MIG resource, or the smallest of `products`.
 
-    None where nothing says it, or where a product is not known that the run may land on. `gpu_memory` is a Kubernetes
+    None if nothing determines it, or if the run may be scheduled onto an unknown product. `gpu_memory` is a Kubernetes
     quantity. Vendors' GB of GPU memory are 2**30 bytes: an 80 GB card has 81,920 MiB.
     """
     if gpu_memory is not None:
@@ -82,9 +75,9 @@ def known_gpu_memory_bytes(gpu_memory: str | None, resource_name: str, products:
 
 
 def product_gib(label: str) -> int | None:
-    """GiB of a product as the vendor's feature discovery labels it: NVIDIA-A100-SXM4-80GB, AMD_Instinct_MI300X_OAM.
+    """Return the GiB of a product by its feature discovery label: NVIDIA-A100-SXM4-80GB, AMD_Instinct_MI300X_OAM.
 
-    None where it is not known, and for products that the trainer's PyTorch has no code for.
+    None if it is unknown, and for products that the trainer's PyTorch has no code for.
     """
     if (slice_ := _MIG.search(label)) is not None:
         return int(slice_[1])
@@ -96,15 +89,3 @@ def product_gib(label: str) -> int | None:
             return size
     found = _IN_LABEL.search(label)
     return int(found[1]) if found else None
-
-
-def quantity(text: str) -> int:
-    """A Kubernetes quantity as a whole number, rounded down.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
-    if found is None:
-        raise ValueError(f"{text!r} is no Kubernetes quantity")
-    return int(Decimal(found[1]) * _UNITS[found[2] or ""])

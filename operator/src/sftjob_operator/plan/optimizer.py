@@ -1,11 +1,11 @@
-"""What optimizers keep between two steps, as the installed libraries do it."""
+"""State that optimizers keep between two steps, as in the installed libraries."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sftjob_contract.optimization import Optimizer
+from sftjob_contract.run.optimization import Optimizer
 from sftjob_operator.plan.tensors import TrainedTensors
 
 _FP32: Final = 4
@@ -18,7 +18,7 @@ _STATES: Final = {
     Optimizer.SCHEDULE_FREE_SGD: 1,
 }
 """States of the size of the weights: Adam keeps two moments, AdEMAMix three (Pagliardini et al. 2024), Lion one (Chen
-et al. 2023), RMSprop and Adagrad one; SGD as transformers sets it up has no momentum. GaLore, APOLLO and others that
+et al. 2023), RMSprop and Adagrad one; SGD as transformers configures it has no momentum. GaLore, APOLLO and others that
 keep less than Adam count as Adam."""
 _TORCH: Final = frozenset(
     {Optimizer.ADAMW_TORCH, Optimizer.ADAMW_TORCH_FUSED, Optimizer.ADAGRAD, Optimizer.RMSPROP, Optimizer.STABLE_ADAMW}
@@ -32,24 +32,24 @@ _BLOCK: Final = 256
 _SMALLEST_8BIT: Final = 4096
 """bitsandbytes keeps the states of smaller tensors in fp32 (`min_8bit_size`)."""
 _SMALLEST_PAGED: Final = 100_000
-"""bitsandbytes pages no smaller tensor (`get_state_buffer`)."""
+"""bitsandbytes does not page smaller tensors (`get_state_buffer`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerBytes:
-    """States that stay on the device, and those that may move to host memory when the device runs short."""
+    """States that stay on the device, and those that may move to host memory when device memory runs out."""
 
     device: int
     pageable: int
 
     @property
     def total(self) -> int:
-        """Both, which is what a checkpoint holds."""
+        """Sum of both, which a checkpoint contains."""
         return self.device + self.pageable
 
 
 def optimizer_bytes(optimizer: Optimizer, trained: Iterable[TrainedTensors], trained_bytes: int) -> OptimizerBytes:
-    """States of `optimizer` for tensors of `trained_bytes` an element."""
+    """Return the states of `optimizer` for tensors of `trained_bytes` per element."""
     device = pageable = 0
     for tensors in trained:
         size = tensors.count * _state_bytes(optimizer, tensors, trained_bytes)
@@ -61,7 +61,7 @@ def optimizer_bytes(optimizer: Optimizer, trained: Iterable[TrainedTensors], tra
 
 
 def _state_bytes(optimizer: Optimizer, tensors: TrainedTensors, trained_bytes: int) -> int:
-    """States of one tensor."""
+    """Return the states of one tensor."""
     elements = tensors.elements
     if optimizer is Optimizer.ADAFACTOR:
         return _FP32 * (tensors.rows + tensors.columns if tensors.columns > 1 else elements)  # Shazeer & Stern 2018

@@ -1,14 +1,14 @@
-"""The tensors that a method trains, by size: how many parameters they have, and what an optimizer keeps for them."""
+"""The tensors that a method trains, by size: their number of parameters, and their optimizer states."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sftjob_contract.method import Lora, LoraBias, Method, keeps_initial_adapter
-from sftjob_contract.model_shape import LinearShape, ModelShape
+from sftjob_contract.reports.model_shape import LinearShape, ModelShape
+from sftjob_contract.run.method import Lora, LoraBias, Method, keeps_initial_adapter
 
 ALL_LINEAR: Final = "all-linear"
-"""PEFT's word for every linear layer but the output head."""
+"""PEFT's name for all linear layers except the output head."""
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings"})
 _HEADS: Final = frozenset({"lm_head", "embed_out"})
 """Names of embedding and output head in targetModules and modulesToSave."""
@@ -16,7 +16,7 @@ _HEADS: Final = frozenset({"lm_head", "embed_out"})
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTensors:
-    """`count` tensors of `rows` x `columns`; vectors have one column. Some optimizers treat an embedding apart."""
+    """`count` tensors of `rows` x `columns`; vectors have one column. Some optimizers treat embeddings differently."""
 
     rows: int
     columns: int = 1
@@ -30,12 +30,12 @@ class TrainedTensors:
 
 
 def trainable_parameters(method: Method, shape: ModelShape) -> int:
-    """Parameters that `method` trains: all of them, or those of the adapter (Hu et al. 2021, section 4.1)."""
+    """Count the parameters that `method` trains: all of them, or the adapter's (Hu et al. 2021, section 4.1)."""
     return sum(tensors.elements * tensors.count for tensors in trained_tensors(method, shape))
 
 
 def trained_tensors(method: Method, shape: ModelShape) -> tuple[TrainedTensors, ...]:
-    """Everything that `method` trains."""
+    """Return all tensors that `method` trains."""
     if method.lora is not None:
         return tuple(_adapter(method.lora, shape))
     if shape.unfrozen is None:
@@ -47,7 +47,7 @@ def trained_tensors(method: Method, shape: ModelShape) -> tuple[TrainedTensors, 
 
 
 def trained_linear_parameters(method: Method, shape: ModelShape) -> int:
-    """Those of `linear_parameters` that `method` trains themselves."""
+    """Return those of `linear_parameters` that `method` trains themselves."""
     if method.lora is not None:
         return 0
     if shape.unfrozen is None:
@@ -67,19 +67,19 @@ def trains_head(method: Method, shape: ModelShape) -> bool:
 
 
 def initial_adapter_parameters(method: Method, shape: ModelShape) -> int:
-    """A and B as they were before the first step, where a checkpoint keeps them."""
+    """Return A and B as of before the first step, if a checkpoint stores them."""
     if method.lora is None or not keeps_initial_adapter(method.lora):
         return 0
     return sum(tensors.elements * tensors.count for tensors in _matrices(method.lora, shape))
 
 
 def linear_parameters(shape: ModelShape) -> int:
-    """Weights of the linear layers inside the decoder layers, without their biases."""
+    """Return the weights of the linear layers inside the decoder layers, without their biases."""
     return sum(kind.in_features * kind.out_features * kind.count for kind in shape.linear_layers)
 
 
 def adapted_layers(lora: Lora, shape: ModelShape) -> tuple[LinearShape, ...]:
-    """The linear layers that get an adapter. As in PEFT, names that match nothing are passed over."""
+    """Return the linear layers with an adapter. As in PEFT, names that match nothing are ignored."""
     if ALL_LINEAR in lora.target_modules:
         return shape.linear_layers
     counts = ((kind, _matches(kind, lora.target_modules)) for kind in shape.linear_layers)
@@ -104,7 +104,7 @@ def _all(shape: ModelShape) -> Iterator[TrainedTensors]:
 
 
 def _adapter(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
-    """The matrices of LoRA, biases, and copies of whole modules."""
+    """Return the matrices of LoRA, biases, and copies of whole modules."""
     yield from _matrices(lora, shape)
     if lora.bias is not LoraBias.NONE:
         yield TrainedTensors(rows=shape.bias_parameters)
@@ -126,7 +126,7 @@ def _matrices(lora: Lora, shape: ModelShape) -> Iterator[TrainedTensors]:
 
 
 def _of_new_tokens(lora: Lora, shape: ModelShape) -> Iterator[str]:
-    """What the trainer adds to modulesToSave for new tokens: embedding and head, or one where they stay tied."""
+    """Return what the trainer adds to modulesToSave for added tokens: embedding and head, or one if they stay tied."""
     if not shape.new_token_matrices:
         return
     given = [frozenset({name.rpartition(".")[2]}) for name in lora.modules_to_save]

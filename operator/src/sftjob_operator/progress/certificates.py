@@ -1,8 +1,8 @@
-"""The endpoint's certificate and the CA of our own that signs it, as the contents of files by name.
+"""The endpoint's certificate and the operator's CA that signs it, as file contents by name.
 
-`ca.crt` is what jobs are told to trust when they begin, and they keep it to their end. So a CA is never swapped: long
-before its time is up the next one is made and told beside it, and only when jobs that know nothing of the next one
-have had time to end does it sign.
+Jobs read `ca.crt` when they start, and trust it until they end. So a CA is never replaced at once: long before it
+expires the next CA is created and distributed beside it. The next CA signs only after jobs that do not know it have had
+time to end.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_FILE: Final = "ca.crt"
-"""One CA, or two: the one that signs, then the next one."""
+"""One CA, or two: the current signer first, then the next one."""
 CA_KEY_FILE: Final = "ca.key"
 NEXT_CA_KEY_FILE: Final = "next-ca.key"
 CERTIFICATE_FILE: Final = "tls.crt"
@@ -26,12 +26,13 @@ FILES: Final = (CA_FILE, CA_KEY_FILE, NEXT_CA_KEY_FILE, CERTIFICATE_FILE, KEY_FI
 
 CA_VALID_FOR: Final = timedelta(days=3650)
 NEXT_CA_BEFORE: Final = timedelta(days=365)
-"""A CA with less than this left gets its successor."""
-NEXT_CA_TOLD_FOR: Final = timedelta(days=180)
-"""How long a successor is told before it signs. A job that runs for longer can not report any more; it trains on."""
+"""Remaining validity at which a CA gets its successor."""
+NEXT_CA_DISTRIBUTED_FOR: Final = timedelta(days=180)
+"""How long a successor is distributed before it signs. A job that runs longer can no longer report; its training
+continues."""
 VALID_FOR: Final = timedelta(days=365)
 RENEW_BEFORE: Final = timedelta(days=120)
-"""A certificate with less than this left is made anew."""
+"""Remaining validity at which a certificate is renewed."""
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
 Files = Mapping[str, bytes]
@@ -44,26 +45,26 @@ class _Authority:
 
 
 def renewed(files: Files, hosts: tuple[str, ...], now: datetime) -> dict[str, bytes]:
-    """`files` as they should be now: new ones if there are none, and else what is out of date made anew.
+    """Return the current `files`: new ones if there are none, else with expired parts renewed.
 
-    Files without ca.key are somebody else's certificate and stay as they are. `hosts` are DNS names or IP addresses.
+    Files without ca.key are an external certificate and stay unchanged. `hosts` are DNS names or IP addresses.
 
     Raises:
-        ValueError: the files can not be read as what their names say, or do not belong together.
+        ValueError: the files do not contain what their names say, or do not match.
     """
     if files and CA_KEY_FILE not in files:
         return dict(files)
     authorities = _read_authorities(files) if files else [_new_authority(now)]
     signing = authorities[0]
-    if len(authorities) == 1 and _left(signing.certificate, now) < NEXT_CA_BEFORE:
+    if len(authorities) == 1 and _remaining(signing.certificate, now) < NEXT_CA_BEFORE:
         authorities.append(_new_authority(now))
-    if len(authorities) == 2 and _successor_signs(authorities, now):
+    if len(authorities) == 2 and _next_ca_signs(authorities, now):
         signing = authorities.pop()
         authorities = [signing]
     result = {CA_FILE: b"".join(_pem(each.certificate) for each in authorities), CA_KEY_FILE: _key_pem(signing.key)}
     if len(authorities) == 2:
         result[NEXT_CA_KEY_FILE] = _key_pem(authorities[1].key)
-    if _still_good(files, signing, hosts, now):
+    if _is_current(files, signing, hosts, now):
         return {**result, CERTIFICATE_FILE: files[CERTIFICATE_FILE], KEY_FILE: files[KEY_FILE]}
     return result | _new_certificate(signing, hosts, now)
 
@@ -72,23 +73,23 @@ def _read_authorities(files: Files) -> list[_Authority]:
     certificates = x509.load_pem_x509_certificates(files.get(CA_FILE, b""))
     keys = [files[name] for name in (CA_KEY_FILE, NEXT_CA_KEY_FILE) if name in files]
     if len(certificates) != len(keys):
-        raise ValueError(f"{CA_FILE} holds {len(certificates)} certificates for {len(keys)} keys")
+        raise ValueError(f"{CA_FILE} has {len(certificates)} certificates for {len(keys)} keys")
     authorities = []
     for certificate, pem in zip(certificates, keys, strict=True):
         key = serialization.load_pem_private_key(pem, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise ValueError(f"{CA_FILE} and {CA_KEY_FILE} do not belong together")
+            raise ValueError(f"{CA_FILE} and {CA_KEY_FILE} do not match")
         authorities.append(_Authority(certificate=certificate, key=key))
     return authorities
 
 
-def _successor_signs(authorities: list[_Authority], now: datetime) -> bool:
-    signing, successor = authorities
-    told_for = now - successor.certificate.not_valid_before_utc - _CLOCK_SKEW
-    return told_for >= NEXT_CA_TOLD_FOR or _left(signing.certificate, now) <= RENEW_BEFORE
+def _next_ca_signs(authorities: list[_Authority], now: datetime) -> bool:
+    signing, next_ca = authorities
+    distributed_for = now - next_ca.certificate.not_valid_before_utc - _CLOCK_SKEW
+    return distributed_for >= NEXT_CA_DISTRIBUTED_FOR or _remaining(signing.certificate, now) <= RENEW_BEFORE
 
 
-def _still_good(files: Files, signing: _Authority, hosts: tuple[str, ...], now: datetime) -> bool:
+def _is_current(files: Files, signing: _Authority, hosts: tuple[str, ...], now: datetime) -> bool:
     if CERTIFICATE_FILE not in files or KEY_FILE not in files:
         return False
     certificate = x509.load_pem_x509_certificate(files[CERTIFICATE_FILE])
@@ -96,7 +97,7 @@ def _still_good(files: Files, signing: _Authority, hosts: tuple[str, ...], now: 
     issuer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     fits = issuer == key and set(_names(hosts)) <= set(names)
-    return fits and _left(certificate, now) > RENEW_BEFORE
+    return fits and _remaining(certificate, now) > RENEW_BEFORE
 
 
 def _new_authority(now: datetime) -> _Authority:
@@ -170,7 +171,7 @@ def _name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _left(certificate: x509.Certificate, now: datetime) -> timedelta:
+def _remaining(certificate: x509.Certificate, now: datetime) -> timedelta:
     return certificate.not_valid_after_utc - now
 
 

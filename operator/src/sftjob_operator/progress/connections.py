@@ -1,7 +1,7 @@
-"""Whose connections the endpoint keeps: those of Pods that train have places of their own, others share a few.
+"""Connection limits of the endpoint: Pods that train have reserved slots, all others share a few.
 
-Nobody is known before a token was reviewed, so a new connection counts for its address. A place among the strangers is
-taken from the one that has had it for the longest time: whoever reports needs it for milliseconds.
+No sender is known before its token was reviewed, so a new connection counts against its address. A new connection of an
+unknown sender replaces the oldest one: a sender that reports needs it only for milliseconds.
 """
 
 import asyncio
@@ -16,58 +16,58 @@ from aiohttp.typedefs import Handler
 
 from sftjob_operator.progress.limits import RateLimit
 
-MOST_STRANGERS: Final = 256
-"""Connections whose sender is not known yet, or is no Pod that trains, of all addresses together."""
-MOST_STRANGERS_OF_ONE_ADDRESS: Final = 32
+MOST_UNKNOWN: Final = 256
+"""Connections of all addresses whose sender is unknown, or is not a Pod that trains."""
+MOST_UNKNOWN_OF_ONE_ADDRESS: Final = 32
 MOST_KNOWN: Final = 2048
 """Connections of Pods that train."""
 MOST_OF_ONE_POD: Final = 2
-"""A trainer keeps one open; a second takes its place after a break that only one side has noticed."""
+"""A trainer keeps one open; a second replaces it after a break that only one side has noticed."""
 CONNECTIONS_AT_ONCE: Final = 100
 CONNECTIONS_PER_SECOND: Final = 10.0
-"""New connections of one address. A TLS handshake costs milliseconds of CPU, whoever asks for it."""
+"""New connections of one address. A TLS handshake costs milliseconds of CPU, for any sender."""
 SILENT_SECONDS: Final = 10.0
-"""Longest time for a TLS handshake, and then for the headers of the only request of a stranger."""
+"""Maximum time for a TLS handshake, and then for the headers of the only request of an unknown sender."""
 KEEP_ALIVE_SECONDS: Final = 60.0
-"""Longest time between two requests of a Pod that trains, which reports every 2 to 10 seconds."""
+"""Maximum time between two requests of a Pod that trains, which reports every 2 to 10 seconds."""
 _UNREAD_SECONDS: Final = 1.0
-"""How long the rest of a request that was refused is read, so that its sender gets to see the answer."""
+"""How long the rest of a rejected request is read, so that its sender receives the response."""
 _REMEMBERED: Final = 4096
 
 
-class Places:
-    """Who may hold connections. Connections are numbers; `hang_up` ends one of them."""
+class ConnectionSlots:
+    """Accounting of connections. Connections are numbers; `abort` closes one of them."""
 
-    def __init__(self, hang_up: Callable[[int], None], refused: Callable[[], None], rate: RateLimit) -> None:
-        """`refused` is called for every connection that is turned away or ended to make place for another."""
-        self._hang_up = hang_up
-        self._refused = refused
+    def __init__(self, abort: Callable[[int], None], rejected: Callable[[], None], rate: RateLimit) -> None:
+        """`rejected` is called for every connection that is rejected, or closed to make room for another."""
+        self._abort = abort
+        self._rejected = rejected
         self._rate = rate
-        self._strangers: dict[int, str] = {}  # in the order in which they came
+        self._unknown: dict[int, str] = {}  # in order of arrival
         self._by_address: Counter[str] = Counter()
         self._known: dict[int, Hashable] = {}
         self._by_pod: dict[Hashable, deque[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._strangers) + len(self._known)
+        return len(self._unknown) + len(self._known)
 
-    def enter(self, number: int, address: str) -> bool:
-        """Take in a new connection, unless its address has too many, or opens them too often."""
-        if self._by_address[address] >= MOST_STRANGERS_OF_ONE_ADDRESS or not self._rate.allows(address):
-            self._refused()
+    def accept(self, number: int, address: str) -> bool:
+        """Accept a new connection, unless its address has too many, or opens them too often."""
+        if self._by_address[address] >= MOST_UNKNOWN_OF_ONE_ADDRESS or not self._rate.allows(address):
+            self._rejected()
             return False
         self._rate.take(address)
-        if len(self._strangers) >= MOST_STRANGERS:
-            self._end(next(iter(self._strangers)))
-        self._strangers[number] = address
+        if len(self._unknown) >= MOST_UNKNOWN:
+            self._end(next(iter(self._unknown)))
+        self._unknown[number] = address
         self._by_address[address] += 1
         return True
 
     def trust(self, number: int, pod: Hashable) -> None:
-        """The connection is one of a Pod that trains: it no longer counts for its address."""
-        if self._known.get(number) == pod or (number not in self._strangers and number not in self._known):
+        """Mark the connection as one of a Pod that trains: it no longer counts against its address."""
+        if self._known.get(number) == pod or (number not in self._unknown and number not in self._known):
             return
-        self.leave(number)
+        self.release(number)
         mine = self._by_pod.setdefault(pod, deque())
         if len(mine) >= MOST_OF_ONE_POD:
             self._end(mine[0])
@@ -76,9 +76,9 @@ class Places:
         self._known[number] = pod
         self._by_pod.setdefault(pod, mine).append(number)
 
-    def leave(self, number: int) -> None:
-        """A connection has ended."""
-        if (address := self._strangers.pop(number, None)) is not None:
+    def release(self, number: int) -> None:
+        """Remove a closed connection."""
+        if (address := self._unknown.pop(number, None)) is not None:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
@@ -88,24 +88,24 @@ class Places:
                 del self._by_pod[pod]
 
     def _end(self, number: int) -> None:
-        self.leave(number)
-        self._refused()
-        self._hang_up(number)
+        self.release(number)
+        self._rejected()
+        self._abort(number)
 
 
 class Listener(socket.socket):
-    """A listening socket that counts connections from the moment when they are accepted, before any TLS."""
+    """A listening socket that counts connections from their acceptance, before any TLS."""
 
-    places: Places
+    slots: ConnectionSlots
 
     @classmethod
-    def of(cls, listening: socket.socket, refused: Callable[[], None], rate: RateLimit) -> "Listener":
-        """Take over a socket that listens already, and close it when this one is closed."""
+    def of(cls, listening: socket.socket, rejected: Callable[[], None], rate: RateLimit) -> "Listener":
+        """Take over a listening socket, and close it when this one is closed."""
         listener = cls(listening.family, listening.type, listening.proto, fileno=os.dup(listening.fileno()))
         accepted: dict[int, _Accepted] = {}
         listener._accepted = accepted
         listener._listening = listening
-        listener.places = Places(lambda number: accepted[number].hang_up(), refused, rate)
+        listener.slots = ConnectionSlots(lambda number: accepted[number].abort(), rejected, rate)
         return listener
 
     def close(self) -> None:
@@ -117,22 +117,22 @@ class Listener(socket.socket):
         """See socket.
 
         Raises:
-            ConnectionAbortedError: the connection was one too many, and is closed. asyncio goes on to the next.
+            ConnectionAbortedError: the connection exceeded a limit and is closed. asyncio continues with the next.
         """
         descriptor, address = self._accept()  # type: ignore[attr-defined]
         connection = _Accepted(self.family, self.type, self.proto, fileno=descriptor)
         connection.settimeout(self.gettimeout())
         number = connection.fileno()
-        if not self.places.enter(number, str(address[0])):
+        if not self.slots.accept(number, str(address[0])):
             connection.close()
             raise ConnectionAbortedError
         self._accepted[number] = connection
-        connection.ended = lambda: self._left(number)
+        connection.ended = lambda: self._released(number)
         return connection, address
 
-    def _left(self, number: int) -> None:
+    def _released(self, number: int) -> None:
         self._accepted.pop(number, None)
-        self.places.leave(number)
+        self.slots.release(number)
 
     _accepted: dict[int, "_Accepted"]
     _listening: socket.socket
@@ -150,8 +150,8 @@ class _Accepted(socket.socket):
             ended()
         super().close()
 
-    def hang_up(self) -> None:
-        """Let the event loop notice that the connection is over, and close it."""
+    def abort(self) -> None:
+        """Close the connection in a way that the event loop notices."""
         try:
             self.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -159,10 +159,11 @@ class _Accepted(socket.socket):
 
 
 class Connection(web.RequestHandler):
-    """One connection. Bodies are taken as they are sent: nothing is unpacked, so none is larger than it looks.
+    """One connection. Bodies are read as sent: nothing is decompressed, so none is larger than it appears.
 
-    The connection of a stranger ends with the answer to its first request, that of a Pod that trains when it is silent.
-    aiohttp reads its keep-alive time once, as a connection begins, so the shorter time of strangers is kept here.
+    The connection of an unknown sender ends with the response to its first request, that of a Pod that trains after a
+    silence. aiohttp reads its keep-alive time once, when a connection begins, so this class enforces the shorter time
+    of unknown senders.
     """
 
     def __init__(self, server: web.Server) -> None:
@@ -187,7 +188,7 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def headers_arrived(self) -> None:
-        """From here on, the endpoint limits the time that a request may take."""
+        """From here on, the endpoint limits the duration of a request."""
         if self._first_request is not None:
             self._first_request.cancel()
 
@@ -197,17 +198,17 @@ class Connection(web.RequestHandler):
 
 
 @web.middleware
-async def one_request_of_strangers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let the answer be the last one on its connection, unless a Pod that trains has sent the request."""
+async def close_unknown_senders(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Close the connection after the response, unless a Pod that trains sent the request."""
     connection = request.protocol
     if not isinstance(connection, Connection):
         return await handler(request)
     connection.headers_arrived()
     try:
         answer = await handler(request)
-    except web.HTTPException as refusal:
+    except web.HTTPException as error:
         if not connection.is_trusted:
-            refusal.force_close()
+            error.force_close()
         raise
     if not connection.is_trusted:
         answer.force_close()
@@ -215,7 +216,7 @@ async def one_request_of_strangers(request: web.Request, handler: Handler) -> we
 
 
 def connection_rate(monotonic: Callable[[], float]) -> RateLimit:
-    """New connections by address."""
+    """Rate limit of new connections by address."""
     return RateLimit(
         burst=CONNECTIONS_AT_ONCE, per_second=CONNECTIONS_PER_SECOND, most=_REMEMBERED, monotonic=monotonic
     )

@@ -1,6 +1,6 @@
-"""Whose Pod a bearer token belongs to: asked of the API server by TokenReview, remembered for a while.
+"""The Pod that a bearer token belongs to: from a TokenReview of the API server, cached for a while.
 
-What a token itself claims is looked at first, so that the API server is asked only about tokens that could be good.
+The token's own claims are checked first, so that the API server reviews only tokens that may be valid.
 """
 
 import asyncio
@@ -18,19 +18,20 @@ from typing import Any, Final
 from sftjob_contract.names import TOKEN_AUDIENCE
 
 CACHE_SIZE: Final = 4096
-"""Most tokens remembered; the one that was not used for the longest time goes first."""
+"""Maximum cached tokens; the least recently used one is dropped first."""
 CACHE_SECONDS: Final = 300
-"""Longest time that an answer is believed; shorter for a token that expires before."""
+"""Maximum time that a result is cached; shorter for a token that expires earlier."""
 REFUSED_CACHE_SIZE: Final = 1024
-"""Most bad tokens remembered. They have a memory of their own, so that none of them takes the place of a good one."""
+"""Maximum cached invalid tokens. They have a separate cache, so that they never displace a valid one."""
 REFUSED_CACHE_SECONDS: Final = 10
-"""How long a bad token is known to be bad without asking again."""
+"""How long an invalid token is rejected without a new review."""
 EXPIRY_MARGIN_SECONDS: Final = 30
 EXPIRED_FOR_SECONDS: Final = 3600
-"""How long a token must have expired for nobody to be asked: the API server's clock may differ from this one."""
+"""How long a token must have expired to be rejected without a review: the API server's clock may differ from this
+one."""
 LONGEST_TOKEN: Final = 8 * 1024
 _REVIEWS_AT_ONCE: Final = 8
-"""So that a flood of made-up tokens can not flood the API server."""
+"""Keeps a flood of made-up tokens from reaching the API server."""
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 _POD_UID: Final = "authentication.kubernetes.io/pod-uid"
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
@@ -58,38 +59,42 @@ class _Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """What a token claims, unverified: its expiry (Unix time), whether it is for this endpoint, and its Pod."""
+    """Unverified claims of a token: its expiry (Unix time), whether it is for this endpoint, and its Pod."""
 
     expires: float
-    for_us: bool
+    for_this_endpoint: bool
     pod: PodIdentity | None
 
 
 class TokenReviewer:
-    """Answers which Pod a token stands for. Only digests of tokens are kept."""
+    """Cache of tokens and their Pods. It stores only digests of tokens."""
 
     def __init__(self, review: Review, now: Callable[[], datetime]) -> None:
         self._review = review
         self._now = now
-        self._good: OrderedDict[bytes, _Answer] = OrderedDict()
-        self._bad: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._valid: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._invalid: OrderedDict[bytes, _Answer] = OrderedDict()
         self._slots = asyncio.Semaphore(_REVIEWS_AT_ONCE)
 
-    def could_be_good(self, token: str) -> Claims | None:
-        """What `token` claims, if it is a token for this endpoint by its shape, audience and expiry."""
+    def plausible_claims(self, token: str) -> Claims | None:
+        """Return the claims of `token`, if its form, audience and expiry are those of a token for this endpoint."""
         claims = token_claims(token)
-        if claims is None or not claims.for_us or claims.expires + EXPIRED_FOR_SECONDS < self._now().timestamp():
+        if (
+            claims is None
+            or not claims.for_this_endpoint
+            or claims.expires + EXPIRED_FOR_SECONDS < self._now().timestamp()
+        ):
             return None
         return claims
 
     def is_known(self, token: str) -> bool:
-        """Whether `pod_of` answers from memory."""
+        """Whether `pod_of` answers from the cache."""
         return self._known(_digest(token)) is not None
 
     async def pod_of(self, token: str) -> PodIdentity | None:
-        """The Pod that `token` is bound to, or None for a token that is not good for this endpoint.
+        """Return the Pod that `token` is bound to, or None for a token that is not valid for this endpoint.
 
-        Whatever `review` raises when it cannot tell comes through.
+        Errors that `review` raises when it has no result are not caught.
         """
         digest = _digest(token)
         if (known := self._known(digest)) is not None:
@@ -98,20 +103,20 @@ class TokenReviewer:
             if (known := self._known(digest)) is not None:
                 return known.pod
             pod = pod_identity(await self._review(token, TOKEN_AUDIENCE))
-        answers, most = (self._bad, REFUSED_CACHE_SIZE) if pod is None else (self._good, CACHE_SIZE)
-        answers[digest] = _Answer(pod=pod, until=self._believed_until(token, pod))
+        answers, most = (self._invalid, REFUSED_CACHE_SIZE) if pod is None else (self._valid, CACHE_SIZE)
+        answers[digest] = _Answer(pod=pod, until=self._cached_until(token, pod))
         while len(answers) > most:
             answers.popitem(last=False)
         return pod
 
     def _known(self, digest: bytes) -> _Answer | None:
-        for answers in (self._good, self._bad):
+        for answers in (self._valid, self._invalid):
             if (answer := answers.get(digest)) is not None and answer.until > self._now().timestamp():
                 answers.move_to_end(digest)
                 return answer
         return None
 
-    def _believed_until(self, token: str, pod: PodIdentity | None) -> float:
+    def _cached_until(self, token: str, pod: PodIdentity | None) -> float:
         now = self._now().timestamp()
         if pod is None:
             return now + REFUSED_CACHE_SECONDS
@@ -121,7 +126,7 @@ class TokenReviewer:
 
 
 def pod_identity(review: Mapping[str, Any]) -> PodIdentity | None:
-    """The Pod in the `status` of a TokenReview; None unless the token is authentic, ours by audience, and a Pod's."""
+    """Return the Pod in a TokenReview's `status`; None unless it is an authentic token of a Pod for this audience."""
     user = review.get("user") or {}
     extra = user.get("extra") or {}
     names, uids = list(extra.get(_POD_NAME) or ()), list(extra.get(_POD_UID) or ())
@@ -134,7 +139,7 @@ def pod_identity(review: Mapping[str, Any]) -> PodIdentity | None:
 
 
 def token_claims(token: str) -> Claims | None:
-    """What a JSON web token claims, unverified; None if it is none with an expiry.
+    """Return the unverified claims of a JSON web token; None if it is not one with an expiry.
 
     https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#bound-service-account-tokens
     """
@@ -149,7 +154,9 @@ def token_claims(token: str) -> Claims | None:
     if not math.isfinite(expires):
         return None
     audiences = audience if isinstance(audience, list) else [audience]
-    return Claims(expires=expires, for_us=TOKEN_AUDIENCE in audiences, pod=_claimed_pod(claims.get(_KUBERNETES_CLAIMS)))
+    return Claims(
+        expires=expires, for_this_endpoint=TOKEN_AUDIENCE in audiences, pod=_claimed_pod(claims.get(_KUBERNETES_CLAIMS))
+    )
 
 
 def _claimed_pod(claims: Any) -> PodIdentity | None:

@@ -1,8 +1,8 @@
-"""Kubeflow's trainer status, as an unmodified transformers Trainer sends it, read as a report of ours.
+"""Kubeflow's trainer status from an unmodified transformers Trainer, converted to a progress report.
 
-Two of its fields are not believed. estimatedRemainingSeconds divides the time of this process by all steps of the run,
-also those that an earlier process had done; here it follows from the time between reports. progressPercentage is 100
-at the end of training however early that was; here the epoch tells, which the last report has.
+Two of its fields are ignored. estimatedRemainingSeconds divides the time of this process by all steps of the run,
+including those of earlier processes; here it is computed from the time between reports. progressPercentage is 100 at
+the end of training even if training stopped early; here the epoch of the last report decides.
 
 https://github.com/huggingface/transformers/pull/44487 (transformers.integrations.KubeflowCallback)
 """
@@ -15,19 +15,19 @@ from typing import Final
 
 from sftjob_contract.codec import from_untrusted_json
 from sftjob_contract.names import PROGRESS_BODY_LIMIT_BYTES
-from sftjob_contract.progress import HISTORY_POINTS, PROGRESS_VERSION, Activity, HistoryPoint, Progress
+from sftjob_contract.reports.progress import HISTORY_POINTS, PROGRESS_VERSION, Activity, HistoryPoint, Progress
 from sftjob_contract.times import parse_time
 
 NEWEST_SHARE: Final = 0.3
 """Weight of the newest step time in the exponential mean: about the last ten reports count, so that an evaluation or a
-checkpoint between two of them is forgotten again."""
+checkpoint between two of them soon has no effect."""
 _ROUNDED_EPOCH: Final = 0.005
-"""By how much an epoch may be wrong: it is sent with two digits."""
+"""Maximum error of an epoch: it is sent with two digits."""
 _ENDED_PERCENT: Final = 100
-"""Sent at the end of training only: before it, at most 99."""
+"""Sent only at the end of training: before it, at most 99."""
 _LARGEST: Final = 2**53
 _LONGEST_NUMBER: Final = 64
-"""Characters of a metric's value that are read."""
+"""Maximum characters of a metric's value that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ class _Body:
 
 
 def kubeflow_progress(body: bytes, attempt: int, known: Progress | None) -> Progress:
-    """The state of `attempt` after a POST with `body`; `known` is the newest one of the job, if there is one.
+    """Return the state of `attempt` after a POST with `body`; `known` is the newest one of the job, if any.
 
-    The first POST of a process tells how many steps there will be and none that it begins with, the last one neither.
+    The first POST of a process has the total number of steps but not its first step; the last POST has neither.
 
     Raises:
-        ValueError: not such a body, or the number of steps was never told; the text says what is wrong.
+        ValueError: not such a body, or the number of steps was never sent; the text explains what is wrong.
     """
     status = from_untrusted_json(_Body, body, longest=PROGRESS_BODY_LIMIT_BYTES).trainer_status
     measured = _measured(status.metrics)
@@ -62,7 +62,7 @@ def kubeflow_progress(body: bytes, attempt: int, known: Progress | None) -> Prog
     before = known if known is not None and known.attempt == attempt else None
     max_steps = _whole(measured, "total_steps", None if before is None else before.max_steps)
     if max_steps is None:
-        raise ValueError("trainerStatus.metrics lacks total_steps, and no report before this one told it")
+        raise ValueError("trainerStatus.metrics lacks total_steps, and no earlier report had it")
     ended = status.progress_percentage == _ENDED_PERCENT
     step = _whole(measured, "current_step", _last_step(before, measured, max_steps) if ended else None)
     step_seconds = _step_seconds(before, step, time)
@@ -94,7 +94,7 @@ def _activity(step: int | None, *, ended: bool) -> Activity:
 
 
 def _measured(metrics: tuple[_Metric, ...]) -> Mapping[str, float]:
-    """Metrics that are finite numbers, which is what a status can hold."""
+    """Keep metrics that are finite numbers, which a status can hold."""
     numbers: dict[str, float] = {}
     for metric in metrics:
         try:
@@ -122,10 +122,10 @@ def _moment(text: str) -> datetime:
 
 
 def _last_step(before: Progress | None, measured: Mapping[str, float], max_steps: int) -> int | None:
-    """The step at which training ended: the last POST has none, and those before it are seconds apart.
+    """Return the step at which training ended: the last POST has none, and those before it are seconds apart.
 
-    The epoch that it does have tells a full run from an early stop. Without one, the newest step that was reported
-    counts; with neither, the end is taken to be that of the run.
+    Its epoch distinguishes a full run from an early stop. Without one, the newest reported step counts; without both,
+    the end of the run.
     """
     if before is None or not before.step:
         return max_steps
@@ -138,7 +138,7 @@ def _last_step(before: Progress | None, measured: Mapping[str, float], max_steps
 
 
 def _step_seconds(before: Progress | None, step: int | None, time: datetime) -> float | None:
-    """Exponential mean of the seconds that a step takes, from two reports that both tell their step."""
+    """Exponential mean of the seconds per step, from two reports that both have their step."""
     if before is None or step is None:
         return None
     known, steps = before.step_seconds, step - before.step
@@ -152,7 +152,7 @@ def _step_seconds(before: Progress | None, step: int | None, time: datetime) -> 
 def _history(
     before: Progress | None, step: int | None, loss: float | None, eval_loss: float | None
 ) -> tuple[HistoryPoint, ...]:
-    """The curve with a point for what is new in a report; a full one loses the point whose neighbours are closest."""
+    """Add a point for what is new in a report; a full curve drops the point whose neighbours are closest."""
     points = () if before is None else before.history
     new_loss = loss if before is None or loss != before.loss else None
     new_eval_loss = eval_loss if before is None or eval_loss != before.eval_loss else None

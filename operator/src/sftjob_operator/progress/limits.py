@@ -1,19 +1,19 @@
-"""How often each of many may do something."""
+"""Rate limits by sender."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
+class _Remaining:
     requests: float
-    at: float
+    updated: float
 
 
 class RateLimit:
-    """Allows each of many `burst` requests at once, and then as many as come back `per_second`.
+    """Allow each sender `burst` requests at once, then `per_second` more.
 
-    The `most` of them that asked last are remembered.
+    Only the `most` senders with the latest requests are remembered.
     """
 
     def __init__(self, *, burst: int, per_second: float, most: int, monotonic: Callable[[], float]) -> None:
@@ -21,22 +21,22 @@ class RateLimit:
         self._per_second = per_second
         self._most = most
         self._monotonic = monotonic
-        self._left: dict[Hashable, _Left] = {}
+        self._remaining: dict[Hashable, _Remaining] = {}
 
-    def allows(self, who: Hashable) -> bool:
-        """Whether `who` has one left."""
-        return self._requests(who) >= 1
+    def allows(self, sender: Hashable) -> bool:
+        """Whether `sender` has a request left."""
+        return self._requests(sender) >= 1
 
-    def take(self, who: Hashable) -> None:
-        """`who` has used one."""
-        requests = max(0.0, self._requests(who) - 1)
-        self._left.pop(who, None)
-        while len(self._left) >= self._most:
-            del self._left[next(iter(self._left))]
-        self._left[who] = _Left(requests=requests, at=self._monotonic())
+    def take(self, sender: Hashable) -> None:
+        """Count a request of `sender`."""
+        requests = max(0.0, self._requests(sender) - 1)
+        self._remaining.pop(sender, None)
+        while len(self._remaining) >= self._most:
+            del self._remaining[next(iter(self._remaining))]
+        self._remaining[sender] = _Remaining(requests=requests, updated=self._monotonic())
 
-    def _requests(self, who: Hashable) -> float:
-        left = self._left.get(who)
-        if left is None:
+    def _requests(self, sender: Hashable) -> float:
+        remaining = self._remaining.get(sender)
+        if remaining is None:
             return self._burst
-        return min(self._burst, left.requests + (self._monotonic() - left.at) * self._per_second)
+        return min(self._burst, remaining.requests + (self._monotonic() - remaining.updated) * self._per_second)

@@ -1,4 +1,4 @@
-"""Where the endpoint's certificate is kept, a directory or a Secret, and how it is served."""
+"""Storage of the endpoint's certificate, in a directory or a Secret, and its TLS context."""
 
 import base64
 import binascii
@@ -13,26 +13,26 @@ from typing import Any, Final, Protocol
 from sftjob_operator.progress.certificates import CA_FILE, CERTIFICATE_FILE, FILES, KEY_FILE, Files, renewed
 
 RENEWAL_CHECK_SECONDS: Final = 3600.0
-"""How often it is seen whether the certificate was, or has to be, renewed."""
+"""Interval of checks whether the certificate was, or has to be, renewed."""
 
 
 class TlsError(Exception):
-    """The certificate can not be read or kept; the text says why and what to do."""
+    """The certificate cannot be read or stored; the text explains why and what to do."""
 
 
 class Secrets(Protocol):
-    """The two calls for a Secret. What they raise is not caught here."""
+    """API calls for the Secret. Their errors are not caught here."""
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         """Read one object."""
 
     async def replace(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Write an object that was read, provided that nobody changed it since."""
+        """Write an object that was read, provided that it has not changed since."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TlsMaterial:
-    """Certificate and key as PEM, and the CA, or two of them, as PEM text for those who connect."""
+    """Certificate and key as PEM, and one or two CAs as PEM text for clients."""
 
     certificate: bytes
     key: bytes
@@ -40,12 +40,12 @@ class TlsMaterial:
 
 
 def tls_material(directory: Path, hosts: tuple[str, ...], now: datetime) -> TlsMaterial:
-    """Certificate for `hosts` (DNS names or IP addresses) in `directory`: the one there, or a new one.
+    """Load the certificate for `hosts` (DNS names or IP addresses) from `directory`, or create one there.
 
-    A directory without ca.key holds somebody else's certificate (a mounted Secret) and is used as it is.
+    A directory without ca.key contains an external certificate (a mounted Secret), which is used unchanged.
 
     Raises:
-        TlsError: the directory can not be read or written, or what lies there is unusable.
+        TlsError: the directory cannot be read or written, or its content is unusable.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,10 +64,10 @@ def tls_material(directory: Path, hosts: tuple[str, ...], now: datetime) -> TlsM
 async def secret_material(
     secrets: Secrets, namespace: str, name: str, hosts: tuple[str, ...], now: datetime
 ) -> TlsMaterial:
-    """Certificate for `hosts` (DNS names or IP addresses) in a Secret that exists: the one there, or a new one.
+    """Load the certificate for `hosts` (DNS names or IP addresses) from an existing Secret, or create one in it.
 
     Raises:
-        TlsError: what lies there is unusable.
+        TlsError: its content is unusable.
     """
     body = await secrets.get("Secret", namespace, name)
     try:
@@ -76,7 +76,7 @@ async def secret_material(
         after = renewed(before, hosts, now)
         material = _material(after)
     except (ValueError, binascii.Error) as error:
-        raise TlsError(f"Secret {namespace}/{name}: {error}; to start anew, remove its data") from error
+        raise TlsError(f"Secret {namespace}/{name}: {error}; to create a new certificate, remove its data") from error
     if after != before:
         encoded = {file: base64.b64encode(content).decode() for file, content in after.items()}
         await secrets.replace({**body, "data": encoded})
@@ -84,7 +84,7 @@ async def secret_material(
 
 
 def server_context(material: TlsMaterial) -> ssl.SSLContext:
-    """What the endpoint listens with: TLS 1.2 or newer."""
+    """Return the TLS context of the endpoint: TLS 1.2 or newer."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     load_certificate(context, material)
@@ -92,8 +92,8 @@ def server_context(material: TlsMaterial) -> ssl.SSLContext:
 
 
 def load_certificate(context: ssl.SSLContext, material: TlsMaterial) -> None:
-    """Serve new connections with this certificate; open ones stay as they are."""
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # the library reads files only; this one is ours alone
+    """Serve new connections with this certificate; open ones keep theirs."""
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # the library reads only files; this one is private
         file.write(material.key + material.certificate)
         file.flush()
         context.load_cert_chain(file.name)
@@ -102,12 +102,12 @@ def load_certificate(context: ssl.SSLContext, material: TlsMaterial) -> None:
 def _material(files: Files) -> TlsMaterial:
     for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE):
         if not files.get(name):
-            raise ValueError(f"{name} is missing: give ca.crt, tls.crt and tls.key, or nothing at all")
+            raise ValueError(f"{name} is missing: provide ca.crt, tls.crt and tls.key, or none of them")
     return TlsMaterial(certificate=files[CERTIFICATE_FILE], key=files[KEY_FILE], ca=files[CA_FILE].decode("ascii"))
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Atomically, readable by nobody else."""
+    """Write atomically, without access for other users."""
     staging = path.with_name(f".{path.name}.new")
     descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

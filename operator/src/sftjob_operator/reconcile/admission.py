@@ -1,23 +1,23 @@
-"""Whose fault it is that the API server refuses a child: the operator's, which no wait mends, or the cluster's."""
+"""Why the API server rejects a child: a permanent error of the operator, or a condition of the cluster."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 _REJECTED: Final = re.compile(r'^(?:Invalid|Unsupported) value: (?:"((?:[^"\\]|\\.)*)"|(-?[0-9.]+|true|false))(?::|$)')
-"""How the API server's own validation quotes the value that it rejects."""
+"""Format in which the API server's own validation quotes the rejected value."""
 _PART: Final = re.compile(r"([^.\[\]]+)|\[(\d+)\]|\[([^\]]+)\]")
 _SET_BY_OTHERS: Final = "resources"
-"""What a LimitRange or a webhook adds to a container decides whether its requests and limits are valid."""
+"""A LimitRange or a webhook may add to a container values that make its requests and limits invalid."""
 
 Body = Mapping[str, Any]
 
 
 def rendered_invalid(body: Body, message: str, causes: Iterable[tuple[str, str]]) -> bool:
-    """Whether the API server's own validation rejects values that are in `body` as the operator rendered it.
+    """Whether the API server's own validation rejects values in `body` as the operator rendered them.
 
-    `causes` are the fields and messages of the answer's details. A field that is not in `body`, or that has another
-    value there, was set by a policy, a webhook or a LimitRange, whose owner can change it.
+    `causes` are the fields and messages of the response's details. A field that is not in `body`, or has another value
+    there, was set by a policy, a webhook or a LimitRange, whose owner can change it.
     """
     name = body["metadata"]["name"]
     if not message.startswith(f'{body["kind"]} "{name}" is invalid: '):
@@ -50,7 +50,7 @@ def _at(value: Any, path: list[str | int]) -> Any:
 
 
 def _texts(value: Any) -> set[str]:
-    """A scalar as the server quotes it; of a map, its keys and values."""
+    """Return a scalar as the server quotes it; for a map, its keys and values."""
     if isinstance(value, Mapping):
         return {
             text for item in (*value, *value.values()) if not isinstance(item, Mapping | list) for text in _texts(item)

@@ -1,4 +1,4 @@
-"""From a job to the objects that carry it out: pure functions, fresh dicts, one module per kind."""
+"""Render a job's objects: pure functions, fresh dicts, one module per kind."""
 
 from sftjob_operator.render.claim import volume_claim
 from sftjob_operator.render.common import (

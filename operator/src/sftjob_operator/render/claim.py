@@ -1,14 +1,15 @@
-"""The PersistentVolumeClaim: one volume per job, laid out as `sftjob_contract.layout` says."""
+"""The PersistentVolumeClaim: one volume per job; `sftjob_contract.layout` defines its layout."""
 
 from typing import Any
 
 from sftjob_contract.names import ANNOTATION_JOB_UID
 from sftjob_operator.api import SFTJob, StorageSpec
 from sftjob_operator.render.common import metadata, volume_claim_name
+from sftjob_operator.render.config import recipe_config
 
 
 def volume_claim(job: SFTJob) -> dict[str, Any] | None:
-    """The claim of the job's own volume; None where it works on one that is there already."""
+    """Return the claim of the job's own volume; None for a job with storage.existingClaim."""
     if job.spec.storage.existing_claim is not None:
         return None
     return {
@@ -20,11 +21,11 @@ def volume_claim(job: SFTJob) -> dict[str, Any] | None:
 
 
 def _metadata(job: SFTJob) -> dict[str, Any]:
-    """A claim to retain has no owner, so that it outlives the job; its annotation tells whose it was."""
-    name = volume_claim_name(job)
+    """A retained claim has no owner, so that it outlives the job; its annotation holds the job's UID."""
+    name, config = volume_claim_name(job), recipe_config(job)
     if not job.spec.storage.retain:
-        return metadata(job, name)
-    about = metadata(job, name, annotations={ANNOTATION_JOB_UID: job.metadata.uid})
+        return metadata(job, name, config)
+    about = metadata(job, name, config, annotations={ANNOTATION_JOB_UID: job.metadata.uid})
     return {key: value for key, value in about.items() if key != "ownerReferences"}
 
 

@@ -4,13 +4,13 @@ import dataclasses
 from functools import lru_cache
 from typing import Final
 
-from sftjob_contract import config as run
 from sftjob_contract.codec import sha256_of
-from sftjob_contract.destinations import HubRepository, Mlflow, Output, Tracking, Wandb
 from sftjob_contract.layout import CHECKPOINTS, HUB_SCHEME, ClaimPath, checkpoint_name
-from sftjob_contract.method import Distillation, Lora, Method, Quantization, Teacher
-from sftjob_contract.optimization import Scheduler
-from sftjob_contract.rope import RopeScaling, RopeType
+from sftjob_contract.run import config as run
+from sftjob_contract.run.destinations import HubRepository, Mlflow, Output, Tracking, Wandb
+from sftjob_contract.run.method import Distillation, Method, Teacher
+from sftjob_contract.run.optimization import Scheduler
+from sftjob_contract.run.rope import RopeScaling, RopeType
 from sftjob_operator.api import (
     ChatTemplateSpec,
     Columns,
@@ -18,7 +18,6 @@ from sftjob_operator.api import (
     DatasetSpec,
     DataSourceSpec,
     DistillationSpec,
-    LoraSpec,
     MethodName,
     MethodSpec,
     ModelSpec,
@@ -32,7 +31,7 @@ from sftjob_operator.api import (
     ValidationSpec,
 )
 
-# The defaults that the descriptions in api tell; the CRD can not hold them, since they depend on other fields.
+# Defaults documented in the descriptions in api; the CRD cannot contain them, since they depend on other fields.
 DEFAULT_EPOCHS: Final = 3.0
 DEFAULT_GRADIENT_ACCUMULATION_STEPS: Final = 4
 DEFAULT_PER_EPOCH: Final = 1
@@ -46,10 +45,10 @@ DEFAULT_LEARNING_RATE_FULL: Final = 2e-5
 
 
 def run_config(job: SFTJob) -> run.RunConfig:
-    """Everything the trainer needs to know about `job`.
+    """Build the run config: everything that the trainer needs to know about `job`.
 
     Raises:
-        ValueError: an image of the user's own trains, which is told nothing.
+        ValueError: a custom image trains, which gets no run config.
     """
     spec, recipe = job.spec, job.spec.recipe
     if recipe is None:
@@ -72,22 +71,17 @@ def run_config(job: SFTJob) -> run.RunConfig:
 
 
 def gradient_accumulation_steps(spec: SFTJobSpec) -> int:
-    """Forward passes per optimizer step: as given, or what the global batch size needs."""
+    """Return the forward passes per optimizer step: as configured, or from the global batch size."""
     training = spec.training
     if training.gradient_accumulation_steps is not None:
         return training.gradient_accumulation_steps
     if training.global_batch_size is None:
         return DEFAULT_GRADIENT_ACCUMULATION_STEPS
-    return max(1, training.global_batch_size // (training.per_device_batch_size * devices(spec)))
-
-
-def devices(spec: SFTJobSpec) -> int:
-    """Processes that train: one for each GPU of each node, or one on the CPU."""
-    return max(1, spec.resources.gpus) * spec.resources.nodes
+    return max(1, training.global_batch_size // (training.per_device_batch_size * spec.resources.devices))
 
 
 def data_sources(spec: DatasetSpec) -> tuple[DataSourceSpec, ...]:
-    """The parts of the data, a single source as a list of one."""
+    """Return the sources of the data, a single one as a list of one."""
     if spec.sources is not None:
         return spec.sources
     return (
@@ -102,23 +96,28 @@ def data_sources(spec: DatasetSpec) -> tuple[DataSourceSpec, ...]:
 
 
 def file_path(reference: ConfigMapKeyRef) -> str:
-    """Where a file of the user's own lies, relative to the mount of all of them."""
+    """Return the path of a user's file, relative to the mount of all of them."""
     return f"{reference.name}/{reference.key}"
 
 
 def canonical(source: str) -> str:
-    """`source`, with the scheme that a bare ORG/NAME leaves out."""
+    """Add the scheme to `source` if it is a bare ORG/NAME."""
     return source if "://" in source or source.startswith("/") else f"{HUB_SCHEME}{source}"
 
 
-@lru_cache(maxsize=256)  # each child of a job asks for the same one
+def recipe_config(job: SFTJob) -> run.RunConfig | None:
+    """Return the run config; None for a custom image, which has none."""
+    return None if job.spec.recipe is None else run_config(job)
+
+
+@lru_cache(maxsize=256)  # every child of a job needs the same one
 def config_hash(config: run.RunConfig) -> str:
-    """SHA-256 of the config's JSON, in hexadecimal."""
+    """Return the SHA-256 of the config's JSON, in hexadecimal."""
     return sha256_of(config)
 
 
 def method_name(job: SFTJob) -> MethodName | None:
-    """The method in one word, for status and columns; None if an image of the user's own trains."""
+    """Return the method in one word, for status and columns; None if a custom image trains."""
     method = job.spec.method
     if method is None:
         return None
@@ -137,7 +136,8 @@ def _model(model: ModelSpec) -> run.Model:
         chat_template=None if model.chat_template is None else _chat_template(model.chat_template),
         add_eos_token=model.add_eos_token,
         padding_side=model.padding_side,
-        # Absent rather than empty: a trainer of the release before, which does not know the key, reads the config then.
+        # Absent rather than empty: a trainer of the previous release, which does not know the key, can then read the
+        # config.
         chat_template_kwargs=model.chat_template_kwargs or None,
         rope_scaling=None if model.rope_scaling is None else _rope_scaling(model.rope_scaling),
         added_tokens=model.added_tokens or None,
@@ -146,7 +146,7 @@ def _model(model: ModelSpec) -> run.Model:
 
 
 def _rope_scaling(spec: RopeScalingSpec) -> RopeScaling:
-    """The scaling; llama3, for which transformers has no defaults, gets those of Llama 3.1."""
+    """Return the scaling; llama3, which has no defaults in transformers, gets those of Llama 3.1."""
     of_llama3 = spec.type is RopeType.LLAMA3
     low, high = (spec.low_freq_factor or 1.0, spec.high_freq_factor or 4.0) if of_llama3 else (None, None)
     return RopeScaling(
@@ -183,7 +183,8 @@ def _dataset(data: DatasetSpec, training: TrainingSpec) -> run.Dataset:
             split=held_out.split,
             source=None if held_out.source is None else canonical(held_out.source),
         ),
-        # Absent rather than auto: a trainer of the release before, which does not know the key, reads the config then.
+        # Absent rather than auto: a trainer of the previous release, which does not know the key, can then read the
+        # config.
         render=None if data.render is run.Render.AUTO else data.render,
     )
 
@@ -204,7 +205,7 @@ def _data_source(part: DataSourceSpec, data: DatasetSpec) -> run.DataSource:
 
 
 def _columns(part: Columns | None, data: Columns) -> run.Columns:
-    """Each name from the source, else from the data set, else the field's own."""
+    """Take each name from the source, else from the dataset, else the field's own."""
     names = (field.name for field in dataclasses.fields(run.Columns))
     return run.Columns(**{name: getattr(part, name, None) or getattr(data, name) or name for name in names})
 
@@ -240,34 +241,11 @@ def _validation(spec: ValidationSpec | None) -> run.Validation | None:
 
 
 def _method(spec: MethodSpec) -> Method:
-    quantization = spec.quantization
     return Method(
-        lora=None if spec.lora is None else _lora(spec.lora),
-        quantization=None
-        if quantization is None
-        else Quantization(
-            bits=quantization.bits,
-            type=quantization.type,
-            double_quantization=quantization.double_quantization,
-            compute_dtype=quantization.compute_dtype,
-        ),
+        lora=None if spec.lora is None else spec.lora.to_contract(),
+        quantization=None if spec.quantization is None else spec.quantization.to_contract(),
         distillation=None if spec.distillation is None else _distillation(spec.distillation),
         unfrozen_parameters=None if spec.full is None else spec.full.unfrozen_parameters,
-    )
-
-
-def _lora(spec: LoraSpec) -> Lora:
-    return Lora(
-        rank=spec.rank,
-        alpha=spec.alpha,
-        dropout=spec.dropout,
-        target_modules=spec.target_modules,
-        bias=spec.bias,
-        rslora=spec.rslora,
-        dora=spec.dora,
-        modules_to_save=spec.modules_to_save,
-        extra=spec.extra,
-        loraplus_lr_ratio=spec.loraplus_lr_ratio,
     )
 
 
@@ -370,7 +348,7 @@ def _output(spec: SFTJobSpec) -> Output:
 
 
 def _existing_content(spec: SFTJobSpec) -> run.ExistingContent | None:
-    """None where it is the default, which trainers of the release before follow without knowing the key."""
+    """None for the default, which trainers of the previous release follow without the key."""
     wanted = spec.storage.existing_content
     return None if wanted is run.ExistingContent.REFUSE else wanted
 

@@ -1,12 +1,12 @@
-"""Environment of a job's container. Every path that the trainer needs comes from here, so it hard-codes none.
+"""Environment of a job's container. It defines every path that the trainer needs, so the trainer hard-codes none.
 
-An image of the user's own is told the same places, but nothing of a run config, and reports as Kubeflow's trainers do.
+A custom image gets the same paths but no run config, and reports like Kubeflow's trainers.
 """
 
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sftjob_contract.layout import CACHE
+from sftjob_contract.layout import CACHE, node_kernels
 from sftjob_contract.names import (
     CA_KEY,
     CONFIG_KEY,
@@ -44,98 +44,70 @@ from sftjob_contract.names import (
     RENDEZVOUS_PORT,
     TERMINATION_LOG,
     TOKEN_KEY,
+    VARIABLES,
     Stage,
     progress_path,
     trainer_status_path,
 )
+from sftjob_contract.run.config import RunConfig
 from sftjob_operator.api import AdjustmentStatus, EnvVar, SecretKeyRef, SecretRef, SFTJob, to_dict
 from sftjob_operator.render.common import PodContext, pod_name, publishes, service_name, volume_root, volume_uri
-from sftjob_operator.render.config import config_hash, run_config
+from sftjob_operator.render.config import config_hash
 from sftjob_operator.render.grace import grace_seconds
 from sftjob_operator.render.resources import stage_resources
 from sftjob_operator.render.volumes import user_files
 
 ENV_THREADS: Final = "OMP_NUM_THREADS"
-"""Threads of each process. The one variable here that a user may set, which then wins."""
+"""Threads of each process. The only variable here that users may set; their value takes precedence."""
 _QUIET: Final = {"PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _OFFLINE: Final = {"HF_HUB_OFFLINE": "1"}
 _NO_GPU: Final = {"NVIDIA_VISIBLE_DEVICES": "void"}
-"""CUDA images ask for all GPUs of the node in this variable, and NVIDIA's runtime obeys: void asks for none."""
+"""CUDA images request all GPUs of the node in this variable, and NVIDIA's runtime grants them; void requests none."""
 
 
-def _places(volume: str, cache: str) -> dict[str, str]:
-    """The root filesystem is read-only: libraries that write caches and scratch files are sent to mounted volumes.
+def _paths(volume: str, cache: str, rank: int) -> dict[str, str]:
+    """The root filesystem is read-only: variables redirect caches and scratch files of libraries to mounted volumes.
 
-    Downloads go to `cache`, which several jobs may share and Train may not write to; all else stays on the volume.
+    Downloads go to `cache`, which several jobs may share and which may be read-only for Train; everything else stays on
+    the volume.
     """
     own = f"{volume}/{CACHE}"
+    kernels = f"{volume}/{node_kernels(rank)}"
     return {
         "HOME": MOUNT_TMP,
         "TMPDIR": MOUNT_TMP,
-        "USER": "sftjob",  # torch asks for a user name, and the user has no passwd entry
+        "USER": "sftjob",  # torch looks up the user name, and the user has no passwd entry
         "HF_HOME": cache,
         "HF_DATASETS_CACHE": f"{own}/datasets",
         "HF_MODULES_CACHE": f"{own}/modules",
         "XDG_CACHE_HOME": own,
-        "TORCHINDUCTOR_CACHE_DIR": f"{own}/torchinductor",
-        "TRITON_CACHE_DIR": f"{own}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{kernels}/torchinductor",
+        "TRITON_CACHE_DIR": f"{kernels}/triton",
     }
 
 
-OWN_VARIABLES: Final = frozenset(
-    {
-        ENV_RUN_CONFIG,
-        ENV_CONFIG_HASH,
-        ENV_SECRET_VARIABLES,
-        ENV_VOLUME,
-        ENV_VOLUME_URI,
-        ENV_CACHE,
-        ENV_CLAIMS,
-        ENV_FILES,
-        ENV_ATTEMPT,
-        ENV_GRACE_SECONDS,
-        ENV_GRADIENT_CHECKPOINTING,
-        ENV_MICRO_BATCH,
-        ENV_PUBLISH_STAGE,
-        ENV_TERMINATION_LOG,
-        ENV_NODES,
-        ENV_NODE_RANK,
-        ENV_RENDEZVOUS,
-        ENV_PROGRESS_URL,
-        ENV_PROGRESS_CA,
-        ENV_PROGRESS_TOKEN,
-        ENV_KUBEFLOW_URL,
-        ENV_KUBEFLOW_CA,
-        ENV_KUBEFLOW_TOKEN,
-        ENV_HUB_TOKEN,
-        ENV_WANDB_API_KEY,
-        *_places("", ""),
-        *_QUIET,
-        *_OFFLINE,
-        *_NO_GPU,
-    }
-)
-"""Variables that the operator sets, in some Pods or in all, and that spec.env can not."""
-_OF_TRAINER: Final = frozenset({ENV_HUB_TOKEN, ENV_WANDB_API_KEY, *_OFFLINE})
-"""Those of them that an image of the user's own knows as well, and that no field but spec.env could give it."""
+OWN_VARIABLES: Final = VARIABLES | {*_paths("", "", 0), *_QUIET, *_OFFLINE, *_NO_GPU}
+"""Variables that the operator sets, in some Pods or in all, and that spec.env cannot set."""
+_ALSO_OF_CUSTOM_IMAGES: Final = frozenset({ENV_HUB_TOKEN, ENV_WANDB_API_KEY, *_OFFLINE})
+"""Variables among them that a custom image also reads, and that only spec.env can set for it."""
 
 
 def own_variables(job: SFTJob) -> frozenset[str]:
-    """Variables that the operator sets in Pods of this job, so that spec.env can not."""
-    return OWN_VARIABLES if job.spec.command is None else OWN_VARIABLES - _OF_TRAINER
+    """Return the variables that the operator sets in Pods of this job, so that spec.env cannot set them."""
+    return OWN_VARIABLES if job.spec.command is None else OWN_VARIABLES - _ALSO_OF_CUSTOM_IMAGES
 
 
 def environment(pod: PodContext) -> list[dict[str, Any]]:
-    """Variables of one Pod: the user's first, then the operator's own."""
+    """Return the variables of one Pod: the user's first, then the operator's own."""
     volume = volume_root(pod.job)
     cache = MOUNT_CACHE if pod.job.spec.storage.shared_cache_claim is not None else f"{volume}/{CACHE}"
     plain = {
-        **(_of_recipe(pod) if pod.job.spec.command is None else {}),
+        **({} if pod.config is None else _recipe_variables(pod, pod.config)),
         ENV_VOLUME: volume,
         ENV_CACHE: cache,
         ENV_ATTEMPT: str(pod.attempt),
         ENV_TERMINATION_LOG: TERMINATION_LOG,
-        **_places(volume, cache),
+        **_paths(volume, cache, pod.rank),
         **_QUIET,
         **(_recovery(pod) if pod.stage is Stage.TRAIN else {}),
         **({} if stage_resources(pod.job, pod.stage).gpus else _NO_GPU),
@@ -143,22 +115,22 @@ def environment(pod: PodContext) -> list[dict[str, Any]]:
         **(_reporting(pod) if pod.reports else {}),
     }
     taken = own_variables(pod.job)
-    users = [_users(variable) for variable in pod.job.spec.env or () if variable.name not in taken]
+    users = [_user_variable(variable) for variable in pod.job.spec.env or () if variable.name not in taken]
     own = [{"name": name, "value": value} for name, value in plain.items()]
     threads = [] if any(entry["name"] == ENV_THREADS for entry in users) else _threads(pod)
-    hidden = _names_of_secrets(users) if pod.job.spec.command is None else []
+    hidden = _secret_variables(users) if pod.job.spec.command is None else []
     return [*users, *own, *threads, *_secrets(pod), *hidden]
 
 
-def _users(variable: EnvVar) -> dict[str, Any]:
-    """A variable of the user's. Kubernetes takes one without a value as empty, and an empty value beside a source."""
+def _user_variable(variable: EnvVar) -> dict[str, Any]:
+    """Render a user's variable. Kubernetes treats a missing value as empty, and allows an empty value with a source."""
     if variable.value_from is not None:
         return {"name": variable.name, "valueFrom": to_dict(variable.value_from)}
     return {"name": variable.name, "value": variable.value or ""}
 
 
 def environment_from(pod: PodContext) -> list[dict[str, Any]]:
-    """Secrets whose keys are variables: Prepare fetches with them, the leading Train Pod tracks, Publish uploads."""
+    """Secrets whose keys become variables: Prepare downloads with them, leading Train Pods track, Publish uploads."""
     spec = pod.job.spec
     references: list[SecretRef | None] = []
     if pod.stage is Stage.PREPARE:
@@ -174,7 +146,7 @@ def environment_from(pod: PodContext) -> list[dict[str, Any]]:
 
 
 def _recovery(pod: PodContext) -> dict[str, str]:
-    """What a Train Pod needs to know to stop in time, and to go on after it ran out of memory."""
+    """Variables that a Train Pod needs to stop in time, and to continue after it ran out of memory."""
     adjusted = [a for a in pod.job.status.adjustments if a.attempt <= pod.attempt]
     sizes = [a.per_device_batch_size.to for a in adjusted if a.per_device_batch_size is not None]
     recomputes = _recomputes(pod.job, adjusted)
@@ -187,7 +159,7 @@ def _recovery(pod: PodContext) -> dict[str, str]:
 
 
 def _recomputes(job: SFTJob, adjusted: Iterable[AdjustmentStatus]) -> bool | None:
-    """What the plan and recoveries say of gradient checkpointing; None: the run config does, or there is no plan."""
+    """Return gradient checkpointing by plan and adjustments; None: the run config has it, or there is no plan."""
     planned = None if job.status.plan is None else job.status.plan.gradient_checkpointing
     if job.spec.training.gradient_checkpointing is not None or planned is None:
         return None
@@ -203,11 +175,11 @@ def _rendezvous(pod: PodContext) -> dict[str, str]:
     }
 
 
-def _of_recipe(pod: PodContext) -> dict[str, str]:
-    """What only the operator's trainer reads. What it trains with was fetched before."""
+def _recipe_variables(pod: PodContext, config: RunConfig) -> dict[str, str]:
+    """Variables that only the operator's trainer reads. Model and data are already downloaded."""
     return {
         ENV_RUN_CONFIG: f"{MOUNT_CONFIG}/{CONFIG_KEY}",
-        ENV_CONFIG_HASH: config_hash(run_config(pod.job)),
+        ENV_CONFIG_HASH: config_hash(config),
         ENV_CLAIMS: MOUNT_CLAIMS,
         ENV_VOLUME_URI: volume_uri(pod.job, "").rstrip("/"),
         **({ENV_FILES: MOUNT_FILES} if user_files(pod) else {}),
@@ -226,15 +198,15 @@ def _reporting(pod: PodContext) -> dict[str, str]:
 
 
 def _threads(pod: PodContext) -> list[dict[str, Any]]:
-    """As many threads as CPUs were asked for, rounded up; by itself torch takes one for each core of the node."""
+    """As many threads as requested CPUs, rounded up; torch's default is one for each core of the node."""
     resources = stage_resources(pod.job, pod.stage)
-    if resources.cpu is None and resources.cpu_limit is None:  # the request follows a limit
+    if resources.cpu is None and resources.cpu_limit is None:  # the request defaults to the limit
         return []
     return [{"name": ENV_THREADS, "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}]
 
 
 def _secrets(pod: PodContext) -> list[dict[str, Any]]:
-    """Tokens, by reference: Prepare reads from the hub, Publish writes there, and the leading Train Pod tracks."""
+    """Tokens, by reference: Prepare reads from the hub, Publish writes to it, and the leading Train Pod tracks."""
     if pod.stage is Stage.PREPARE:
         return _secret(ENV_HUB_TOKEN, _reading_token(pod.job))
     hub = pod.job.spec.output.hub if _publishes_itself(pod) else None
@@ -246,7 +218,7 @@ def _secrets(pod: PodContext) -> list[dict[str, Any]]:
 
 
 def _publishes_itself(pod: PodContext) -> bool:
-    """Whether this Pod pushes and uploads, and so has the credentials; without a stage for it the leading Train Pod."""
+    """Whether this Pod pushes and uploads, and so gets the credentials; without stage publish the leading Train Pod."""
     return pod.stage is Stage.PUBLISH or (pod.leads_training and not publishes(pod.job))
 
 
@@ -255,8 +227,8 @@ def _reading_token(job: SFTJob) -> SecretKeyRef | None:
     return next((part.token_secret_ref for part in parts if part.token_secret_ref is not None), None)
 
 
-def _names_of_secrets(users: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Which of the user's variables hold secrets, whatever they are called."""
+def _secret_variables(users: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return which of the user's variables hold secrets, whatever their names."""
     names = [entry["name"] for entry in users if "secretKeyRef" in entry.get("valueFrom", {})]
     return [{"name": ENV_SECRET_VARIABLES, "value": ",".join(names)}] if names else []
 

@@ -1,4 +1,4 @@
-"""Time between SIGTERM and SIGKILL: enough to end the step at hand and to save a checkpoint."""
+"""Time between SIGTERM and SIGKILL: enough to finish the current step and to save a checkpoint."""
 
 import math
 from typing import Final
@@ -7,26 +7,26 @@ from sftjob_contract.names import Stage
 from sftjob_operator.api import SFTJob
 
 STOPPING_SECONDS: Final = 30
-"""Where nothing is to be saved: Kubernetes' own default."""
+"""For Pods that have nothing to save: Kubernetes' default."""
 LEAST_SAVING_SECONDS: Final = 120
 MOST_SAVING_SECONDS: Final = 3600
-"""Bounds where a checkpoint is to be saved; beyond the upper one a node drain would look stuck."""
+"""Bounds for Pods that save a checkpoint; beyond the upper one a node drain would seem stuck."""
 STEP_SECONDS: Final = 60
-"""Reserve for the step at hand as long as none was measured: SIGTERM is answered at its end."""
+"""Reserve for the current step until one was measured: the trainer handles SIGTERM at its end."""
 SAVING_BYTES_PER_SECOND: Final = 50e6
-"""How fast a checkpoint becomes complete. No measurement but an assumption on the safe side: it is written once and
-read once for its digests, and a general purpose cloud disk does about 125 MB/s (AWS gp3 without extra throughput)."""
+"""Rate at which a checkpoint is completed. Not measured but a conservative assumption: it is written once and read once
+for its digests, and a general purpose cloud disk does about 125 MB/s (AWS gp3 without extra throughput)."""
 MEASURED_FACTOR: Final = 2
-"""How much longer than any before the next stop may take."""
+"""How many times longer than any earlier stop the next one may take."""
 
 
 def saves_on_termination(job: SFTJob, stage: Stage) -> bool:
-    """Whether a Pod that is asked to end saves a checkpoint first."""
+    """Whether a Pod saves a checkpoint on SIGTERM."""
     return stage is Stage.TRAIN and job.spec.checkpoints.on_termination
 
 
 def grace_seconds(job: SFTJob, stage: Stage) -> int:
-    """What a Pod of this job gets: by how long stops were measured to take, before that by the planned checkpoint."""
+    """Return a Pod's grace period: from measured stops, or until one was measured from the planned checkpoint."""
     if not saves_on_termination(job, stage):
         return STOPPING_SECONDS
     measured = job.status.stop_seconds

@@ -20,22 +20,24 @@ from sftjob_operator.render.scheduling import queue_annotations, queue_labels, s
 from sftjob_operator.render.volumes import mounts, volumes
 
 USER_ID: Final = 65532
-"""The unprivileged user of the trainer image; also the group that owns the volume."""
+"""The unprivileged user of the trainer image, and the group that owns the volume."""
 
 
 def pods(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings) -> tuple[dict[str, Any], ...]:
-    """All Pods of one attempt: Prepare has one, Train one for each node."""
+    """Return all Pods of one attempt: Prepare has one, Train one for each node."""
     size = job.spec.resources.nodes if stage is Stage.TRAIN else 1
     return tuple(pod(job, stage, attempt, settings, rank) for rank in range(size))
 
 
 def pod(job: SFTJob, stage: Stage, attempt: int, settings: RenderSettings, rank: int = 0) -> dict[str, Any]:
-    """One Pod of one attempt. It runs once; a retry is another Pod."""
+    """Render one Pod of one attempt. It runs once; a retry is a new Pod."""
     this = PodContext(job=job, stage=stage, attempt=attempt, rank=rank, settings=settings)
+    given = {} if job.spec.pod_metadata is None else job.spec.pod_metadata.annotations
+    annotations = {**given, **queue_annotations(this)}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": metadata(job, pod_name(job, stage, attempt, rank), _labels(this), _annotations(this)),
+        "metadata": metadata(job, pod_name(job, stage, attempt, rank), this.config, _labels(this), annotations),
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": grace_seconds(job, stage),
@@ -61,11 +63,6 @@ def _labels(this: PodContext) -> dict[str, str]:
     given = {} if this.job.spec.pod_metadata is None else this.job.spec.pod_metadata.labels
     labels = {**given, LABEL_STAGE: str(this.stage), LABEL_ATTEMPT: str(this.attempt), **queue_labels(this)}
     return {**labels, LABEL_NODE_RANK: str(this.rank)} if this.one_of_several else labels
-
-
-def _annotations(this: PodContext) -> dict[str, str]:
-    given = {} if this.job.spec.pod_metadata is None else this.job.spec.pod_metadata.annotations
-    return {**given, **queue_annotations(this)}
 
 
 def _container(this: PodContext) -> dict[str, Any]:

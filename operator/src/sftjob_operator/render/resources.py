@@ -1,4 +1,4 @@
-"""What the container of a stage asks for."""
+"""Resource requests and limits of a stage's container."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from sftjob_operator.api import SFTJob
 
 @dataclass(frozen=True, kw_only=True)
 class StageResources:
-    """Quantities in Kubernetes' notation; None: not asked for."""
+    """Quantities in Kubernetes' notation; None: not requested."""
 
     cpu: str | None
     cpu_limit: str | None
@@ -19,7 +19,7 @@ class StageResources:
 
 
 def stage_resources(job: SFTJob, stage: Stage) -> StageResources:
-    """What a stage gets: Prepare and Publish what Prepare has of its own, else what Train has, and never a GPU."""
+    """Return a stage's resources: Prepare and Publish use their own section, else Train's values, and never a GPU."""
     spec = job.spec.resources
     if stage is Stage.TRAIN:
         return StageResources(
@@ -40,18 +40,18 @@ def stage_resources(job: SFTJob, stage: Stage) -> StageResources:
 
 
 def loads_model(job: SFTJob, stage: Stage) -> bool:
-    """Whether a stage has the memory of Train: a merge loads the whole model, which Prepare never does."""
+    """Whether a stage uses Train's memory: a merge loads the whole model, which Prepare never does."""
     return stage is Stage.TRAIN or (stage is Stage.PUBLISH and job.spec.output.merge_adapter)
 
 
 def memory_field(job: SFTJob, stage: Stage) -> str:
-    """The field of the spec that has the memory of a stage."""
+    """Return the field of the spec that sets the memory of a stage."""
     own = None if loads_model(job, stage) else job.spec.resources.prepare.memory
     return "spec.resources.memory" if own is None else "spec.resources.prepare.memory"
 
 
 def container_resources(job: SFTJob, stage: Stage) -> dict[str, Any]:
-    """Everything is requested as much as it is limited, but CPU, which has a limit of its own or none."""
+    """Requests equal limits, except for CPU, which has a limit of its own or none."""
     wanted = stage_resources(job, stage)
     fixed: dict[str, str] = {}
     if wanted.memory is not None:

@@ -1,7 +1,7 @@
-"""Where the Pods run: what all stages share, and what holds for Train alone.
+"""Scheduling of the Pods: fields common to all stages, and fields of Train alone.
 
-What decides about the node is the same for all, so that a volume bound by the first Pod is reachable by the others;
-the runtime class too, since it may have a node selector of its own.
+Everything that affects node selection is the same for all stages, so that the others can reach a volume that the first
+Pod bound. This includes the runtime class, since it may have a node selector.
 """
 
 from typing import Any, Final
@@ -21,7 +21,7 @@ _HIGHEST_WEIGHT: Final = 100
 _MOST_AVOIDED_NODES: Final = 8
 _LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
 
-# Kueue's words for plain Pods and groups of them: https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/
+# Kueue's labels and annotations for plain Pods and groups: https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/
 _LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 _LABEL_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
 _ANNOTATION_GROUP_SIZE: Final = "kueue.x-k8s.io/pod-group-total-count"
@@ -29,12 +29,12 @@ _ANNOTATION_REPLACED_IN_GROUP: Final = "kueue.x-k8s.io/retriable-in-group"
 
 
 def gpu_product_label(gpu_resource_name: str) -> str | None:
-    """The node label that scheduling.gpuProducts are compared with; None for a vendor whose label is not known."""
+    """Return the node label that scheduling.gpuProducts match; None for a vendor whose label is not known."""
     return _PRODUCT_LABELS.get(gpu_resource_name.partition("/")[0])
 
 
 def scheduling(pod: PodContext) -> dict[str, Any]:
-    """Fields of a Pod's spec that say where and how it runs."""
+    """Fields of a Pod's spec that define where and how it runs."""
     spec = pod.job.spec.scheduling
     fields: dict[str, Any] = {
         "priorityClassName": spec.priority_class_name,
@@ -52,7 +52,7 @@ def scheduling(pod: PodContext) -> dict[str, Any]:
 
 
 def queue_labels(pod: PodContext) -> dict[str, str]:
-    """Labels by which Kueue holds Train Pods back until there is room for them; several nodes are let in together."""
+    """Labels by which Kueue gates Train Pods until they fit into its quota; several nodes are admitted together."""
     queue = pod.job.spec.scheduling.queue_name
     if queue is None or pod.stage is not Stage.TRAIN:
         return {}
@@ -61,9 +61,9 @@ def queue_labels(pod: PodContext) -> dict[str, str]:
 
 
 def queue_annotations(pod: PodContext) -> dict[str, str]:
-    """What Kueue must know about a group: its size, and that a Pod that ended is never replaced within it.
+    """Annotations that describe a group to Kueue: its size, and that no Pod that ended is replaced within it.
 
-    A retry is a group of its own, so the quota of an attempt that failed must not be kept for it.
+    A retry is a separate group, so it must not keep the quota of a failed attempt.
     """
     if pod.job.spec.scheduling.queue_name is None or not pod.one_of_several:
         return {}
@@ -71,10 +71,10 @@ def queue_annotations(pod: PodContext) -> dict[str, str]:
 
 
 def _tolerations(pod: PodContext) -> list[dict[str, Any]]:
-    """The spec's, and the taint by which nodes with GPUs keep others away.
+    """Return the spec's tolerations, and one for the taint that keeps other Pods off GPU nodes.
 
-    Kubernetes adds the second by itself to Pods that ask for GPUs, where that plugin is on; those of Prepare and of
-    Publish ask for none.
+    Kubernetes adds the second itself to Pods that request GPUs, if that plugin is enabled; Prepare and Publish request
+    none.
     """
     found = [to_dict(toleration) for toleration in pod.job.spec.scheduling.tolerations]
     own = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in _gpu_taints(pod.job)]
@@ -82,7 +82,7 @@ def _tolerations(pod: PodContext) -> list[dict[str, Any]]:
 
 
 def _gpu_taints(job: SFTJob) -> tuple[str, ...]:
-    """Keys of the taints of nodes that have the GPU: its resource's name, and of a MIG slice also that of the whole."""
+    """Keys of the taints of nodes with the GPU: its resource's name, and for a MIG slice also that of the whole GPU."""
     resource = job.spec.resources.gpu_resource_name
     if job.spec.resources.gpus == 0:
         return ()
@@ -109,9 +109,10 @@ def _affinity(pod: PodContext) -> dict[str, Any]:
 
 
 def _nodes_with_gpus(pod: PodContext) -> dict[str, Any] | None:
-    """Where Prepare had better run: the volume that it binds may be reachable from its node or zone alone.
+    """Node preference of Prepare: the volume that it binds may be reachable only from its node or zone.
 
-    The operator's label is that of one vendor's nodes; those of another known vendor are found by its own.
+    The operator's label is that of one vendor's nodes; nodes of another known vendor are matched by that vendor's
+    label.
     """
     label, resource = pod.settings.gpu_node, pod.job.spec.resources.gpu_resource_name
     if pod.stage is not Stage.PREPARE or pod.job.spec.resources.gpus == 0 or label is None:

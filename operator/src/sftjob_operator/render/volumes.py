@@ -1,4 +1,4 @@
-"""Volumes of a Pod and where its container sees them."""
+"""Volumes of a Pod and their mounts."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sftjob_contract.names import (
 )
 from sftjob_operator.api import ConfigMapKeyRef
 from sftjob_operator.render.common import PodContext, config_map_name, volume_claim_name
-from sftjob_operator.render.config import data_sources, file_path, run_config
+from sftjob_operator.render.config import data_sources, file_path
 from sftjob_operator.render.resources import stage_resources
 
 _CONFIG: Final = "config"
@@ -33,7 +33,7 @@ _FILES: Final = "files"
 
 @dataclass(frozen=True, kw_only=True)
 class _ClaimMount:
-    """A claim at one place in the container. `volume` is a DNS label; claim names may be longer and have dots."""
+    """A mount of a claim. `volume` is a DNS label; claim names may be longer and contain dots."""
 
     claim: str
     volume: str
@@ -42,7 +42,7 @@ class _ClaimMount:
 
 
 def volumes(pod: PodContext) -> list[dict[str, Any]]:
-    """Volumes of a Pod: claims, its config, scratch space, and the token to report with."""
+    """Return the volumes of a Pod: claims, its config, scratch space, and the token for reports."""
     scratch = stage_resources(pod.job, pod.stage).ephemeral_storage
     entries: list[dict[str, Any]] = [
         *(
@@ -62,7 +62,7 @@ def volumes(pod: PodContext) -> list[dict[str, Any]]:
 
 
 def mounts(pod: PodContext) -> list[dict[str, Any]]:
-    """Mounts of the container, at least one for each volume."""
+    """Return the mounts of the container, at least one for each volume."""
     names = _volume_of_claims(pod)
     entries = [_mount(names[at.claim], at.path, read_only=at.read_only) for at in _claim_mounts(pod)]
     entries += [
@@ -82,7 +82,7 @@ def _mount(volume: str, path: str, *, read_only: bool = False) -> dict[str, Any]
 
 
 def _volume_of_claims(pod: PodContext) -> dict[str, str]:
-    """One volume for each claim, however often it is mounted."""
+    """Return one volume for each claim, however often it is mounted."""
     names: dict[str, str] = {}
     for mount in _claim_mounts(pod):
         names.setdefault(mount.claim, mount.volume)
@@ -100,14 +100,13 @@ def _claim_mounts(pod: PodContext) -> Iterator[_ClaimMount]:
 
 
 def _source_claims(pod: PodContext) -> list[str]:
-    """Claims that a stage reads from: Train needs no data set, since the data is prepared; Publish no more than a base.
+    """Claims that a stage reads: Train needs no dataset, since the data is prepared; Publish needs at most a base.
 
-    The job's own volume has its place already. On a claim that was there before it is only a directory, so that
-    other sources on the same claim need the whole of it.
+    The job's own volume is mounted separately. On an existing claim that mount is only a directory, so other sources on
+    the same claim need the whole claim.
     """
-    if pod.job.spec.recipe is None:
+    if (config := pod.config) is None:
         return []
-    config = run_config(pod.job)
     if pod.stage is Stage.PUBLISH:  # a merge loads the base, and a whole model gets its form
         return _named_claims(pod, [config.model.source])
     distillation = config.method.distillation
@@ -120,14 +119,14 @@ def _source_claims(pod: PodContext) -> list[str]:
 
 
 def _named_claims(pod: PodContext, sources: Iterable[str]) -> list[str]:
-    """Claims of those `sources` that are on one, but for the job's own."""
+    """Return the claims of `sources`, except the job's own."""
     named = dict.fromkeys(ClaimPath.parse(source).claim for source in sources if source.startswith(PVC_SCHEME))
     own = pod.job.metadata.name if pod.job.spec.storage.existing_claim is None else None
     return [claim for claim in named if claim != own]
 
 
 def user_files(pod: PodContext) -> list[ConfigMapKeyRef]:
-    """The files of the user's own, each once: chat template and preprocessing functions, which only Prepare reads."""
+    """Return the user's own files, each once: chat template and preprocessing functions, which only Prepare reads."""
     model, data = pod.job.spec.model, pod.job.spec.dataset
     if model is None or data is None or pod.stage is not Stage.PREPARE:
         return []

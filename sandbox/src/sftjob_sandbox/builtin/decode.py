@@ -10,36 +10,33 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
-from sftjob_sandbox.builtin import quantity
+from sftjob_sandbox.apimachinery import quantity
+from sftjob_sandbox.apimachinery.objects import Object
 from sftjob_sandbox.builtin.definitions import definitions, reference
-from sftjob_sandbox.objects import Object
 
 Decode = Callable[[Any, "Place"], Any]
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _JSON_KINDS: Final = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+_UNIONS: Final = (".JSONSchemaPropsOrArray", ".JSONSchemaPropsOrBool", ".JSONSchemaPropsOrStringArray")
 
 # Optional texts that are pointers in Go, so that an empty text is kept.
 _POINTER_TEXTS: Final = frozenset({
-    "LeaseSpec.holderIdentity", "LeaseSpec.preferredHolder", "LeaseSpec.strategy", "AppArmorProfile.localhostProfile",
-    "CSIVolumeSource.fsType", "ClusterTrustBundleProjection.name", "ClusterTrustBundleProjection.signerName",
-    "Container.restartPolicy", "HostPathVolumeSource.type", "PersistentVolumeClaimSpec.storageClassName",
-    "PersistentVolumeClaimSpec.volumeAttributesClassName", "PersistentVolumeClaimSpec.volumeMode",
-    "PodDNSConfigOption.value", "PodSecurityContext.fsGroupChangePolicy", "PodSpec.preemptionPolicy",
+    "LeaseSpec.holderIdentity", "LeaseSpec.preferredHolder", "LeaseSpec.strategy", "Container.restartPolicy",
+    "PersistentVolumeClaimSpec.storageClassName", "PersistentVolumeClaimSpec.volumeAttributesClassName",
+    "PersistentVolumeClaimSpec.volumeMode", "PodSecurityContext.fsGroupChangePolicy", "PodSpec.preemptionPolicy",
     "PodSpec.runtimeClassName", "SeccompProfile.localhostProfile", "SecurityContext.procMount",
     "ServicePort.appProtocol", "ServiceSpec.internalTrafficPolicy", "ServiceSpec.ipFamilyPolicy",
-    "ServiceSpec.loadBalancerClass", "TopologySpreadConstraint.nodeAffinityPolicy",
-    "TopologySpreadConstraint.nodeTaintsPolicy", "TypedLocalObjectReference.apiGroup", "TypedObjectReference.apiGroup",
-    "TypedObjectReference.namespace", "VolumeMount.mountPropagation", "VolumeMount.recursiveReadOnly",
+    "ServiceSpec.loadBalancerClass", "VolumeMount.mountPropagation", "VolumeMount.recursiveReadOnly",
     "Event.reportingComponent", "CustomResourceDefinitionVersion.deprecationWarning",
     "JSONSchemaProps.x-kubernetes-list-type", "JSONSchemaProps.x-kubernetes-map-type", "ValidationRule.reason",
 })  # fmt: skip
 # Optional booleans and integers that are plain values in Go, so that false and 0 are left out.
 _PLAIN_SCALARS: Final = frozenset({
-    "Container.stdin", "Container.stdinOnce", "Container.tty", "NFSVolumeSource.readOnly", "NodeSpec.unschedulable",
+    "Container.stdin", "Container.stdinOnce", "Container.tty", "NodeSpec.unschedulable",
     "PersistentVolumeClaimVolumeSource.readOnly", "PodSpec.hostIPC", "PodSpec.hostNetwork", "PodSpec.hostPID",
     "ServiceSpec.publishNotReadyAddresses", "VolumeMount.readOnly", "VolumeMountStatus.readOnly",
     "ContainerImage.sizeBytes", "ContainerPort.hostPort", "ContainerStateTerminated.signal", "Event.count",
@@ -70,62 +67,70 @@ class DecodeError(Exception):
 
 @dataclass
 class Place:
-    """Where a value stands, for messages, and the unknown fields found so far."""
+    """Where a value is, for messages, and the unknown fields found so far."""
 
     path: list[str] = field(default_factory=list)
-    """Names of fields, `[1]` for items of lists, `{key` for values of maps."""
+    """Names of fields, and `[1]` for items of lists."""
     struct: str = ""
     unknown: list[str] = field(default_factory=list)
 
-    def go_path(self) -> str:
-        """`spec.containers.image`: Go leaves indices and keys of maps out."""
-        return ".".join(name for name in self.path if name[0] not in "[{")
-
     def strict_path(self, name: str) -> str:
         """`spec.containers[0].foo`."""
-        parts = (part if part[0] == "[" else "." + part.removeprefix("{") for part in [*self.path, name])
-        text = "".join(parts)
-        return text.removeprefix(".")
+        return "".join(part if part[0] == "[" else f".{part}" for part in [*self.path, name]).removeprefix(".")
 
     def wrong_type(self, value: Any, go_type: str) -> DecodeError:
-        """The error of encoding/json for a value of the wrong type."""
+        """The error of encoding/json for a value of the wrong type; its paths have no indices."""
         found = _JSON_KINDS.get(type(value), "null")
-        if isinstance(value, int | float) and not isinstance(value, bool) and go_type.startswith("int"):
+        if found == "number" and go_type.startswith("int"):
             found = f"number {value}"
-        where = f"Go struct field {self.struct}.{self.go_path()}" if self.path else "Go value"
+        names = ".".join(name for name in self.path if name[0] != "[")
+        where = f"Go struct field {self.struct}.{names}" if self.path else "Go value"
         return DecodeError(f"json: cannot unmarshal {found} into {where} of type {go_type}")
 
 
 @cache
 def decoder(name: str) -> Decode:
     """Decoder of the published type `name`."""
-    if name.endswith(".Quantity"):
-        return _quantity
-    if name.endswith(".IntOrString"):
-        return _int_or_string
-    if name.endswith((".Time", ".MicroTime")):
-        return _micro_time if name.endswith(".MicroTime") else _time
-    if name.endswith((".JSONSchemaPropsOrArray", ".JSONSchemaPropsOrBool", ".JSONSchemaPropsOrStringArray")):
-        return _SchemaUnion(name.rpartition(".")[0] + ".JSONSchemaProps")
-    if name.endswith(".FieldsV1") or "properties" not in definitions()[name]:
-        return _opaque
-    return _Struct(name)
+    kind = name.rpartition(".")[2]
+    known: dict[str, Decode] = {
+        "Quantity": _quantity, "IntOrString": _int_or_string, "Time": _time, "MicroTime": _micro_time,
+        "FieldsV1": _opaque,
+    }  # fmt: skip
+    if kind in known:
+        return known[kind]
+    if name.endswith(_UNIONS):
+        return lambda value, place: _union(name.rpartition(".")[0] + ".JSONSchemaProps", value, place)
+    return _Struct(name) if "properties" in definitions()[name] else _opaque
+
+
+def _union(name: str, value: Any, place: "Place") -> Any:
+    """Where a CRD's schema has a schema, a list of them, or a boolean."""
+    if isinstance(value, list):
+        return [_union(name, item, place) for item in value]
+    return decoder(name)(value, place) if isinstance(value, dict) else value
+
+
+def _decode(name: str, value: Any, place: Place) -> Any:
+    return decoder(name)(value, place)
 
 
 def _field_decoder(schema: Mapping[str, Any]) -> Decode:
     name = reference(schema)
     if name is not None:
-        return _Lazy(name)
-    kind = schema.get("type")
+        return partial(_decode, name)  # at first use: types may refer to themselves
+    kind, form, values = schema.get("type"), schema.get("format"), schema.get("additionalProperties")
     if kind == "array":
-        return _List(_field_decoder(schema["items"]), _go_type(schema))
-    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return _Map(_field_decoder(schema["additionalProperties"]), _go_type(schema))
-    if kind == "string":
-        return _bytes if schema.get("format") == "byte" else _string
-    if kind == "integer":
-        return _int32 if schema.get("format") == "int32" else _int64
-    return {"boolean": _boolean, "number": _float}.get(str(kind), _opaque)
+        items, go_type = _field_decoder(schema["items"]), _go_type(schema)
+        empty: Any = "" if schema["items"].get("type") == "string" else {}
+        return lambda value, place: _list(value, place, items, go_type, empty)
+    if kind == "object" and isinstance(values, dict):
+        below, go_type = _field_decoder(values), _go_type(schema)
+        return lambda value, place: _map(value, place, below, go_type)
+    known: dict[Any, Decode] = {
+        ("string", "byte"): _bytes, ("integer", "int32"): _int32, ("integer", "int64"): _int64,
+        ("number", "double"): _float, ("boolean", None): _boolean,
+    }  # fmt: skip
+    return known.get((kind, form)) or {"string": _string, "integer": _int64}.get(str(kind), _opaque)
 
 
 def _go_type(schema: Mapping[str, Any]) -> str:
@@ -140,60 +145,21 @@ def _go_type(schema: Mapping[str, Any]) -> str:
     return {"boolean": "bool", "integer": "int32"}.get(str(schema.get("type")), "string")
 
 
-@dataclass
-class _Lazy:
-    """A reference, resolved at first use: types may refer to themselves."""
-
-    name: str
-
-    def __call__(self, value: Any, place: Place) -> Any:
-        return decoder(self.name)(value, place)
-
-
-@dataclass
-class _List:
-    items: Decode
-    go_type: str
-
-    def __call__(self, value: Any, place: Place) -> Any:
-        if not isinstance(value, list):
-            raise place.wrong_type(value, self.go_type)
-        result = []
-        for index, item in enumerate(value):
-            place.path.append(f"[{index}]")
-            result.append(_zero(self.items) if item is None else self.items(item, place))
-            place.path.pop()
-        return result
+def _list(value: Any, place: Place, items: Decode, go_type: str, empty: Any) -> Any:
+    if not isinstance(value, list):
+        raise place.wrong_type(value, go_type)
+    result = []
+    for index, item in enumerate(value):
+        place.path.append(f"[{index}]")
+        result.append(empty if item is None else items(item, place))
+        place.path.pop()
+    return result
 
 
-def _zero(items: Decode) -> Any:
-    """What null becomes as an item of a list."""
-    return "" if items in (_string, _bytes) else {}
-
-
-@dataclass
-class _Map:
-    values: Decode
-    go_type: str
-
-    def __call__(self, value: Any, place: Place) -> Any:
-        if not isinstance(value, dict):
-            raise place.wrong_type(value, self.go_type)
-        return {
-            str(key): _zero(self.values) if item is None else self.values(item, place) for key, item in value.items()
-        }
-
-
-@dataclass
-class _SchemaUnion:
-    """Where a CRD's schema has a schema, a list of them, or a boolean."""
-
-    name: str
-
-    def __call__(self, value: Any, place: Place) -> Any:
-        if isinstance(value, list):
-            return _List(_Lazy(self.name), "[]v1.JSONSchemaProps")(value, place)
-        return decoder(self.name)(value, place) if isinstance(value, dict) else value
+def _map(value: Any, place: Place, values: Decode, go_type: str) -> Any:
+    if not isinstance(value, dict):
+        raise place.wrong_type(value, go_type)
+    return {str(key): "" if item is None else values(item, place) for key, item in value.items()}
 
 
 class _Struct:
@@ -207,7 +173,6 @@ class _Struct:
         self.omitted = {
             key: self._omits(key, part) for key, part in schema["properties"].items() if key not in required
         }
-        self.always = _ALWAYS_WRITTEN.get(self.name, ())
 
     def _omits(self, key: str, schema: Mapping[str, Any]) -> bool:
         """Whether Go leaves the field out of JSON when it is empty."""
@@ -222,24 +187,20 @@ class _Struct:
         if not isinstance(value, dict):
             raise place.wrong_type(value, f"v1.{self.name}")
         result: Object = {}
-        outer, place.struct = place.struct, self.name
+        outer = place.struct
         for key, item in value.items():
             decode = self.fields.get(key)
             if decode is None:
                 place.unknown.append(place.strict_path(key))
-                continue
-            if item is None:
-                continue
-            place.path.append(key)
-            place.struct = self.name
-            decoded = decode(item, place)
-            place.path.pop()
-            if decoded or not self.omitted.get(key):
-                result[key] = decoded
+            elif item is not None:
+                place.path.append(key)
+                place.struct = self.name
+                decoded = decode(item, place)
+                place.path.pop()
+                if decoded or not self.omitted.get(key):
+                    result[key] = decoded
         place.struct = outer
-        for key in self.always:
-            result.setdefault(key, {})
-        return result
+        return {**{key: {} for key in _ALWAYS_WRITTEN.get(self.name, ())}, **result}
 
 
 def _opaque(value: Any, place: Place) -> Any:  # noqa: ARG001 -- decoders share one signature
@@ -296,9 +257,7 @@ def _quantity(value: Any, place: Place) -> Any:  # noqa: ARG001 -- decoders shar
 
 
 def _int_or_string(value: Any, place: Place) -> Any:
-    if isinstance(value, str):
-        return value
-    return _integer(value, place, 32)
+    return value if isinstance(value, str) else _integer(value, place, 32)
 
 
 def _moment(value: Any, place: Place) -> datetime:

@@ -6,7 +6,11 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from sftjob_sandbox.objects import Object
+import jsonschema
+
+from sftjob_sandbox.apimachinery.causes import required
+from sftjob_sandbox.apimachinery.errors import Cause
+from sftjob_sandbox.apimachinery.objects import Object
 
 KUBERNETES_VERSION: Final = "1.32"
 """The version whose API this server emulates."""
@@ -17,12 +21,39 @@ REFERENCE_PREFIX: Final = "#/components/schemas/"
 @cache
 def definitions() -> Mapping[str, Object]:
     """Every published type by name, as OpenAPI v3 component schemas. Shared: not to be changed."""
-    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{KUBERNETES_VERSION}.0-local"
-    published: dict[str, Object] = json.loads((folder / "_definitions.json").read_bytes())["$defs"]
-    result = {name: _openapi(schema) for name, schema in published.items()}
+    result = {name: _openapi(schema) for name, schema in _published()["$defs"].items()}
     for name in ("ContainerPort", "ServicePort"):
         result[f"io.k8s.api.core.v1.{name}"]["properties"]["protocol"]["default"] = "TCP"  # lost in OpenAPI v2
     return result
+
+
+@cache
+def _published() -> Object:
+    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{KUBERNETES_VERSION}.0-local"
+    published: Object = json.loads((folder / "_definitions.json").read_bytes())
+    return published
+
+
+@cache
+def _validator(name: str) -> Any:
+    return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", **_published()})
+
+
+def missing_fields(name: str, obj: Object) -> list[Cause]:
+    """Required fields of the type `name` that a decoded object lacks, or has empty; decoding has checked all types."""
+    found: dict[str, None] = {}
+    for error in _validator(name).iter_errors(_without_empty_texts(obj)):
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+        for field in error.validator_value if error.validator == "required" else ():
+            if field not in error.instance:
+                found[f"{path}.{field}".removeprefix(".")] = None
+    return [required(path) for path in found]
+
+
+def _without_empty_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty_texts(item) for key, item in value.items() if item != ""}
+    return [_without_empty_texts(item) for item in value] if isinstance(value, list) else value
 
 
 def _openapi(schema: Any) -> Any:

@@ -1,114 +1,95 @@
-"""Rules of Namespaces, Events, Leases, Services and Deployments.
+"""Rules of ConfigMaps, Secrets, Events, Services and Deployments that the published schema does not state.
 
-Source: kubernetes' pkg/apis/core/validation, pkg/apis/coordination/validation and pkg/apis/apps/validation.
+Source: kubernetes' pkg/apis/core/validation and pkg/apis/apps/validation.
 """
 
 from typing import Final
 
-from sftjob_sandbox import names
-from sftjob_sandbox.builtin.pods import check_pod_spec
-from sftjob_sandbox.builtin.scheduling import check_label_selector
-from sftjob_sandbox.causes import duplicate, invalid, not_supported, required
-from sftjob_sandbox.errors import Cause
-from sftjob_sandbox.metadata import immutable, one_of, validate_labels
-from sftjob_sandbox.objects import Object
+from sftjob_sandbox.apimachinery import names
+from sftjob_sandbox.apimachinery.causes import duplicate, forbidden, invalid, required, too_long
+from sftjob_sandbox.apimachinery.errors import Cause
+from sftjob_sandbox.apimachinery.metadata import immutable
+from sftjob_sandbox.apimachinery.objects import Object
 
-_CLUSTER_SCOPED: Final = ("Node", "Namespace", "PersistentVolume", "CustomResourceDefinition")
+_SIZE_LIMIT_BYTES: Final = 1024 * 1024
+_LOCKED: Final = "field is immutable when `immutable` is set"
 
 
-def validate_namespace_status(namespace: Object, old: Object) -> list[Cause]:  # noqa: ARG001 -- one signature
-    """The phase follows the deletion."""
-    deleting = bool(namespace["metadata"].get("deletionTimestamp"))
-    phase = (namespace.get("status") or {}).get("phase") or ""
-    wanted = "Terminating" if deleting else "Active"
-    if phase == wanted:
+def validate_config_map(config: Object, old: Object | None) -> list[Cause]:
+    """Keys, size, and that an immutable ConfigMap stays as it is."""
+    causes = _locked(config, old, ("data", "binaryData")) if old else []
+    data, binary = config.get("data") or {}, config.get("binaryData") or {}
+    for field, entries in (("data", data), ("binaryData", binary)):
+        causes += [invalid(f"{field}[{key}]", key, text) for key in entries for text in names.config_key(key)]
+    text = "duplicate of key present in binaryData"
+    causes += [invalid(f"data[{key}]", key, text) for key in data if key in binary]
+    size = sum(map(names.byte_length, data.values())) + sum(map(_decoded_size, binary.values()))
+    return [*causes, too_long("", _SIZE_LIMIT_BYTES)] if size > _SIZE_LIMIT_BYTES else causes
+
+
+def validate_secret(secret: Object, old: Object | None) -> list[Cause]:
+    """Keys, size, and what may not change. No message contains a value of a Secret."""
+    causes = []
+    if old is not None:
+        causes += immutable("type", secret.get("type"), old.get("type"))
+        causes += _locked(secret, old, ("data",))
+    data = secret.get("data") or {}
+    causes += [invalid(f"data[{key}]", key, text) for key in data for text in names.config_key(key)]
+    if sum(map(_decoded_size, data.values())) > _SIZE_LIMIT_BYTES:
+        causes.append(too_long("data", _SIZE_LIMIT_BYTES))
+    return causes
+
+
+def _decoded_size(encoded: str) -> int:
+    return len(encoded) * 3 // 4 - encoded[-2:].count("=")
+
+
+def _locked(new: Object, old: Object, keys: tuple[str, ...]) -> list[Cause]:
+    if not old.get("immutable"):
         return []
-    text = f"may only be '{wanted}' if `deletionTimestamp` is {'not ' if deleting else ''}empty"
-    return [invalid("status.Phase", phase, text)]
+    causes = [] if new.get("immutable") else [forbidden("immutable", _LOCKED)]
+    return causes + [forbidden(key, _LOCKED) for key in keys if (new.get(key) or {}) != (old.get(key) or {})]
 
 
 def validate_event(event: Object, old: Object | None) -> list[Cause]:  # noqa: ARG001 -- one signature
-    """An Event tells of an object in its own namespace; one about a cluster-scoped object is in `default`."""
-    involved = event.get("involvedObject") or {}
-    namespace = event["metadata"].get("namespace") or ""
-    told = involved.get("namespace") or ""
-    if not told:
-        if namespace in ("default", "kube-system"):
-            return []
-        return [invalid("involvedObject.namespace", told, "does not match event.namespace")]
-    if involved.get("kind") in _CLUSTER_SCOPED and involved.get("apiVersion") == "v1":
-        return [invalid("involvedObject.namespace", told, f"not allowed for kind {involved['kind']}")]
-    return [] if told == namespace else [invalid("involvedObject.namespace", told, "does not match event.namespace")]
-
-
-def validate_lease(lease: Object, old: Object | None) -> list[Cause]:  # noqa: ARG001 -- one signature
-    """Durations are positive, transitions not negative."""
-    spec = lease.get("spec") or {}
-    seconds, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
-    causes = []
-    if seconds is not None and seconds <= 0:
-        causes.append(invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0"))
-    if transitions is not None and transitions < 0:
-        causes.append(invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0"))
-    return causes
+    """An Event is in the namespace of its object; one about a cluster-scoped object is in `default`."""
+    namespace, named = event["metadata"].get("namespace") or "", event["involvedObject"].get("namespace") or ""
+    if named == namespace or (not named and namespace in ("default", "kube-system")):
+        return []
+    return [invalid("involvedObject.namespace", named, "does not match event.namespace")]
 
 
 def validate_service(service: Object, old: Object | None) -> list[Cause]:
-    """Type, ports and selector of a Service."""
+    """Ports and address of a Service."""
     spec = service.get("spec") or {}
-    kinds = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
-    causes = one_of("spec.type", spec.get("type"), kinds)
-    causes += one_of("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
-    causes += validate_labels(spec.get("selector") or {}, "spec.selector")
     ports = spec.get("ports") or []
-    if not ports and spec.get("clusterIP") != "None" and spec.get("type") != "ExternalName":
-        causes.append(required("spec.ports"))
+    causes = [] if ports or spec.get("clusterIP") == "None" else [required("spec.ports")]
     taken: set[str] = set()
     for index, port in enumerate(ports):
-        where = f"spec.ports[{index}]"
-        name = port.get("name") or ""
+        where, name, number = f"spec.ports[{index}]", port.get("name") or "", port.get("port") or 0
         if not name and len(ports) > 1:
             causes.append(required(f"{where}.name"))
-        elif name:
-            causes += [invalid(f"{where}.name", name, text) for text in names.dns1123_label(name)]
-            if name in taken:
-                causes.append(duplicate(f"{where}.name", name))
-            taken.add(name)
-        number = port.get("port") or 0
-        causes += [invalid(f"{where}.port", number, text) for text in names.port_number(number)]
-        if port.get("protocol") not in ("SCTP", "TCP", "UDP"):
-            causes.append(not_supported(f"{where}.protocol", port.get("protocol", ""), ("SCTP", "TCP", "UDP")))
+        causes += [invalid(f"{where}.name", name, text) for text in (names.dns1123_label(name) if name else ())]
+        if name and name in taken:
+            causes.append(duplicate(f"{where}.name", name))
+        taken.add(name)
+        causes += [invalid(f"{where}.port", number, text) for text in names.between(number, 1, 65535)]
     before = ((old or {}).get("spec") or {}).get("clusterIP")
-    if before and spec.get("type") != "ExternalName":
-        causes += immutable("spec.clusterIP", spec.get("clusterIP", ""), before)
-    return causes
+    return [*causes, *(immutable("spec.clusterIP", spec.get("clusterIP", ""), before) if before else ())]
 
 
 def validate_deployment(deployment: Object, old: Object | None) -> list[Cause]:
-    """Replicas, selector and template of a Deployment."""
+    """Selector and template of a Deployment."""
     spec = deployment.get("spec") or {}
+    selector, labels = spec.get("selector") or {}, (spec["template"].get("metadata") or {}).get("labels") or {}
     causes = []
-    if spec.get("replicas", 1) < 0:
-        causes.append(invalid("spec.replicas", spec["replicas"], "must be greater than or equal to 0"))
-    selector = spec.get("selector")
-    template = spec.get("template") or {}
-    labels = (template.get("metadata") or {}).get("labels") or {}
-    if selector is None:
-        causes.append(required("spec.selector"))
-    else:
-        causes += check_label_selector(selector, "spec.selector")
-        wanted = selector.get("matchLabels") or {}
-        if not wanted and not selector.get("matchExpressions"):
-            causes.append(invalid("spec.selector", selector, "empty selector is invalid for deployment"))
-        if any(labels.get(key) != value for key, value in wanted.items()):
-            causes.append(
-                invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
-            )
-    if old is not None:
-        causes += immutable("spec.selector", selector, old["spec"].get("selector"))
-    causes += validate_labels(labels, "spec.template.metadata.labels")
-    pod = template.get("spec") or {}
-    if pod.get("restartPolicy") != "Always":
-        causes.append(not_supported("spec.template.spec.restartPolicy", pod.get("restartPolicy", ""), ("Always",)))
-    causes += one_of("spec.strategy.type", (spec.get("strategy") or {}).get("type"), ("Recreate", "RollingUpdate"))
-    return [*causes, *check_pod_spec(pod, "spec.template.spec")]
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        text = "`selector` does not match template `labels`"
+        causes.append(invalid("spec.template.metadata.labels", labels, text))
+    return causes if old is None else [*causes, *immutable("spec.selector", selector, old["spec"].get("selector"))]
+
+
+def validate_binding(binding: Object, old: Object | None) -> list[Cause]:
+    """The role of a RoleBinding or ClusterRoleBinding stays."""
+    changed = old is not None and binding.get("roleRef") != old.get("roleRef")
+    return [invalid("roleRef", binding.get("roleRef"), "cannot change roleRef")] if changed else []

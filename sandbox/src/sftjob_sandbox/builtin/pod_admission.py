@@ -1,4 +1,4 @@
-"""What admission plugins of a default API server add to a Pod, or refuse about it.
+"""What the admission plugins of a default API server add to a Pod, or refuse.
 
 ServiceAccount, Priority, RuntimeClass and DefaultTolerationSeconds; the rest of the default set changes no Pod here.
 """
@@ -6,14 +6,9 @@ ServiceAccount, Priority, RuntimeClass and DefaultTolerationSeconds; the rest of
 import hashlib
 from typing import Final
 
-from sftjob_sandbox.errors import ApiError
-from sftjob_sandbox.jsoncopy import copied
-from sftjob_sandbox.objects import Object
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.objects import Object, copied
 
-TOKEN_MOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 -- a directory
-ROOT_CA: Final = "kube-root-ca.crt"
-TOKEN_SECONDS: Final = 3607
-_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 _PRIORITIES: Final = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 _TAINTS: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
@@ -21,55 +16,19 @@ _TAINTS: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachabl
 def admit_pod(pod: Object, service_account: Object | None) -> Object:
     """A copy of a new Pod as admission lets it through. `service_account` is the one that it runs as.
 
-    Raises:
-        ApiError: 403 for a priority or runtime class that does not exist.
+    Raises ApiError: 403 for a priority or runtime class that does not exist.
     """
     result: Object = copied(pod)
     spec = result["spec"]
     spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
     account = service_account or {}
-    if _wants_token(spec, account):
-        _mount_token(result)
     if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
         spec["imagePullSecrets"] = copied(account["imagePullSecrets"])
     _set_priority(result)
     if spec.get("runtimeClassName"):
         raise _forbidden(result, f'pod rejected: RuntimeClass "{spec["runtimeClassName"]}" not found')
-    tolerate_node_problems(spec)
+    result["spec"] = tolerate_node_problems(spec)
     return result
-
-
-def _wants_token(spec: Object, account: Object) -> bool:
-    chosen = spec.get("automountServiceAccountToken", account.get("automountServiceAccountToken"))
-    return chosen is None or bool(chosen)
-
-
-def _mount_token(pod: Object) -> None:
-    """The volume kube-api-access-*, mounted where no container has something else already."""
-    spec, metadata = pod["spec"], pod["metadata"]
-    seed = f"{metadata.get('namespace')}/{metadata.get('name') or metadata.get('generateName')}".encode()
-    suffix = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in hashlib.sha256(seed).digest()[:5])
-    name = f"kube-api-access-{suffix}"
-    mounted = False
-    for container in [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]:
-        mounts = container.setdefault("volumeMounts", [])
-        if all(mount.get("mountPath") != TOKEN_MOUNT for mount in mounts):
-            mounts.append({"name": name, "readOnly": True, "mountPath": TOKEN_MOUNT})
-            mounted = True
-    if mounted:
-        spec.setdefault("volumes", []).append({"name": name, "projected": _token_projection()})
-
-
-def _token_projection() -> Object:
-    namespace = {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
-    return {
-        "sources": [
-            {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
-            {"configMap": {"name": ROOT_CA, "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-            {"downwardAPI": {"items": [namespace]}},
-        ],
-        "defaultMode": 0o644,
-    }
 
 
 def _set_priority(pod: Object) -> None:
@@ -88,8 +47,8 @@ def _set_priority(pod: Object) -> None:
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
 
 
-def tolerate_node_problems(spec: Object) -> None:
-    """Five minutes on a node that is not ready or not reachable, unless the Pod says otherwise."""
+def tolerate_node_problems(spec: Object) -> Object:
+    """The spec of a Pod that tolerates a node that is not ready or reachable for five minutes, or as it specifies."""
     tolerations = spec.get("tolerations") or []
     for taint in _TAINTS:
         matching = (
@@ -99,10 +58,38 @@ def tolerate_node_problems(spec: Object) -> None:
         if not any(matching):
             added = {"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
             tolerations = [*tolerations, added]
-    spec["tolerations"] = tolerations
+    return {**spec, "tolerations": tolerations}
 
 
 def _forbidden(pod: Object, text: str) -> ApiError:
     name = pod["metadata"].get("name") or pod["metadata"].get("generateName") or ""
     details = {"name": name, "kind": "pods"}
     return ApiError(403, "Forbidden", f'pods "{name}" is forbidden: {text}', details)
+
+
+HEADLESS: Final = "None"
+_ADDRESSES: Final = "10.96.{}.{}"
+"""From the range that kubeadm gives a cluster."""
+
+
+def admit_service(service: Object) -> Object:
+    """A copy of a new Service with what a cluster that knows IPv4 only fills in.
+
+    Raises ApiError: 501 for a Service that is to be reached from outside, or at an address of its own choice.
+    """
+    result: Object = copied(service)
+    spec = result["spec"]
+    if spec.get("clusterIP", "") not in ("", HEADLESS) or spec.get("type") != "ClusterIP":
+        text = "this emulator does not implement Services with a chosen or outer address: write spec.type: ClusterIP"
+        raise ApiError(501, "NotImplemented", f"{text} without spec.clusterIP, or spec.clusterIP: None (headless)")
+    address = spec.get("clusterIP") or _address(result["metadata"])
+    spec["clusterIP"], spec["clusterIPs"] = address, [address]
+    spec["ipFamilies"] = ["IPv4"]
+    spec["ipFamilyPolicy"] = "SingleStack"
+    return result
+
+
+def _address(metadata: Object) -> str:
+    """The same for the same Service. Two may share one, since nothing listens there."""
+    digest = hashlib.sha256(f"{metadata.get('namespace')}/{metadata.get('name')}".encode()).digest()
+    return _ADDRESSES.format(digest[0], digest[1])

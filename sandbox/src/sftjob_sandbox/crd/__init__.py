@@ -1,1 +1,1 @@
-"""CustomResourceDefinitions: what is accepted, and what an accepted one says about its objects."""
+"""CustomResourceDefinitions: their own rules, and the validation of custom resources by an accepted one."""

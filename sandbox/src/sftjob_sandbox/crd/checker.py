@@ -7,29 +7,22 @@ from typing import Final
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional, ext_strings
-from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, struct_pb2, timestamp_pb2
+from google.protobuf import descriptor_pool, struct_pb2, timestamp_pb2
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 
+from sftjob_sandbox.apimachinery.messages import map_values
 from sftjob_sandbox.crd.decl import Decl
 
 _PACKAGE: Final = "schema"
-_Field: Final = descriptor_pb2.FieldDescriptorProto
 _SCALARS: Final = {
-    "string": (_Field.TYPE_STRING, cel.Type.STRING),
-    "bytes": (_Field.TYPE_BYTES, cel.Type.BYTES),
-    "double": (_Field.TYPE_DOUBLE, cel.Type.DOUBLE),
-    "int": (_Field.TYPE_INT64, cel.Type.INT),
-    "bool": (_Field.TYPE_BOOL, cel.Type.BOOL),
+    "string": (Field.TYPE_STRING, cel.Type.STRING),
+    "double": (Field.TYPE_DOUBLE, cel.Type.DOUBLE),
+    "int": (Field.TYPE_INT64, cel.Type.INT),
+    "bool": (Field.TYPE_BOOL, cel.Type.BOOL),
 }
-_WELL_KNOWN: Final = {
-    "timestamp": (".google.protobuf.Timestamp", cel.Type.TIMESTAMP),
-    "duration": (".google.protobuf.Duration", cel.Type.DURATION),
-}
+_TIMESTAMP: Final = ".google.protobuf.Timestamp"
 _VALUE: Final = ".google.protobuf.Value"
-# Functions of Kubernetes' own CEL libraries, which the runtime here does not have.
-_KUBERNETES_FUNCTIONS: Final = frozenset({
-    "authorizer", "cidr", "find", "findAll", "format", "indexOf", "ip", "isCIDR", "isIP", "isQuantity", "isSorted",
-    "isURL", "lastIndexOf", "max", "min", "quantity", "sets", "sum", "url", "isSemver", "semver",
-})  # fmt: skip
 _MIXED_COMPARISON: Final = re.compile(r"'_(<|<=|>|>=)_' applied to '\((int, double|double, int)\)'")
 
 
@@ -46,16 +39,12 @@ def extensions() -> list[cel.CelExtensionBase]:
 class _File:
     """The messages of a protobuf file in the making."""
 
-    proto: descriptor_pb2.FileDescriptorProto = field(
-        default_factory=lambda: descriptor_pb2.FileDescriptorProto(
+    proto: FileDescriptorProto = field(
+        default_factory=lambda: FileDescriptorProto(
             name="schema.proto",
             package=_PACKAGE,
             syntax="proto2",
-            dependency=[
-                "google/protobuf/struct.proto",
-                "google/protobuf/timestamp.proto",
-                "google/protobuf/duration.proto",
-            ],
+            dependency=["google/protobuf/struct.proto", "google/protobuf/timestamp.proto"],
         )
     )
     doubles_are_dynamic: bool = False
@@ -69,36 +58,27 @@ class _File:
             self._field(message, escaped, number, child)
         return name
 
-    def _field(self, message: descriptor_pb2.DescriptorProto, name: str, number: int, decl: Decl) -> None:
-        target = message.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
+    def _field(self, message: DescriptorProto, name: str, number: int, decl: Decl) -> None:
+        target = message.field.add(name=name, number=number, label=Field.LABEL_OPTIONAL)
         element = decl.element
         if decl.kind == "list" and element is not None and element.kind not in ("list", "map"):
-            target.label = _Field.LABEL_REPEATED
+            target.label = Field.LABEL_REPEATED
             self._set_type(target, element)
         elif decl.kind == "map" and element is not None and element.kind not in ("list", "map"):
-            target.label = _Field.LABEL_REPEATED
-            target.type = _Field.TYPE_MESSAGE
-            entry = message.nested_type.add(name=f"Entry{number}Entry")
-            entry.options.map_entry = True
-            entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
-            value = entry.field.add(name="value", number=2, label=_Field.LABEL_OPTIONAL)
-            self._set_type(value, element)
-            # protobuf wants the entry's name made from the field's; type names are all that CEL looks at
-            entry.name = "".join(part[:1].upper() + part[1:] for part in name.split("_")) + "Entry"
-            target.type_name = f".{_PACKAGE}.{message.name}.{entry.name}"
+            self._set_type(map_values(message, target, _PACKAGE), element)
         else:
             self._set_type(target, decl)
 
-    def _set_type(self, target: descriptor_pb2.FieldDescriptorProto, decl: Decl) -> None:
+    def _set_type(self, target: Field, decl: Decl) -> None:
         if decl.kind in _SCALARS and not (decl.kind == "double" and self.doubles_are_dynamic):
             target.type = _SCALARS[decl.kind][0]
             return
-        target.type = _Field.TYPE_MESSAGE
+        target.type = Field.TYPE_MESSAGE
         if decl.kind == "object":
             target.type_name = f".{_PACKAGE}.{self.message(decl)}"
         else:
             # lists of lists are beyond protobuf: they stay unchecked
-            target.type_name = _WELL_KNOWN[decl.kind][0] if decl.kind in _WELL_KNOWN else _VALUE
+            target.type_name = _TIMESTAMP if decl.kind == "timestamp" else _VALUE
 
     def variable(self, decl: Decl) -> cel.Type:
         """The type of a variable."""
@@ -110,8 +90,9 @@ class _File:
             return cel.Type.Map(cel.Type.STRING, self.variable(decl.element))
         if decl.kind == "double" and self.doubles_are_dynamic:
             return cel.Type.DYN
-        known = {**_SCALARS, **_WELL_KNOWN}.get(decl.kind)
-        return known[1] if known else cel.Type.DYN
+        if decl.kind == "timestamp":
+            return cel.Type.TIMESTAMP
+        return _SCALARS[decl.kind][1] if decl.kind in _SCALARS else cel.Type.DYN
 
 
 class Checker:
@@ -122,25 +103,21 @@ class Checker:
         self._strict = _environment(decl, doubles_are_dynamic=False)
 
     def check(self, rule: str, *, optional_old_self: bool = False) -> cel.Expression:
-        """Compile a rule against the declared types.
-
-        Raises:
-            RuleError: with the compiler's message.
-        """
+        """Compile a rule against the declared types. Raises RuleError: with the compiler's message."""
         source = f"[optional.of(oldSelf)].map(oldSelf, {rule})[0]" if optional_old_self else rule
         try:
             return self._strict.compile(source)
         except RuntimeError as error:
             message = _issues(str(error))
             if not _MIXED_COMPARISON.search(message):
-                raise RuleError(_explained(message)) from error
+                raise RuleError(message) from error
         try:
             # The API server compares integers with doubles; the checker here only where the type is not known.
             lenient = _environment(self._decl, doubles_are_dynamic=True).compile(source)
         except RuntimeError as error:
-            raise RuleError(_explained(_issues(str(error)))) from error
+            raise RuleError(_issues(str(error))) from error
         if not _only_mixed_comparisons(message):
-            raise RuleError(_explained(message))
+            raise RuleError(message)
         return lenient
 
 
@@ -148,7 +125,7 @@ def _environment(decl: Decl, *, doubles_are_dynamic: bool) -> cel.Env:
     file = _File(doubles_are_dynamic=doubles_are_dynamic)
     variable = file.variable(decl)
     pool = descriptor_pool.DescriptorPool()
-    for known in (struct_pb2, timestamp_pb2, duration_pb2):
+    for known in (struct_pb2, timestamp_pb2):
         pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(file.proto.SerializeToString())
     variables = {"self": variable, "oldSelf": variable}
@@ -165,15 +142,6 @@ def _issues(text: str) -> str:
 def _only_mixed_comparisons(message: str) -> bool:
     errors = [line for line in message.splitlines() if line.startswith("ERROR: ")]
     return bool(errors) and all(_MIXED_COMPARISON.search(line) for line in errors)
-
-
-def _explained(message: str) -> str:
-    unknown = re.findall(r"undeclared reference to '(\w+)'", message)
-    missing = [name for name in unknown if name in _KUBERNETES_FUNCTIONS]
-    if missing:
-        note = f"(a real API server has the function {missing[0]}; this one does not evaluate it)"
-        return f"{message}\n{note}"
-    return message
 
 
 @cache

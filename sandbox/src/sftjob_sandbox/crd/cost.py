@@ -8,7 +8,7 @@ import math
 from typing import Final, NamedTuple
 
 from sftjob_sandbox.crd.decl import MAX_REQUEST_BYTES, Decl
-from sftjob_sandbox.crd.expressions import DYN, CelType, Checked, Expr
+from sftjob_sandbox.crd.expressions import Checked, Expr
 
 RULE_LIMIT: Final = 10_000_000
 SCHEMA_LIMIT: Final = 100_000_000
@@ -18,7 +18,12 @@ _REGEX: Final = 0.25
 _SCALARS: Final = ("bool", "double", "duration", "int", "timestamp", "uint")
 _ACCUMULATORS: Final = ("@result", "__result__")
 _ORDERINGS: Final = ("_<_", "_<=_", "_>_", "_>=_")
-_TRAVERSALS: Final = ("lowerAscii", "upperAscii", "substring", "trim")
+FUNCTIONS: Final = frozenset({
+    "_&&_", "_||_", "!_", "_?_:_", "_==_", "_!=_", *_ORDERINGS, "_+_", "_-_", "-_", "_*_", "_/_", "_%_", "_[_]", "@in",
+    "_in_", "@not_strictly_false", "size", "matches", "startsWith", "endsWith", "contains", "type", "string", "int",
+    "double", "optional.of", "hasValue", "value",
+})  # fmt: skip
+"""The operators and functions with a known cost; the API server has more."""
 
 
 class Range(NamedTuple):
@@ -89,7 +94,7 @@ class _Estimator:
     def _ident(self, expr: Expr) -> Range:
         ranges = self._ranges.get(expr.name)
         if ranges:
-            kind = self._checked.type_of(ranges[-1]).kind
+            kind = self._checked.kind_of(ranges[-1])
             if kind in ("list", "map"):
                 step = "@items" if kind == "list" else "@keys"
                 self._paths[expr.id] = [*self._paths.get(ranges[-1].id, []), step]
@@ -102,7 +107,7 @@ class _Estimator:
         if expr.test_only:
             return operand.plus(_ONE)
         self._paths[expr.id] = [*self._paths.get(expr.parts[0].id, []), expr.name]
-        kind = self._checked.type_of(expr.parts[0]).kind
+        kind = self._checked.kind_of(expr.parts[0])
         return operand.plus(_ONE) if kind in ("map", "object", "param") else operand
 
     def _comprehension(self, expr: Expr) -> Range:
@@ -120,8 +125,7 @@ class _Estimator:
         if expr.id in self._sizes:
             return self._sizes[expr.id]
         if expr.kind == "literal":
-            length = len(expr.literal) if isinstance(expr.literal, str | bytes) else 1
-            return Range(length, length)
+            return Range(expr.literal_size, expr.literal_size)
         if expr.kind in ("list", "map"):
             length = len(expr.parts) if expr.kind == "list" else len(expr.parts) // 2
             return Range(length, length)
@@ -130,7 +134,7 @@ class _Estimator:
             declared = self._declared_size(path)
             if declared is not None:
                 return declared
-        return _ONE if self._checked.type_of(expr).kind in _SCALARS else _ANY
+        return _ONE if self._checked.kind_of(expr) in _SCALARS else _ANY
 
     def _declared_size(self, path: list[str]) -> Range | None:
         node: Decl | None = self._decl
@@ -151,7 +155,7 @@ class _Estimator:
         costs = [self.cost(argument) for argument in arguments]
         total = self.cost(target) if target is not None else _ZERO
         if expr.name == "_[_]" and arguments:
-            step = "@items" if self._checked.type_of(arguments[0]).kind == "list" else "@values"
+            step = "@items" if self._checked.kind_of(arguments[0]) == "list" else "@values"
             self._paths[expr.id] = [*self._paths.get(arguments[0].id, []), step]
         call = self._function(expr.name, target, arguments, costs)
         if call.size is not None:
@@ -172,7 +176,7 @@ class _Estimator:
 
     def _operator(self, name: str, arguments: list[Expr]) -> _Call:
         sizes = [self._size(argument) for argument in arguments]
-        kinds = [self._checked.type_of(argument).kind for argument in arguments]
+        kinds = [self._checked.kind_of(argument) for argument in arguments]
         if name in ("@in", "_in_") and len(arguments) == 2 and kinds[1] in ("list", "dyn"):
             return _Call(sizes[1])
         if name in ("_==_", "_!=_") or (name in _ORDERINGS and {"string", "bytes", "dyn"} & set(kinds)):
@@ -188,60 +192,16 @@ class _Estimator:
     def _matches(self, text: Range, pattern: Range) -> _Call:
         return _Call(text.plus(_ONE).scaled(_STRING).times(pattern.scaled(_REGEX)))
 
-    def _text_function(self, name: str, target: Expr | None, arguments: list[Expr]) -> _Call:
-        if target is None:
-            return _Call(_ONE)
+    def _text_function(self, name: str, target: Expr, arguments: list[Expr]) -> _Call:
         size = self._size(target)
         sizes = [self._size(argument) for argument in arguments]
-        call = _Call(_ONE)
         if name in ("startsWith", "endsWith"):
-            call = _Call(sizes[0].scaled(_STRING))
-        elif name == "matches":
-            call = self._matches(size, sizes[0])
-        elif name == "contains":
-            call = _Call(size.scaled(_STRING).times(sizes[0].scaled(_STRING)))
-        elif name in _TRAVERSALS:
-            call = _Call(size.scaled(_STRING), size)
-        elif name in ("indexOf", "lastIndexOf", "format"):
-            call = _Call(size.scaled(_STRING))
-        elif name == "split":
-            call = _Call(size.scaled(2 * _STRING), Range(0, size.high))
-        elif name == "replace":
-            call = _Call(size.scaled(2 * _STRING), _replaced(size, sizes[0], sizes[1]))
-        elif name == "join":
-            call = self._join(target, size, sizes)
-        return call
-
-    def _join(self, target: Expr, count: Range, separators: list[Range]) -> _Call:
-        element = self._checked.type_of(target).element or DYN
-        size = count.times(self._item_size(target, element))
-        if separators:
-            size = size.plus(separators[0].times(Range(max(count.low - 1, 0), max(count.high - 1, 0))))
-        return _Call(size.scaled(_STRING), size)
-
-    def _item_size(self, target: Expr, element: CelType) -> Range:
-        path = self._paths.get(target.id)
-        declared = self._declared_size([*path, "@items"]) if path else None
-        if declared is not None:
-            return declared
-        return _ONE if element.kind in _SCALARS else _ANY
-
-
-def _replaced(size: Range, old: Range, new: Range) -> Range:
-    """Size of a text after `replace`: as long or short as replacing can make it."""
-    if old.low == 0:
-        most, kept_most = _cap(size.high + 1), size.high
-    elif new.high <= old.low:
-        most, kept_most = 0, size.high
-    else:
-        most, kept_most = math.ceil(size.high / old.low), 0
-    if old.high == 0:
-        fewest, kept_fewest = size.low + 1, size.low
-    elif old.high <= new.low:
-        fewest, kept_fewest = 0, size.low
-    else:
-        fewest, kept_fewest = math.ceil(size.low / old.high), 0
-    return Range(fewest, most).times(new).plus(Range(kept_fewest, kept_most))
+            return _Call(sizes[0].scaled(_STRING))
+        if name == "matches":
+            return self._matches(size, sizes[0])
+        if name == "contains":
+            return _Call(size.scaled(_STRING).times(sizes[0].scaled(_STRING)))
+        return _Call(_ONE)
 
 
 def largest_cost(checked: Checked, decl: Decl) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from sftjob_sandbox.causes import as_json
-from sftjob_sandbox.objects import Object
+from sftjob_sandbox.apimachinery.causes import as_json
+from sftjob_sandbox.apimachinery.objects import Object
 
-Kind = Literal["dyn", "list", "map", "object", "string", "bytes", "duration", "timestamp", "double", "int", "bool"]
+Kind = Literal["dyn", "list", "map", "object", "string", "timestamp", "double", "int", "bool"]
 
 MAX_REQUEST_BYTES: Final = 3 * 1024 * 1024
 _RESERVED: Final = frozenset({
@@ -20,13 +20,6 @@ _RESERVED: Final = frozenset({
     "loop", "package", "namespace", "return", "var", "void", "while",
 })  # fmt: skip
 _ESCAPES: Final = {"__": "__underscores__", ".": "__dot__", "-": "__dash__", "/": "__slash__"}
-# kind, smallest size in JSON, largest size
-_FORMATTED: Final[Mapping[str, tuple[Kind, int, int]]] = {
-    "byte": ("bytes", 2, MAX_REQUEST_BYTES - 2),
-    "duration": ("duration", 3, 32),
-    "date": ("timestamp", 12, 12),
-    "date-time": ("timestamp", 21, 32),
-}
 
 
 @dataclass(eq=False)
@@ -44,7 +37,7 @@ class Decl:
     keys: tuple[str, ...] | None = None
     """Of a list without an order: its map keys, none for a set."""
     opaque: bool = False
-    """Whether an object may have fields that rules can not name, only compare as parts of it."""
+    """Whether an object may have fields that rules cannot name, only compare as parts of it."""
 
     @property
     def needs_conversion(self) -> bool:
@@ -97,9 +90,7 @@ def _with_type_and_metadata(schema: Mapping[str, Any]) -> Object:
 
 
 def _child(schema: Any) -> Decl | None:
-    if not isinstance(schema, dict):
-        return None
-    return declare(schema, root=bool(schema.get("x-kubernetes-embedded-resource")))
+    return declare(schema) if isinstance(schema, dict) else None
 
 
 def _list(schema: Mapping[str, Any]) -> Decl | None:
@@ -141,10 +132,8 @@ def _object(schema: Mapping[str, Any]) -> Decl | None:
 
 def _text(schema: Mapping[str, Any]) -> Decl:
     most = schema.get("maxLength")
-    formatted = _FORMATTED.get(str(schema.get("format")))
-    if formatted is not None:
-        kind, smallest, largest = formatted
-        return Decl(kind, smallest, max(most, 0) if kind == "bytes" and most is not None else largest)
+    if schema.get("format") == "date-time":
+        return Decl("timestamp", 21, 32)
     if most is not None:
         return Decl("string", 2, max(most, 0) * 4)
     choices = [len(choice.encode()) for choice in schema.get("enum") or () if isinstance(choice, str)]

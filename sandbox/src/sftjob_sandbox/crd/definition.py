@@ -1,27 +1,27 @@
-"""What the API server refuses about a CustomResourceDefinition.
+"""The rules for CustomResourceDefinitions.
 
-Source: apiextensions-apiserver's pkg/apis/apiextensions/validation/validation.go. Where all versions share a schema,
-columns or subresources (so always with one version) the API server tells of them as `spec.validation`,
-`spec.additionalPrinterColumns` and `spec.subresources`; so do these causes.
+Source: apiextensions-apiserver's pkg/apis/apiextensions/validation/validation.go. With one version, the API server
+names its schema and columns `spec.validation` and `spec.additionalPrinterColumns`; so do these causes.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any, Final
 
-from sftjob_sandbox import names
-from sftjob_sandbox.causes import duplicate, forbidden, invalid, required, too_many
-from sftjob_sandbox.crd.default_checks import check_defaults
-from sftjob_sandbox.crd.field_paths import resolve
+from sftjob_sandbox.apimachinery import names
+from sftjob_sandbox.apimachinery.causes import forbidden, invalid, required
+from sftjob_sandbox.apimachinery.errors import Cause
+from sftjob_sandbox.apimachinery.metadata import immutable, one_of
+from sftjob_sandbox.apimachinery.objects import Object
 from sftjob_sandbox.crd.rule_checks import RuleScope
+from sftjob_sandbox.crd.rules import compile_rules, run_rules
 from sftjob_sandbox.crd.schema_checks import check_schema
+from sftjob_sandbox.crd.structural import prune
 from sftjob_sandbox.crd.structure import check_structural
-from sftjob_sandbox.errors import Cause
-from sftjob_sandbox.metadata import immutable, one_of
-from sftjob_sandbox.objects import Object
+from sftjob_sandbox.crd.values import ValueSchema
 
 _COLUMN_TYPES: Final = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS: Final = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
+_SCHEMA: Final = "spec.validation.openAPIV3Schema"
 _AT_ROOT: Final = (
     "Description", "Type", "Format", "Title", "Maximum", "ExclusiveMaximum", "Minimum", "ExclusiveMinimum", "MaxLength",
     "MinLength", "Pattern", "MaxItems", "MinItems", "UniqueItems", "MultipleOf", "Required", "Items", "Properties",
@@ -31,35 +31,34 @@ _ROOT_KEYWORDS: Final = frozenset({
     *(name[0].lower() + name[1:] for name in _AT_ROOT[:-2]),
     "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations",
 })  # fmt: skip
-_MAX_SELECTABLE_FIELDS: Final = 8
-_APPROVAL: Final = "api-approved.kubernetes.io"
+_UNSUPPORTED: Final = "this local server does not support the field: remove it"
 
 
 def check_definition(definition: Object) -> list[Cause]:
-    """Every reason to refuse a CustomResourceDefinition with defaults, beside those of its metadata."""
+    """Every reason to refuse a CustomResourceDefinition with defaults, besides those of its metadata."""
     spec, declared = definition["spec"], definition["spec"].get("names") or {}
     name, wanted = definition["metadata"].get("name", ""), f"{declared.get('plural', '')}.{spec.get('group', '')}"
     causes = [] if name == wanted else [invalid("metadata.name", name, 'must be spec.names.plural+"."+spec.group')]
-    return [
-        *causes,
+    causes += [
         *_check_group(spec.get("group") or ""),
         *one_of("spec.scope", spec.get("scope"), ("Cluster", "Namespaced")),
-        *_check_schemas_present(spec),
-        *_check_versions(spec),
         *_check_names(declared),
-        *_check_shared(spec),
-        *_check_conversion(spec),
-        *_check_approval(definition),
     ]
+    versions = spec.get("versions") or []
+    if len(versions) != 1:
+        return [*causes, invalid("spec.versions", len(versions), "this local server supports exactly one version")]
+    if (strategy := (spec.get("conversion") or {}).get("strategy")) != "None":
+        text = "this local server calls no conversion webhooks: write None"
+        causes.append(invalid("spec.conversion.strategy", strategy, text))
+    return [*causes, *_check_version(versions[0])]
 
 
 def check_definition_update(new: Object, old: Object) -> list[Cause]:
     """What a change may not touch."""
     causes: list[Cause] = []
     conditions = (old.get("status") or {}).get("conditions") or ()
-    established = any(c.get("type") == "Established" and c.get("status") == "True" for c in conditions)
     before, after = old["spec"], new["spec"]
-    if established:
+    if any(c.get("type") == "Established" and c.get("status") == "True" for c in conditions):
         causes += immutable("spec.scope", after.get("scope"), before.get("scope"))
         causes += immutable("spec.names.kind", after["names"].get("kind"), before["names"].get("kind"))
     causes += immutable("spec.group", after.get("group"), before.get("group"))
@@ -79,71 +78,22 @@ def _check_group(group: str) -> list[Cause]:
     return [] if "." in group else [invalid("spec.group", group, "should be a domain with at least one dot")]
 
 
-def _schema_of(version: Object) -> Object | None:
-    schema: Object | None = (version.get("schema") or {}).get("openAPIV3Schema")
-    return schema
-
-
-def _check_schemas_present(spec: Object) -> list[Cause]:
-    return [
-        required(f"spec.versions[{index}].schema.openAPIV3Schema", "schemas are required")
-        for index, version in enumerate(spec.get("versions") or ())
-        if _schema_of(version) is None
-    ]
-
-
-def _check_versions(spec: Object) -> list[Cause]:
-    versions = spec.get("versions") or []
-    causes: list[Cause] = []
-    shared = {
-        key: _shared(versions, key)
-        for key in ("schema", "subresources", "additionalPrinterColumns", "selectableFields")
-    }
-    for index, version in enumerate(versions):
-        where = f"spec.versions[{index}]"
-        name = version.get("name") or ""
-        if texts := names.dns1035_label(name):
-            causes.append(invalid(f"{where}.name", name, ",".join(texts)))
-        causes += _check_deprecation(version, where)
-        for key, check in _PER_VERSION.items():
-            if not shared[key] and version.get(key):
-                causes += check(version, f"{where}.{key}")
-    declared = [version.get("name") for version in versions]
-    if len(set(declared)) != len(declared):
-        causes.append(invalid("spec.versions", versions, "must contain unique version names"))
-    if sum(bool(version.get("storage")) for version in versions) != 1:
-        text = "must have exactly one version marked as storage version"
-        causes.append(invalid("spec.versions", versions, text))
-    return causes
-
-
-def _shared(versions: list[Object], key: str) -> bool:
-    return all(version.get(key) == versions[0].get(key) for version in versions)
-
-
-def _check_shared(spec: Object) -> list[Cause]:
-    """What all versions have in common is told once."""
-    versions = spec.get("versions") or []
-    if not versions:
-        return []
-    paths = {"schema": "spec.validation"}
-    causes: list[Cause] = []
-    for key, check in _PER_VERSION.items():
-        if _shared(versions, key) and versions[0].get(key):
-            causes += check(versions[0], paths.get(key, f"spec.{key}"))
-    return causes
-
-
-def _check_deprecation(version: Object, path: str) -> list[Cause]:
-    warning = version.get("deprecationWarning")
-    if warning is None:
-        return []
-    texts = [] if version.get("deprecated") else ["can only be set for deprecated versions"]
-    if not texts and names.byte_length(warning) > 256:
-        texts.append("must be <= 256 characters long")
-    if not texts and not warning:
-        texts.append("must not be an empty string")
-    return [invalid(f"{path}.deprecationWarning", warning, text) for text in texts]
+def _check_version(version: Object) -> list[Cause]:
+    where, name = "spec.versions[0]", version.get("name") or ""
+    texts = names.dns1035_label(name)
+    causes = [invalid(f"{where}.name", name, ",".join(texts))] if texts else []
+    if not version.get("storage"):
+        causes.append(invalid("spec.versions", [version], "must have exactly one version marked as storage version"))
+    for key in ("deprecated", "deprecationWarning", "selectableFields"):
+        causes += [forbidden(f"{where}.{key}", _UNSUPPORTED)] if version.get(key) else []
+    if "scale" in (version.get("subresources") or {}):
+        causes.append(forbidden("spec.subresources.scale", _UNSUPPORTED))
+    schema = (version.get("schema") or {}).get("openAPIV3Schema")
+    if schema is None:
+        return [*causes, required(f"{where}.schema.openAPIV3Schema", "schemas are required")]
+    if (version.get("subresources") or {}).get("status") is not None:
+        causes += _check_root(schema)
+    return [*causes, *_check_schema(schema), *_check_columns(version.get("additionalPrinterColumns") or [])]
 
 
 def _check_names(declared: Object) -> list[Cause]:
@@ -169,135 +119,64 @@ def _check_names(declared: Object) -> list[Cause]:
     return causes
 
 
-def _check_validation(version: Object, path: str) -> list[Cause]:
-    schema = _schema_of(version)
-    if schema is None:
-        return []
-    where = f"{path}.openAPIV3Schema"
-    causes = _check_root(schema, where) if (version.get("subresources") or {}).get("status") is not None else []
-    if schema.get("nullable"):
-        causes.append(forbidden(f"{where}.nullable", "nullable cannot be true at the root"))
-    found = check_structural(schema, where) or check_defaults(schema, where)
+def _check_schema(schema: Object) -> list[Cause]:
+    found = check_structural(schema, _SCHEMA) or check_defaults(schema, _SCHEMA)
     scope = None if found else RuleScope.of_root(schema)
-    causes += [*found, *check_schema(schema, where, scope)]
-    return causes + (scope.costs.causes(where) if scope is not None else [])
+    causes = [*found, *check_schema(schema, _SCHEMA, scope)]
+    return causes + (scope.costs.causes(_SCHEMA) if scope is not None else [])
 
 
-def _check_root(schema: Object, path: str) -> list[Cause]:
+def _check_root(schema: Object) -> list[Cause]:
     """With a status subresource the root can only describe an object."""
     if schema.get("type") not in (None, "object"):
         text = 'only "object" is allowed as the type at the root of the schema if the status subresource is enabled'
-        return [invalid(f"{path}.type", schema["type"], text)]
+        return [invalid(f"{_SCHEMA}.type", schema["type"], text)]
     if set(schema) <= _ROOT_KEYWORDS:
         return []
     shown = "[" + " ".join(_AT_ROOT) + "]"
     text = f"only {shown} fields are allowed at the root of the schema if the status subresource is enabled"
-    return [invalid(path, schema, text)]
+    return [invalid(_SCHEMA, schema, text)]
 
 
-def _check_columns(version: Object, path: str) -> list[Cause]:
+def _check_columns(columns: list[dict[str, Any]]) -> list[Cause]:
     causes: list[Cause] = []
     types, formats = ",".join(_COLUMN_TYPES), ",".join(_COLUMN_FORMATS)
-    for index, column in enumerate(version["additionalPrinterColumns"]):
-        where = f"{path}[{index}]"
-        kind = column.get("type") or ""
+    for index, column in enumerate(columns):
+        where, kind, path = f"spec.additionalPrinterColumns[{index}]", column.get("type") or "", column.get("jsonPath")
         causes += [] if column.get("name") else [required(f"{where}.name")]
-        if not kind:
-            causes.append(required(f"{where}.type", f"must be one of {types}"))
-        elif kind not in _COLUMN_TYPES:
-            causes.append(invalid(f"{where}.type", kind, f"must be one of {types}"))
+        if kind not in _COLUMN_TYPES:
+            text = f"must be one of {types}"
+            causes.append(invalid(f"{where}.type", kind, text) if kind else required(f"{where}.type", text))
         if column.get("format") and column["format"] not in _COLUMN_FORMATS:
             causes.append(invalid(f"{where}.format", column["format"], f"must be one of {formats}"))
-        if not column.get("jsonPath"):
+        if not path:
             causes.append(required(f"{where}.JSONPath"))
-        else:
-            causes += _check_json_path(column["jsonPath"], f"{where}.JSONPath")
+        elif not path.startswith("."):
+            causes.append(invalid(f"{where}.JSONPath", path, "must be a simple json path starting with ."))
     return causes
 
 
-def _check_json_path(text: str, path: str) -> list[Cause]:
-    return [] if text.startswith(".") else [invalid(path, text, "must be a simple json path starting with .")]
+Schema = Mapping[str, Any]
 
 
-def _check_selectable(version: Object, path: str) -> list[Cause]:
-    schema, causes = _schema_of(version) or {}, []
-    seen: set[str] = set()
-    for index, entry in enumerate(version["selectableFields"]):
-        where, text = f"{path}[{index}].jsonPath", entry.get("jsonPath") or ""
-        if not text:
-            causes.append(required(where))
-            continue
-        try:
-            found = resolve(text, schema, brackets=False)
-        except ValueError as error:
-            causes.append(invalid(where, text, f"is an invalid path: {error}"))
-            continue
-        if found.text.split(".")[0] == "metadata":
-            causes.append(invalid(where, text, "must not point to fields in metadata"))
-        if found.schema.get("type") not in ("string", "boolean", "integer"):
-            problem = (
-                "must point to a field of type string, boolean or integer. "
-                "Enum string fields and strings with formats are allowed."
-            )
-            causes.append(invalid(where, text, problem))
-        if found.text in seen:
-            causes.append(duplicate(where, text))
-        seen.add(found.text)
-    if len(seen) > _MAX_SELECTABLE_FIELDS:
-        causes.append(too_many(path, len(seen), _MAX_SELECTABLE_FIELDS))
-    return causes
-
-
-def _check_subresources(version: Object, path: str) -> list[Cause]:
-    scale = version["subresources"].get("scale")
-    if scale is None:
-        return []
+def check_defaults(schema: Schema, path: str) -> list[Cause]:
+    """Defaults with unknown fields, or that break the schema or a rule of the field that they are for."""
     causes: list[Cause] = []
-    for key, root in (("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")):
-        where, text = f"{path}.scale.{key}", scale.get(key) or ""
-        if not text:
-            causes.append(required(where))
-        elif problems := _check_json_path(text, where):
-            causes += problems
-        elif not text.startswith(root):
-            causes.append(invalid(where, text, f"should be a json path under {root.rstrip('.')}"))
-    causes.append(invalid(f"{path}.scale", scale, "a real API server serves /scale; this one does not"))
+    if schema.get("default") is not None:
+        causes += _check_default(schema, f"{path}.default")
+    if isinstance(schema.get("items"), dict):
+        causes += check_defaults(schema["items"], f"{path}.items")
+    for name, part in (schema.get("properties") or {}).items():
+        causes += check_defaults(part, f"{path}.properties[{name}]")
     return causes
 
 
-def _check_conversion(spec: Object) -> list[Cause]:
-    conversion = spec.get("conversion") or {}
-    strategy = conversion.get("strategy") or ""
-    causes = one_of("spec.conversion.strategy", strategy, ("None", "Webhook"))
-    if strategy == "Webhook":
-        text = "a real API server calls conversion webhooks; this one does not"
-        causes.append(invalid("spec.conversion.strategy", strategy, text))
-    if spec.get("preserveUnknownFields"):
-        text = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
-        causes.append(invalid("spec.preserveUnknownFields", True, text))
-    return causes
-
-
-def _check_approval(definition: Object) -> list[Cause]:
-    """Groups of the Kubernetes project need an approval."""
-    group = definition["spec"].get("group") or ""
-    if not f".{group}".endswith((".k8s.io", ".kubernetes.io")):
-        return []
-    value = (definition["metadata"].get("annotations") or {}).get(_APPROVAL) or ""
-    where = f"metadata.annotations[{_APPROVAL}]"
-    text = f'protected groups must have approval annotation "{_APPROVAL}"'
-    see = "see https://github.com/kubernetes/enhancements/pull/1111"
-    if not value:
-        return [required(where, f"{text}, {see}")]
-    url = urlsplit(value)
-    if value.startswith("unapproved") or (url.scheme and url.netloc):
-        return []
-    return [invalid(where, value, f'{text} with either a URL or a reason starting with "unapproved", {see}')]
-
-
-_PER_VERSION: Final[Mapping[str, Callable[[Object, str], list[Cause]]]] = {
-    "schema": _check_validation,
-    "subresources": _check_subresources,
-    "additionalPrinterColumns": _check_columns,
-    "selectableFields": _check_selectable,
-}
+def _check_default(schema: Schema, path: str) -> list[Cause]:
+    value = schema["default"]
+    unknown: list[str] = []
+    prune(value, schema, "x", unknown)
+    causes = [invalid(path, value, "must not have unknown fields")] if unknown else []
+    errors = ValueSchema(schema).errors(value, "", root=path)
+    if errors:
+        return [*causes, *errors]
+    return [*causes, *run_rules(compile_rules(schema), value, path)]

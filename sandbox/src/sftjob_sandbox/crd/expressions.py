@@ -1,25 +1,40 @@
 """Checked CEL expressions as trees, read from the CEL runtime's serialized form (cel.expr.CheckedExpr)."""
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from cel_expr_python import cel
 
-from sftjob_sandbox.wire import Raw, as_bytes, fields, signed, text
+from sftjob_sandbox.apimachinery.messages import message_types
 
-_WELL_KNOWN: Final = {1: "any", 2: "timestamp", 3: "duration"}
-_PRIMITIVES: Final = {1: "bool", 2: "int", 3: "uint", 4: "double", 5: "string", 6: "bytes"}
-
-
-@dataclass(frozen=True)
-class CelType:
-    """A type: its kind and, for lists, that of the items."""
-
-    kind: str
-    element: "CelType | None" = None
-
-
-DYN: Final = CelType("dyn")
+_NAMED: Final = {
+    "primitive": {1: "bool", 2: "int", 3: "uint", 4: "double", 5: "string", 6: "bytes"},
+    "wellKnown": {1: "any", 2: "timestamp", 3: "duration"},
+}
+_TYPES: Final = message_types("cel", """
+message Any { string typeUrl = 1; bytes value = 2; }
+message CheckedExpr { repeated TypeEntry types = 3; Expr expr = 4; }
+message TypeEntry { int64 id = 1; Type type = 2; }
+message Type {
+  optional int32 null = 2; int32 primitive = 3; int32 wellKnown = 5; ListType list = 6; optional bytes map = 7;
+  optional string object = 9; optional string param = 10; optional bytes type = 11; optional bytes opaque = 14;
+}
+message ListType { Type element = 1; }
+message Expr {
+  int64 id = 2; Constant literal = 3; Ident ident = 4; Select select = 5; Call call = 6; List list = 7;
+  Struct struct = 8; Comprehension comprehension = 9;
+}
+message Constant { optional string text = 6; optional bytes bytes = 7; }
+message Ident { string name = 1; }
+message Select { Expr operand = 1; string name = 2; bool testOnly = 3; }
+message Call { Expr target = 1; string name = 2; repeated Expr arguments = 3; }
+message List { repeated Expr elements = 1; }
+message Struct { string name = 1; repeated Entry entries = 2; }
+message Entry { Expr key = 3; Expr value = 4; }
+message Comprehension {
+  string name = 1; Expr range = 2; Expr initial = 4; Expr condition = 5; Expr step = 6; Expr result = 7;
+}
+""")  # fmt: skip
 
 
 @dataclass
@@ -32,26 +47,26 @@ class Expr:
     """
 
     id: int
-    kind: str = "literal"
+    kind: str
     name: str = ""
     """Identifier, selected field, function or iteration variable."""
-    accumulator: str = ""
     test_only: bool = False
     has_target: bool = False
-    literal: str | bytes | int | float | bool | None = None
+    literal_size: int = 1
+    """Length of a literal text."""
     parts: list["Expr"] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """An expression with the type of each node."""
+    """An expression with the kind of each node's type."""
 
     root: Expr
-    types: dict[int, CelType]
+    kinds: dict[int, str]
 
-    def type_of(self, expr: Expr) -> CelType:
-        """The deduced type of a node."""
-        return self.types.get(expr.id, DYN)
+    def kind_of(self, expr: Expr) -> str:
+        """The kind of a node's deduced type."""
+        return self.kinds.get(expr.id, "dyn")
 
     def walk(self) -> list[Expr]:
         """Every node."""
@@ -65,106 +80,36 @@ class Checked:
 
 def read_checked(expression: cel.Expression) -> Checked:
     """The tree of a compiled expression."""
-    envelope = dict(fields(expression.serialize()))
-    root = Expr(0)
-    types: dict[int, CelType] = {}
-    for number, raw in fields(as_bytes(envelope[2])):
-        if number == 4:
-            root = _expr(as_bytes(raw))
-        elif number == 3:
-            entry = dict(fields(as_bytes(raw)))
-            types[_integer(entry[1])] = _type(as_bytes(entry.get(2, b"")))
-    return Checked(root, types)
+    checked = _TYPES["CheckedExpr"].FromString(_TYPES["Any"].FromString(expression.serialize()).value)
+    return Checked(_expr(checked.expr), {entry.id: _kind(entry.type) for entry in checked.types})
 
 
-def _integer(raw: Raw) -> int:
-    return signed(raw) if isinstance(raw, int) else 0
+def _kind(message: Any) -> str:
+    for described, value in message.ListFields():
+        return _NAMED[described.name].get(value, "dyn") if described.name in _NAMED else str(described.name)
+    return "dyn"
 
 
-def _type(data: bytes) -> CelType:
-    for number, raw in fields(data):
-        if number == 3 and isinstance(raw, int):
-            return CelType(_PRIMITIVES.get(raw, "dyn"))
-        if number == 5 and isinstance(raw, int):
-            return CelType(_WELL_KNOWN.get(raw, "dyn"))
-        if number == 6:
-            element = dict(fields(as_bytes(raw))).get(1)
-            return CelType("list", _type(as_bytes(element)) if element is not None else DYN)
-        if number in (2, 7, 9, 10, 11, 14):
-            return CelType({2: "null", 7: "map", 9: "object", 10: "param", 11: "type", 14: "opaque"}[number])
-    return DYN
-
-
-def _expr(data: bytes) -> Expr:
-    result = Expr(0)
-    for number, raw in fields(data):
-        if number == 2:
-            result.id = _integer(raw)
-            continue
-        body = as_bytes(raw)
-        if number == 3:
-            result.literal = _constant(body)
-        elif number == 4:
-            result.kind, result.name = "ident", text(dict(fields(body)).get(1, b""))
-        elif number == 5:
-            _read_select(result, body)
-        elif number == 6:
-            _read_call(result, body)
-        elif number in (7, 8):
-            _read_aggregate(result, body, is_list=number == 7)
-        elif number == 9:
-            _read_comprehension(result, body)
+def _expr(message: Any) -> Expr:
+    kind: str = next((described.name for described, _ in message.ListFields() if described.name != "id"), "literal")
+    node = getattr(message, kind)
+    result = Expr(message.id, kind, name=getattr(node, "name", ""))
+    match kind:
+        case "literal" if node.ListFields():
+            result.literal_size = len(node.text or node.bytes)
+        case "select":
+            result.test_only, result.parts = node.testOnly, [_expr(node.operand)]
+        case "call":
+            result.has_target = node.HasField("target")
+            target = [node.target] if result.has_target else []
+            result.parts = [_expr(part) for part in (*target, *node.arguments)]
+        case "list":
+            result.parts = [_expr(element) for element in node.elements]
+        case "struct":
+            result.kind = "struct" if node.name else "map"
+            parts = ([entry.key, entry.value] if entry.HasField("key") else [entry.value] for entry in node.entries)
+            result.parts = [_expr(part) for pair in parts for part in pair]
+        case "comprehension":
+            steps = (node.range, node.initial, node.condition, node.step, node.result)
+            result.parts = [_expr(part) for part in steps]
     return result
-
-
-def _constant(data: bytes) -> str | bytes | int | float | bool | None:
-    for number, raw in fields(data):
-        if number == 2:
-            return bool(raw)
-        if number == 3:
-            return _integer(raw)
-        if number in (4, 5) and isinstance(raw, int | float):
-            return raw
-        if number == 6:
-            return text(raw)
-        if number == 7:
-            return as_bytes(raw)
-    return None
-
-
-def _read_select(result: Expr, data: bytes) -> None:
-    content = dict(fields(data))
-    result.kind, result.name = "select", text(content.get(2, b""))
-    result.test_only = bool(content.get(3, 0))
-    result.parts = [_expr(as_bytes(content[1]))]
-
-
-def _read_call(result: Expr, data: bytes) -> None:
-    result.kind = "call"
-    for number, raw in fields(data):
-        if number == 2:
-            result.name = text(raw)
-        elif number == 1:
-            result.has_target = True
-            result.parts.insert(0, _expr(as_bytes(raw)))
-        elif number == 3:
-            result.parts.append(_expr(as_bytes(raw)))
-
-
-def _read_aggregate(result: Expr, data: bytes, *, is_list: bool) -> None:
-    result.kind = "list" if is_list else "map"
-    for number, raw in fields(data):
-        if is_list and number == 1:
-            result.parts.append(_expr(as_bytes(raw)))
-        elif not is_list and number == 1:
-            result.kind, result.name = "struct", text(raw)
-        elif not is_list:
-            entry = dict(fields(as_bytes(raw)))
-            result.parts += [_expr(as_bytes(entry[key])) for key in (3, 4) if key in entry]
-
-
-def _read_comprehension(result: Expr, data: bytes) -> None:
-    content = dict(fields(data))
-    result.kind, result.name = "comprehension", text(content.get(1, b""))
-    result.accumulator = text(content.get(3, b""))
-    result.parts = [_expr(as_bytes(content.get(key, b""))) for key in (2, 4, 5, 6, 7)]

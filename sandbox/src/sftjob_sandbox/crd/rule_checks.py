@@ -6,18 +6,24 @@ pkg/apis/apiextensions/validation/cel_validation.go.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-from sftjob_sandbox.causes import GoText, forbidden, invalid, quoted
+from sftjob_sandbox.apimachinery.causes import GoText, forbidden, invalid, quoted
+from sftjob_sandbox.apimachinery.errors import Cause
 from sftjob_sandbox.crd.checker import Checker, RuleError
-from sftjob_sandbox.crd.cost import RULE_LIMIT, SCHEMA_LIMIT, UNBOUNDED, cardinality, largest_cost, over_budget
+from sftjob_sandbox.crd.cost import (
+    FUNCTIONS,
+    RULE_LIMIT,
+    SCHEMA_LIMIT,
+    UNBOUNDED,
+    cardinality,
+    largest_cost,
+    over_budget,
+)
 from sftjob_sandbox.crd.decl import Decl, declare, escape
 from sftjob_sandbox.crd.expressions import Checked, read_checked
-from sftjob_sandbox.errors import Cause
 
 Schema = Mapping[str, Any]
-
-_NOT_EVALUATED: Final = ("timestamp", "duration", "bytes")
 
 
 @dataclass
@@ -34,7 +40,7 @@ class Costs:
             self.expensive = sorted([*self.expensive, (cost, path)], reverse=True)[:4]
 
     def causes(self, path: str) -> list[Cause]:
-        """What to say if all rules together cost too much; `path` is the schema's."""
+        """The causes if all rules together cost too much; `path` is the schema's."""
         if self.total <= SCHEMA_LIMIT:
             return []
         text = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
@@ -62,7 +68,7 @@ class RuleScope:
         escaped = escape(name)
         known = self.decl.fields.get(escaped) if self.decl is not None and escaped is not None else None
         part = schema["properties"][name]
-        decl = known or declare(part, root=bool(part.get("x-kubernetes-embedded-resource")))
+        decl = known or declare(part)
         return replace(self, decl=decl, most=self._times(None if schema.get("additionalProperties") else 1))
 
     def items(self, schema: Schema) -> "RuleScope":
@@ -97,12 +103,10 @@ def _check_rule(
 ) -> list[Cause]:
     optional = declared.get("optionalOldSelf")
     try:
-        checked = _compiled(checker, declared["rule"], "bool", optional=bool(optional))
+        checked = _compiled(checker, declared["rule"], optional=bool(optional))
     except RuleError as error:
         return [invalid(f"{where}.rule", _as_go(declared), str(error))]
     causes = _check_cost(checked, f"{where}.rule", scope)
-    if declared.get("messageExpression"):
-        causes += _check_message_expression(declared, where, scope, checker)
     mentions = sum(expr.kind == "ident" and expr.name == "oldSelf" for expr in checked.walk())
     uses_old = mentions > int(bool(optional))  # the checker itself puts one in to make it optional
     if uses_old and uncorrelatable is not None:
@@ -126,26 +130,22 @@ def _as_go(declared: Schema) -> GoText:
     return GoText(f"apiextensions.ValidationRule{{{', '.join(fields)}}}")
 
 
-def _compiled(checker: Checker, source: str, wanted: str, *, optional: bool) -> Checked:
-    """The checked tree of an expression that evaluates to `wanted`.
+def _compiled(checker: Checker, source: str, *, optional: bool) -> Checked:
+    """The checked tree of an expression that evaluates to a boolean.
 
-    Raises:
-        RuleError: if it does not compile, has another type, or needs what this server does not evaluate.
+    Raises RuleError: if it does not compile, has another type, or needs what this server does not evaluate.
     """
     try:
         checked = read_checked(checker.check(source, optional_old_self=optional))
     except RuleError as error:
         raise RuleError(f"compilation failed: {error}") from error
-    if checked.type_of(checked.root).kind not in (wanted, "dyn" if optional else wanted):
-        article = "a bool" if wanted == "bool" else "a string"
-        raise RuleError(f"cel expression must evaluate to {article}")
+    if checked.kind_of(checked.root) not in ("bool", "dyn" if optional else "bool"):
+        raise RuleError("cel expression must evaluate to a bool")
     for expr in checked.walk():
-        kind = checked.type_of(expr).kind
-        if kind in _NOT_EVALUATED and expr.kind in ("select", "ident"):
-            text = (
-                f"field {expr.name!r} has a format that rules see as {kind}; this server does not evaluate such rules"
-            )
-            raise RuleError(text)
+        if checked.kind_of(expr) == "timestamp" and expr.kind in ("select", "ident"):
+            raise RuleError(f"field {expr.name!r} is a date-time; this local server does not evaluate such rules")
+        if expr.kind == "call" and expr.name not in FUNCTIONS:
+            raise RuleError(f"this local server does not estimate the cost of the function {expr.name}")
     return checked
 
 
@@ -156,19 +156,3 @@ def _check_cost(checked: Checked, path: str, scope: RuleScope) -> list[Cause]:
     cost = min(largest_cost(checked, scope.decl) * times, UNBOUNDED)
     scope.costs.add(cost, path)
     return [forbidden(path, over_budget("estimated rule cost", cost, RULE_LIMIT))] if cost > RULE_LIMIT else []
-
-
-def _check_message_expression(declared: Schema, where: str, scope: RuleScope, checker: Checker) -> list[Cause]:
-    path = f"{where}.messageExpression"
-    try:
-        checked = _compiled(
-            checker, declared["messageExpression"], "string", optional=bool(declared.get("optionalOldSelf"))
-        )
-    except RuleError as error:
-        text = str(error).replace("cel expression", "messageExpression")
-        prefix = "" if text.startswith("messageExpression") else "messageExpression "
-        return [invalid(path, _as_go(declared), prefix + text)]
-    cost = largest_cost(checked, scope.decl) if scope.decl is not None else 0
-    scope.costs.add(cost, path)
-    called = "estimated messageExpression cost"
-    return [forbidden(path, over_budget(called, cost, RULE_LIMIT))] if cost > RULE_LIMIT else []

@@ -1,7 +1,7 @@
 """x-kubernetes-validations: rules compiled once and evaluated for each write.
 
 Source: apiextensions-apiserver's pkg/apiserver/schema/cel. A rule that uses oldSelf is evaluated only where there is
-an old value. Failures of other rules are not told in a part that did not change (ratcheting).
+an old value. Failures of other rules are not reported in a part that did not change (ratcheting).
 """
 
 import re
@@ -11,14 +11,13 @@ from typing import Any, Final
 
 from cel_expr_python import cel
 
-from sftjob_sandbox.causes import OMITTED, as_json, duplicate, forbidden, invalid, required
+from sftjob_sandbox.apimachinery.causes import OMITTED, as_json, duplicate, forbidden, invalid, required
+from sftjob_sandbox.apimachinery.errors import Cause
+from sftjob_sandbox.apimachinery.objects import Object
 from sftjob_sandbox.crd.checker import evaluation_environment
 from sftjob_sandbox.crd.decl import Decl, aligned, as_declared, declare, escape
 from sftjob_sandbox.crd.structural import MISSING
-from sftjob_sandbox.errors import Cause
-from sftjob_sandbox.objects import Object
 
-_MESSAGE_LIMIT_BYTES: Final = 5 * 1024
 _TEXTS: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 _OLD_SELF: Final = re.compile(r"(?<![\w.])oldSelf(?!\w)")
 
@@ -29,7 +28,6 @@ class Rule:
 
     declared: Mapping[str, Any]
     program: cel.Expression
-    message_program: cel.Expression | None
     uses_old_self: bool
     optional_old_self: bool
     field_path: str
@@ -41,7 +39,7 @@ class Rule:
 
     @property
     def message(self) -> str:
-        """The message without a messageExpression."""
+        """The message of a failure."""
         message = self.declared.get("message")
         return str(message).strip() if message else f"failed rule: {self.text}"
 
@@ -56,50 +54,35 @@ class RuleTree:
     properties: dict[str, "RuleTree"] = field(default_factory=dict)
     values: "RuleTree | None" = None
     items: "RuleTree | None" = None
-    parts: list["RuleTree"] = field(default_factory=list)
-    """Rules inside allOf."""
     map_keys: tuple[str, ...] | None = None
 
     @property
     def empty(self) -> bool:
         """Whether there is no rule here or below."""
-        return not (self.rules or self.properties or self.values or self.items or self.parts)
+        return not (self.rules or self.properties or self.values or self.items)
 
 
 def compile_rules(schema: Mapping[str, Any], *, root: bool = False) -> RuleTree | None:
     """The rules of an accepted schema; None if it has none."""
-    return _tree(schema, schema, declare(schema, root=root))
+    return _tree(schema, declare(schema, root=root))
 
 
-def _tree(source: Mapping[str, Any], node: Mapping[str, Any], decl: Decl | None) -> RuleTree | None:
-    """`source` has the rules, `node` the types: they differ inside allOf."""
+def _tree(schema: Mapping[str, Any], decl: Decl | None) -> RuleTree | None:
     if decl is None:
         return None
-    keys = node.get("x-kubernetes-list-map-keys") if node.get("x-kubernetes-list-type") == "map" else None
-    tree = RuleTree(str(node.get("type") or ""), decl, map_keys=tuple(keys) if keys else None)
-    tree.rules = [
-        _rule(declared) for declared in source.get("x-kubernetes-validations") or () if declared["rule"].strip()
-    ]
-    for name, part in (source.get("properties") or {}).items():
-        known = (node.get("properties") or {}).get(name)
-        child = _child_decl(decl, name, known)
-        below = _tree(part, known, child) if known else None
+    keys = schema.get("x-kubernetes-list-map-keys") if schema.get("x-kubernetes-list-type") == "map" else None
+    tree = RuleTree(str(schema.get("type") or ""), decl, map_keys=tuple(keys) if keys else None)
+    tree.rules = [_rule(declared) for declared in schema.get("x-kubernetes-validations") or ()]
+    for name, part in (schema.get("properties") or {}).items():
+        escaped = escape(name)
+        below = _tree(part, declare(part) if escaped is None else decl.fields.get(escaped))
         if below:
             tree.properties[name] = below
-    if isinstance(source.get("items"), dict) and isinstance(node.get("items"), dict):
-        tree.items = _tree(source["items"], node["items"], decl.element)
-    if isinstance(source.get("additionalProperties"), dict) and isinstance(node.get("additionalProperties"), dict):
-        tree.values = _tree(source["additionalProperties"], node["additionalProperties"], decl.element)
-    parts = (_tree(part, node, decl) for part in source.get("allOf") or ())
-    tree.parts = [part for part in parts if part]
+    if isinstance(schema.get("items"), dict):
+        tree.items = _tree(schema["items"], decl.element)
+    if isinstance(schema.get("additionalProperties"), dict):
+        tree.values = _tree(schema["additionalProperties"], decl.element)
     return None if tree.empty else tree
-
-
-def _child_decl(decl: Decl, name: str, schema: Mapping[str, Any] | None) -> Decl | None:
-    escaped = escape(name)
-    if escaped is not None:
-        return decl.fields.get(escaped)
-    return declare(schema, root=bool(schema.get("x-kubernetes-embedded-resource"))) if schema else None
 
 
 def _rule(declared: Mapping[str, Any]) -> Rule:
@@ -108,26 +91,20 @@ def _rule(declared: Mapping[str, Any]) -> Rule:
     text = declared["rule"]
     if optional:
         text = f"[hasOldSelf ? optional.of(oldSelf) : optional.none()].all(oldSelf, {text}\n)"
-    message = declared.get("messageExpression")
     return Rule(
         declared=declared,
         program=environment.compile(text),
-        message_program=environment.compile(message) if message else None,
         uses_old_self=bool(_OLD_SELF.search(_TEXTS.sub("", declared["rule"]))),
         optional_old_self=optional,
         field_path=(declared.get("fieldPath") or "").lstrip("."),
     )
 
 
-def run_rules(
-    tree: RuleTree | None, value: Any, path: str = "", old: Any = MISSING, *, ratchet: bool = True
-) -> list[Cause]:
+def run_rules(tree: RuleTree | None, value: Any, path: str = "", old: Any = MISSING) -> list[Cause]:
     """Every failed rule. `old` is the old value of the same field, where there is one."""
     if tree is None or value is None:
         return []
-    causes = _run_node(tree, value, path, old, ratchet=ratchet) if tree.rules else []
-    for part in tree.parts:
-        causes += run_rules(part, value, path, old, ratchet=False)
+    causes = _run_node(tree, value, path, old) if tree.rules else []
     if isinstance(value, list) and tree.items is not None:
         olds = _by_key(old, tree.map_keys)
         for index, item in enumerate(value):
@@ -159,10 +136,10 @@ def _by_key(old: Any, keys: tuple[str, ...] | None) -> dict[str, Any]:
     return {_key(item, keys): item for item in old} if keys and isinstance(old, list) else {}
 
 
-def _run_node(tree: RuleTree, value: Any, path: str, old: Any, *, ratchet: bool) -> list[Cause]:
+def _run_node(tree: RuleTree, value: Any, path: str, old: Any) -> list[Cause]:
     causes = []
     has_old = old is not MISSING and old is not None
-    unchanged = ratchet and has_old and old == value
+    unchanged = has_old and old == value
     data: Object = {"self": as_declared(value, tree.decl), "oldSelf": None, "hasOldSelf": has_old}
     if has_old and any(rule.uses_old_self for rule in tree.rules):
         data["oldSelf"] = as_declared(aligned(old, value, tree.decl), tree.decl)
@@ -176,14 +153,13 @@ def _run_node(tree: RuleTree, value: Any, path: str, old: Any, *, ratchet: bool)
             text = _runtime_error(str(result.value()), rule.text)
             causes.append(invalid(path or "<nil>", tree.type, text))
         elif not result.value():
-            causes.append(_failure(tree, rule, path, data))
+            causes.append(_failure(tree, rule, path))
     return causes
 
 
-def _failure(tree: RuleTree, rule: Rule, path: str, data: Object) -> Cause:
+def _failure(tree: RuleTree, rule: Rule, path: str) -> Cause:
     where = f"{path}.{rule.field_path}".lstrip(".") if rule.field_path else path or "<nil>"
-    message = _evaluated_message(rule, data) or rule.message
-    reason = rule.declared.get("reason")
+    message, reason = rule.message, rule.declared.get("reason")
     if reason == "FieldValueForbidden":
         return forbidden(where, message)
     if reason == "FieldValueRequired":
@@ -191,17 +167,6 @@ def _failure(tree: RuleTree, rule: Rule, path: str, data: Object) -> Cause:
     if reason == "FieldValueDuplicate":
         return duplicate(where, tree.type)
     return invalid(where, tree.type or OMITTED, message)
-
-
-def _evaluated_message(rule: Rule, data: Object) -> str | None:
-    """The text of messageExpression; None where it cannot be used, so that `message` stands in."""
-    if rule.message_program is None:
-        return None
-    result = rule.message_program.eval(data=data)
-    if result.type() != cel.Type.STRING:
-        return None
-    text = str(result.value()).strip()
-    return text if text and "\n" not in text and len(text.encode()) <= _MESSAGE_LIMIT_BYTES else None
 
 
 def _runtime_error(error: str, rule: str) -> str:

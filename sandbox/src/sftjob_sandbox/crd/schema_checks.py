@@ -1,4 +1,4 @@
-"""What the API server refuses about the schema of a CustomResourceDefinition, node by node.
+"""The rules for the schema of a CustomResourceDefinition, node by node.
 
 Source: apiextensions-apiserver's pkg/apis/apiextensions/validation/validation.go
 (ValidateCustomResourceDefinitionOpenAPISchema).
@@ -9,17 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from sftjob_sandbox.causes import forbidden, invalid, not_supported, required
-from sftjob_sandbox.crd.field_paths import resolve
-from sftjob_sandbox.crd.formats import NOT_EMULATED, normalized
+from sftjob_sandbox.apimachinery.causes import forbidden, invalid, not_supported, required
+from sftjob_sandbox.apimachinery.errors import Cause
 from sftjob_sandbox.crd.rule_checks import RuleScope, check_rules
-from sftjob_sandbox.errors import Cause
+from sftjob_sandbox.crd.structure import INT_OR_STRING
+from sftjob_sandbox.crd.values import NOT_EMULATED
 
 Schema = Mapping[str, Any]
 
 _TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 _UNSUPPORTED: Final = ("id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref")
 _REASONS: Final = ("FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired")
+_NOT_EVALUATED: Final = (
+    "allOf", "oneOf", "not", "pattern", "multipleOf", "minProperties", "nullable", "x-kubernetes-embedded-resource",
+    "x-kubernetes-map-type",
+)  # fmt: skip
 _META: Final = ("metadata", "kind", "apiVersion")
 
 
@@ -63,7 +67,6 @@ def _check_node(schema: Schema, place: _Place) -> Found:
     found = Found(schema=_check_keywords(schema, place))
     _check_below(schema, place, found)
     found.schema += [
-        *_check_map_type(schema, place.path),
         *_check_list_type(schema, place.path),
         *_check_map_keys(schema, place.path),
         *_check_rule_fields(schema, place.path),
@@ -86,19 +89,18 @@ def _check_keywords(schema: Schema, place: _Place) -> list[Cause]:
         causes.append(forbidden(f"{path}.type", text))
     if isinstance(schema.get("items"), list):
         causes.append(forbidden(f"{path}.items", "items must be a schema object and not an array"))
-    if place.inside_metadata and schema.get("x-kubernetes-embedded-resource"):
-        text = "must not be used inside of resource meta"
-        causes.append(forbidden(f"{path}.x-kubernetes-embedded-resource", text))
     if schema.get("uniqueItems"):
         text = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"
         causes.append(forbidden(f"{path}.uniqueItems", text))
     if schema.get("x-kubernetes-preserve-unknown-fields") is False:
         causes.append(invalid(f"{path}.x-kubernetes-preserve-unknown-fields", False, "must be true or undefined"))
-    if schema.get("x-kubernetes-embedded-resource") and not causes:
-        text = "a real API server checks the metadata of embedded resources; this one does not"
-        causes.append(invalid(f"{path}.x-kubernetes-embedded-resource", True, text))
-    if normalized(schema.get("format") or "") in NOT_EMULATED:
-        text = "a real API server checks this format; this one does not know it"
+    text = "this local server does not support the keyword: remove it"
+    causes += [forbidden(f"{path}.{key}", text) for key in _NOT_EVALUATED if schema.get(key)]
+    if schema.get("anyOf") and (schema["anyOf"] != INT_OR_STRING or not schema.get("x-kubernetes-int-or-string")):
+        text = "this local server supports anyOf only for integer or string, with x-kubernetes-int-or-string"
+        causes.append(forbidden(f"{path}.anyOf", text))
+    if schema.get("format") in NOT_EMULATED:
+        text = "this local server does not check this format: remove it"
         causes.append(invalid(f"{path}.format", schema["format"], text))
     return causes
 
@@ -116,34 +118,14 @@ def _check_below(schema: Schema, place: _Place, found: Found) -> None:
         found.take(_check_node(values, below))
     for name, part in (schema.get("properties") or {}).items():
         below = place.at(f".properties[{name}]", scope and scope.property(schema, name))
-        if (place.root or schema.get("x-kubernetes-embedded-resource")) and name in _META:
-            ban = f"in top-level {name}" if place.root else below.default_ban
-            below = replace(below, inside_metadata=True, default_ban=ban)
+        if place.root and name in _META:
+            below = replace(below, inside_metadata=True, default_ban=f"in top-level {name}")
         found.take(_check_node(part, below))
-    nested = place.at("", None)
-    if isinstance(schema.get("not"), dict):
-        found.take(_check_node(schema["not"], nested.at(".not", None)))
-    for key in ("allOf", "oneOf", "anyOf"):
-        for index, part in enumerate(schema.get(key) or ()):
-            found.take(_check_node(part, nested.at(f".{key}[{index}]", None)))
     if isinstance(items, dict):
         below = place.at(".items", scope and scope.items(schema))
         if schema.get("x-kubernetes-list-type") != "map":
             below = replace(below, uncorrelatable=below.uncorrelatable or place.path)
         found.take(_check_node(items, below))
-
-
-def _check_map_type(schema: Schema, path: str) -> list[Cause]:
-    declared, kind = schema.get("x-kubernetes-map-type"), schema.get("type") or ""
-    if declared is None:
-        return []
-    causes = []
-    if kind != "object":
-        text = "must be object if x-kubernetes-map-type is specified"
-        causes.append(invalid(f"{path}.type", kind, text) if kind else required(f"{path}.type", text))
-    if declared not in ("atomic", "granular"):
-        causes.append(not_supported(f"{path}.x-kubernetes-map-type", declared, ("atomic", "granular")))
-    return causes
 
 
 def _check_list_type(schema: Schema, path: str) -> list[Cause]:
@@ -154,13 +136,9 @@ def _check_list_type(schema: Schema, path: str) -> list[Cause]:
     if kind != "array":
         text = "must be array if x-kubernetes-list-type is specified"
         causes.append(invalid(f"{path}.type", kind, text) if kind else required(f"{path}.type", text))
-    elif declared == "set" and isinstance(items, dict):
-        text = "must be atomic as item of a list with x-kubernetes-list-type=set"
-        inner_list, inner_map = items.get("x-kubernetes-list-type"), items.get("x-kubernetes-map-type")
-        if items.get("type") == "array" and inner_list not in (None, "atomic"):
-            causes.append(invalid(f"{path}.items.x-kubernetes-list-type", inner_list, text))
-        if items.get("type") == "object" and inner_map != "atomic":
-            causes.append(invalid(f"{path}.items.x-kubernetes-map-type", inner_list, text))
+    elif declared == "set" and isinstance(items, dict) and items.get("type") in ("array", "object"):
+        text = "this local server supports only scalars as items of a list with x-kubernetes-list-type=set"
+        causes.append(invalid(f"{path}.items.type", items["type"], text))
     if declared not in ("atomic", "set", "map"):
         causes.append(not_supported(f"{path}.x-kubernetes-list-type", declared, ("atomic", "set", "map")))
     return causes
@@ -187,9 +165,6 @@ def _check_map_keys(schema: Schema, path: str) -> list[Cause]:
             causes.append(invalid(f"{path}.items.type", items.get("type", ""), text))
         elif isinstance(items, dict):
             causes += _check_key_properties(keys, items, path)
-    if declared in ("set", "map") and isinstance(items, dict) and items.get("nullable"):
-        text = f"cannot be nullable when x-kubernetes-list-type is {declared}"
-        causes.append(forbidden(f"{path}.items.nullable", text))
     return causes
 
 
@@ -210,9 +185,6 @@ def _check_key_properties(keys: list[str], items: Schema, path: str) -> list[Cau
         if key not in (items.get("required") or ()) and declared.get("default") is None:
             text = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
             causes.append(required(f"{property_path}.default", text))
-        if declared.get("nullable"):
-            text = "this property is in x-kubernetes-list-map-keys, so it cannot be nullable"
-            causes.append(forbidden(f"{property_path}.nullable", text))
     return causes
 
 
@@ -233,7 +205,7 @@ def _check_rule_fields(schema: Schema, path: str) -> list[Cause]:
         if re.search(r"[\n\r]", field_path):
             causes.append(invalid(f"{where}.fieldPath", field_path, "fieldPath must not contain line breaks"))
         try:
-            resolve(field_path, schema)
+            check_path(field_path, schema)
         except ValueError:
             causes.append(invalid(f"{where}.fieldPath", field_path, "fieldPath must be a valid path"))
     return causes
@@ -251,8 +223,41 @@ def _check_messages(declared: Schema, where: str) -> list[Cause]:
     elif re.search(r"[\n\r]", rule) and not message.strip():
         text = "message must be specified if rule contains line breaks"
         causes.append(required(f"{where}.message", text))
-    expression = declared.get("messageExpression") or ""
-    if expression and not expression.strip():
-        text = "messageExpression must be non-empty if specified"
-        causes.append(required(f"{where}.messageExpression", text))
+    if declared.get("messageExpression"):
+        text = "this local server does not support the field: write a message"
+        causes.append(forbidden(f"{where}.messageExpression", text))
     return causes
+
+
+_TOKENS: Final = re.compile(r"'(?:\\.|[^'\\])*'|[.\[\]]|[^.\[\]']+")
+
+
+def check_path(path: str, schema: Mapping[str, Any]) -> None:
+    """Check that `path` leads to a field of `schema`. Raises ValueError: it does not."""
+    tokens = _TOKENS.findall(path)
+    while tokens:
+        opening = tokens.pop(0)
+        if opening not in (".", "[") or not tokens:
+            raise ValueError(path)
+        name = tokens.pop(0)
+        if opening == "[":
+            name = _quoted(name)
+            if not tokens or tokens.pop(0) != "]":
+                raise ValueError(path)
+        schema = _step(schema, name)
+
+
+def _quoted(token: str) -> str:
+    if len(token) < 2 or not (token.startswith("'") and token.endswith("'")):
+        raise ValueError(token)
+    return re.sub(r"\\(.)", r"\1", token[1:-1])
+
+
+def _step(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    properties, values = schema.get("properties") or {}, schema.get("additionalProperties")
+    if not properties and isinstance(values, dict):
+        return values
+    if name not in properties:
+        raise ValueError(name)
+    step: Mapping[str, Any] = properties[name]
+    return step

@@ -1,4 +1,4 @@
-"""What a Pod asks for, what it costs, and whether it fits. Pure.
+"""The resource requests of Pods, whether they fit, and the node's GPU slots. Pure.
 
 Sources: k8s.io/component-helpers/resource (PodRequests), k8s.io/kubernetes pkg/scheduler/framework/plugins
 (noderesources, nodeaffinity, volumebinding) and pkg/scheduler/framework (FitError).
@@ -6,12 +6,11 @@ Sources: k8s.io/component-helpers/resource (PodRequests), k8s.io/kubernetes pkg/
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from sftjob_sandbox.builtin import quantity
-from sftjob_sandbox.objects import Object, claims_of, is_deleting, namespace_of
+from sftjob_sandbox.apimachinery import quantity
+from sftjob_sandbox.apimachinery.objects import Object, claims_of, is_deleting, namespace_of
 
 PODS: Final = "pods"
 _UNHELPFUL: Final = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
@@ -20,57 +19,37 @@ _NO_VICTIMS: Final = "preemption: 0/1 nodes are available: 1 No preemption victi
 Resources = Mapping[str, Decimal]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a Pod can not be placed now, as the condition PodScheduled says it."""
-
-    reason: str = "Unschedulable"
-    message: str
-
-
 def pod_requests(pod: Object) -> dict[str, Decimal]:
-    """What the Pod takes from the node: the larger of all containers together and each init container alone."""
-    spec = pod["spec"]
-    total = _sum(_requests(container) for container in spec["containers"])
-    for container in spec.get("initContainers") or ():
-        for name, amount in _requests(container).items():
-            total[name] = max(total.get(name, Decimal(0)), amount)
-    return _sum([total, _parsed(spec.get("overhead")), {PODS: Decimal(1)}])
+    """What the Pod takes from the node."""
+    requests = [(container.get("resources") or {}).get("requests") for container in pod["spec"]["containers"]]
+    return total([*map(_parsed, requests), {PODS: Decimal(1)}])
 
 
-def refusal(pod: Object, node: Object, used: Resources, claim: Callable[[str, str], Object | None]) -> Refusal | None:
-    """Why `pod` can not run on `node`, of which `used` is taken; None if it can.
+def refusal(pod: Object, node: Object, used: Resources, claim: Callable[[str, str], Object | None]) -> str | None:
+    """Why `pod` cannot run on `node`, of which `used` is taken; None if it can.
 
     `claim` looks up a PersistentVolumeClaim by namespace and name.
     """
-    if pod["spec"].get("schedulingGates"):
-        gated = "Scheduling is blocked due to non-empty scheduling gates"
-        return Refusal(reason="SchedulingGated", message=gated)
     if message := _claim_problem(pod, claim):
-        return Refusal(message=f"0/1 nodes are available: {message}. {_UNHELPFUL}")
+        return f"0/1 nodes are available: {message}. {_UNHELPFUL}"
     if node["spec"].get("unschedulable"):
-        return Refusal(message=f"0/1 nodes are available: 1 node(s) were unschedulable. {_UNHELPFUL}")
+        return f"0/1 nodes are available: 1 node(s) were unschedulable. {_UNHELPFUL}"
     if not _selected(pod, node):
         mismatch = "1 node(s) didn't match Pod's node affinity/selector"
-        return Refusal(message=f"0/1 nodes are available: {mismatch}. {_UNHELPFUL}")
+        return f"0/1 nodes are available: {mismatch}. {_UNHELPFUL}"
     requests, allocatable = pod_requests(pod), _parsed(node["status"]["allocatable"])
     short = shortages(pod, node, used)
     if not short:
         return None
     reasons = sorted("1 Too many pods" if name == PODS else f"1 Insufficient {name}" for name in short)
     hopeless = any(requests[name] > allocatable.get(name, Decimal(0)) for name in short)
-    return Refusal(message=f"0/1 nodes are available: {', '.join(reasons)}. {_UNHELPFUL if hopeless else _NO_VICTIMS}")
+    return f"0/1 nodes are available: {', '.join(reasons)}. {_UNHELPFUL if hopeless else _NO_VICTIMS}"
 
 
 def shortages(pod: Object, node: Object, used: Resources) -> list[str]:
-    """Names of the resources of which `pod` asks for more than `node` has left."""
+    """Names of the resources of which `pod` requests more than `node` has left."""
     requests, allocatable = pod_requests(pod), _parsed(node["status"]["allocatable"])
     return [name for name in requests if requests[name] > allocatable.get(name, Decimal(0)) - used.get(name, 0)]
-
-
-def total(requests: Iterable[Resources]) -> dict[str, Decimal]:
-    """All of them together."""
-    return _sum(requests)
 
 
 def _claim_problem(pod: Object, claim: Callable[[str, str], Object | None]) -> str | None:
@@ -91,17 +70,48 @@ def _selected(pod: Object, node: Object) -> bool:
     return all(labels.get(key) == value for key, value in wanted.items())
 
 
-def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
-    return _parsed((container.get("resources") or {}).get("requests"))
-
-
 def _parsed(quantities: Mapping[str, Any] | None) -> dict[str, Decimal]:
     return {name: quantity.parse(text).value for name, text in (quantities or {}).items()}
 
 
-def _sum(parts: Iterable[Resources]) -> dict[str, Decimal]:
+def total(parts: Iterable[Resources]) -> dict[str, Decimal]:
+    """The sum of resources."""
     result: dict[str, Decimal] = defaultdict(Decimal)
     for part in parts:
         for name, amount in part.items():
             result[name] += amount
     return dict(result)
+
+
+class GpuSlots:
+    """The node's GPUs. Whether there are enough is the scheduler's question, asked before."""
+
+    def __init__(self, count: int) -> None:
+        self._free = list(range(count))
+        self._lent: dict[str, tuple[int, ...]] = {}
+
+    def lend(self, uid: str, count: int) -> tuple[int, ...]:
+        """The lowest free slots, lent to the Pod `uid`; the same again if it has some."""
+        if uid not in self._lent:
+            self._lent[uid], self._free = tuple(self._free[:count]), self._free[count:]
+        return self._lent[uid]
+
+    def take_back(self, uid: str) -> None:
+        """The Pod has ended."""
+        self._free = sorted((*self._free, *self._lent.pop(uid, ())))
+
+
+def visible_devices(pod: Object, container: str, slots: tuple[int, ...], resource: str) -> str:
+    """CUDA_VISIBLE_DEVICES of a container; the containers of a Pod share its slots."""
+    start = 0
+    for spec in pod["spec"]["containers"]:
+        end = start + _gpus(spec, resource)
+        if spec["name"] == container:
+            return ",".join(map(str, slots[start:end]))
+        start = end
+    raise KeyError(container)
+
+
+def _gpus(container: Mapping[str, Any], resource: str) -> int:
+    requests = (container.get("resources") or {}).get("requests") or {}
+    return int(quantity.parse(requests.get(resource, "0")).value)

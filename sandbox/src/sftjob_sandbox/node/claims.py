@@ -5,16 +5,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from sftjob_sandbox.errors import ApiError
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.objects import Object, is_deleting, name_of, namespace_of, uid_of
 from sftjob_sandbox.node.api import NodeApi
-from sftjob_sandbox.node.paths import claim_directory
-from sftjob_sandbox.objects import Object, is_deleting, name_of, namespace_of, uid_of
+from sftjob_sandbox.node.containers.paths import claim_directory
 
 _RESOURCE = "persistentvolumeclaims"
 
 
 class Claims:
-    """The node as the provisioner of volumes. `in_use` tells whether a Pod still needs a claim's directory."""
+    """The node as the provisioner of volumes. `in_use` returns whether a Pod still needs a claim's directory."""
 
     def __init__(self, api: NodeApi, data: Path, in_use: Callable[[str, str], bool]) -> None:
         self._api = api
@@ -23,7 +23,7 @@ class Claims:
         self._retired: set[tuple[str, str]] = set()
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """The claim, Bound if that can be; None if there is none."""
+        """The claim, Bound if possible; None if it does not exist."""
         try:
             return self.bind(self._api.get(_RESOURCE, namespace, name))
         except ApiError as error:
@@ -32,7 +32,7 @@ class Claims:
             return None
 
     def bind(self, claim: Object) -> Object:
-        """Give the claim its directory and say so in its status; `claim` as it is then."""
+        """Create the claim's directory and set its status to Bound; return the new object."""
         namespace, name = namespace_of(claim), name_of(claim)
         bound = (claim.get("status") or {}).get("phase") == "Bound"
         if bound or is_deleting(claim) or (namespace, name) in self._retired:

@@ -8,17 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sftjob_sandbox.apimachinery.objects import Object, claims_of, is_deleting, name_of, namespace_of, timestamp, uid_of
 from sftjob_sandbox.node.api import NodeApi
-from sftjob_sandbox.node.capacity import pod_requests
+from sftjob_sandbox.node.capacity import GpuSlots, pod_requests
 from sftjob_sandbox.node.claims import Claims
-from sftjob_sandbox.node.gpus import GpuSlots
+from sftjob_sandbox.node.containers.paths import pods_directory
 from sftjob_sandbox.node.node_object import node_object
-from sftjob_sandbox.node.paths import pods_directory
 from sftjob_sandbox.node.scheduler import Scheduler
 from sftjob_sandbox.node.settings import NodeSettings
-from sftjob_sandbox.node.status import TERMINAL_PHASES, Failure, rejected_status
+from sftjob_sandbox.node.status import TERMINAL_PHASES, rejected_status
 from sftjob_sandbox.node.worker import PodWorker
-from sftjob_sandbox.objects import Object, claims_of, is_deleting, name_of, namespace_of, timestamp, uid_of
 
 _log = logging.getLogger(__name__)
 
@@ -126,8 +125,8 @@ class Node:
         elif (pod.get("status") or {}).get("phase") in TERMINAL_PHASES:
             return
         elif short := self._scheduler.admit(pod):
-            failure = Failure(reason=f"OutOf{short[0]}", message=f"Node didn't have enough resource: {short[0]}")
-            status = rejected_status(pod, failure, timestamp(self._settings.clock()))
+            message = f"Node didn't have enough resource: {short[0]}"
+            status = rejected_status(pod, f"OutOf{short[0]}", message, timestamp(self._settings.clock()))
             self._api.update_status("pods", namespace_of(pod), name_of(pod), uid, status)
         else:
             self._start(pod)

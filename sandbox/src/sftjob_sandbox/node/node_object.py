@@ -3,8 +3,8 @@
 import platform
 from typing import Final
 
+from sftjob_sandbox.apimachinery.objects import Object, timestamp
 from sftjob_sandbox.node.settings import NodeSettings
-from sftjob_sandbox.objects import Object, timestamp
 
 KUBELET_VERSION: Final = "v1.32.0-sandbox"
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}

@@ -1,25 +1,23 @@
-"""What the node knows of one Pod, and the writing of it: status and events."""
+"""The state of one Pod on the node, written as its status and events."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
-from sftjob_sandbox.errors import ApiError
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.objects import Object, name_of, namespace_of, timestamp, uid_of
 from sftjob_sandbox.node.api import NodeApi
+from sftjob_sandbox.node.containers.volumes import token_seconds
 from sftjob_sandbox.node.settings import NodeSettings
 from sftjob_sandbox.node.status import (
     KUBELET_CONDITIONS,
     ContainerView,
-    Failure,
     PodView,
     Waiting,
     ended_containers,
     pod_status,
     rejected_status,
 )
-from sftjob_sandbox.node.volumes import token_seconds
-from sftjob_sandbox.objects import Object, name_of, namespace_of, parse_timestamp, timestamp, uid_of
 
 
 class PodRecord:
@@ -28,32 +26,22 @@ class PodRecord:
     def __init__(self, api: NodeApi, settings: NodeSettings, pod: Object) -> None:
         self.pod = pod
         self.lost = False
-        """The object is gone; there is nobody left to write to."""
+        """The object no longer exists."""
         self._api = api
         self._settings = settings
         self._start_time = self.now()
         self._set_up = False
-        self._failure: Failure | None = None
-        self._ended = False
+        self._failure: str | None = None
         self._status: Object = {}
-        spec = pod["spec"]
-        waiting = Waiting("PodInitializing" if spec.get("initContainers") else "ContainerCreating")
-        kinds = (("initContainers", True), ("containers", False))
+        waiting = Waiting("ContainerCreating")
         self._views = {
-            container["name"]: ContainerView(spec=container, init=init, state=waiting)
-            for kind, init in kinds
-            for container in spec.get(kind) or ()
+            container["name"]: ContainerView(spec=container, state=waiting) for container in pod["spec"]["containers"]
         }
 
     @property
     def reference(self) -> str:
         """The Pod as the kubelet's messages name it."""
         return f"{name_of(self.pod)}_{namespace_of(self.pod)}({uid_of(self.pod)})"
-
-    @property
-    def active_seconds(self) -> float:
-        """How long ago the node began with the Pod."""
-        return (self._settings.clock() - parse_timestamp(self._start_time)) / timedelta(seconds=1)
 
     def now(self) -> str:
         """The time as statuses have it."""
@@ -73,21 +61,20 @@ class PodRecord:
         self._set_up = True
         self.publish()
 
-    def fail(self, failure: Failure) -> None:
-        """The Pod as a whole has failed; to be shown when its last container has ended."""
-        self._failure = failure
+    def fail(self, message: str) -> None:
+        """The node has failed to run the Pod; to be shown when its last container has ended."""
+        self._failure = message
 
     def end(self) -> None:
         """No container runs, and none will be started."""
-        self._ended = True
         self._views = {view.spec["name"]: view for view in ended_containers(tuple(self._views.values()))}
         self.publish()
 
     def reject(self, message: str) -> None:
         """The node does not try to start the Pod."""
-        failure = Failure(reason="UnexpectedAdmissionError", message=message)
-        self.event("Warning", failure.reason, message)
-        self._write(rejected_status(self.pod, failure, self._start_time))
+        reason = "UnexpectedAdmissionError"
+        self.event("Warning", reason, message)
+        self._write(rejected_status(self.pod, reason, message, self._start_time))
 
     def publish(self) -> None:
         """Write the status if it is not what was written last."""
@@ -97,7 +84,6 @@ class PodRecord:
             address=self._settings.address,
             start_time=self._start_time,
             set_up=self._set_up,
-            ended=self._ended,
             failure=self._failure,
         )
         self._write(pod_status(view, self.now()))
@@ -117,11 +103,7 @@ class PodRecord:
             return None
 
     def issue_token(self, source: Mapping[str, Any]) -> str:
-        """A token for a `serviceAccountToken` projection.
-
-        Raises:
-            ApiError: there is no such ServiceAccount.
-        """
+        """A token for a `serviceAccountToken` projection. Raises ApiError: there is no such ServiceAccount."""
         return self._api.issue_token(
             namespace_of(self.pod),
             self.pod["spec"].get("serviceAccountName") or "default",

@@ -1,12 +1,12 @@
-"""Places Pods on the one node, in order of priority and age, and says why one can not be placed."""
+"""Places Pods on the one node, in order of priority and age, and reports why one cannot be placed."""
 
 from collections.abc import Callable
 from typing import Final
 
-from sftjob_sandbox.errors import ApiError
+from sftjob_sandbox.apimachinery.errors import ApiError
+from sftjob_sandbox.apimachinery.objects import Clock, Object, name_of, namespace_of, timestamp, uid_of
 from sftjob_sandbox.node.api import NodeApi
-from sftjob_sandbox.node.capacity import Refusal, Resources, pod_requests, refusal, shortages, total
-from sftjob_sandbox.objects import Clock, Object, name_of, namespace_of, timestamp, uid_of
+from sftjob_sandbox.node.capacity import Resources, pod_requests, refusal, shortages, total
 
 NAME: Final = "default-scheduler"
 
@@ -22,7 +22,7 @@ class Scheduler:
         self._claim = claim
         self._clock = clock
         self._waiting: dict[str, Object] = {}
-        self._refusals: dict[str, Refusal] = {}
+        self._refusals: dict[str, str] = {}
         self._reserved: dict[str, Resources] = {}
 
     def see(self, pod: Object) -> None:
@@ -75,7 +75,7 @@ class Scheduler:
         message = f"Successfully assigned {namespace}/{name} to {name_of(self.node)}"
         self._api.record_event(bound, type="Normal", reason="Scheduled", message=message, component=NAME)
 
-    def _refuse(self, pod: Object, why: Refusal) -> None:
+    def _refuse(self, pod: Object, why: str) -> None:
         uid = uid_of(pod)
         if self._refusals.get(uid) == why:
             return
@@ -87,11 +87,9 @@ class Scheduler:
             "status": "False",
             "lastProbeTime": None,
             "lastTransitionTime": timestamp(self._clock()),
-            "reason": why.reason,
-            "message": why.message,
+            "reason": "Unschedulable",
+            "message": why,
         }
         status = {**before, "phase": "Pending", "conditions": [*others, condition]}
         self._api.update_status("pods", namespace_of(pod), name_of(pod), uid, status)
-        if why.reason == "Unschedulable":
-            event = {"type": "Warning", "reason": "FailedScheduling", "message": why.message}
-            self._api.record_event(pod, **event, component=NAME)
+        self._api.record_event(pod, type="Warning", reason="FailedScheduling", message=why, component=NAME)

@@ -1,11 +1,11 @@
-"""What a node is told when it starts."""
+"""Settings of a node."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sftjob_sandbox.objects import Clock, utc_now
+from sftjob_sandbox.apimachinery.objects import Clock, utc_now
 
 
 def _cpus() -> int:
@@ -18,7 +18,7 @@ def _memory_bytes() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
-    """Where the node keeps its files, what it has, and how long it waits. The waits' defaults are the kubelet's."""
+    """The node's directory, its capacity and its delays. The default delays are the kubelet's."""
 
     data: Path
     """Directory for everything that the node writes: Pods, logs and volumes."""
@@ -33,12 +33,10 @@ class NodeSettings:
     address: str = "127.0.0.1"
     """IP address of the node and of every Pod, which share the machine's network."""
     backoff_seconds: float = 10.0
-    """First wait of a container or image that failed; it doubles each time up to `max_backoff_seconds`."""
+    """First wait for an image that is missing; it doubles each time up to `max_backoff_seconds`."""
     max_backoff_seconds: float = 300.0
-    backoff_reset_seconds: float = 600.0
-    """A container that ran this long before it failed starts over with the first wait."""
     retry_seconds: float = 2.0
-    """How often a container that lacks something is tried again without being told that it came."""
+    """How often a container that lacks something is tried again when no change is observed."""
     resync_seconds: float = 30.0
     """How often ServiceAccount tokens are looked at."""
     memory_poll_seconds: float = 1.0

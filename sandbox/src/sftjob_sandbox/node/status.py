@@ -1,14 +1,14 @@
-"""The status of a Pod as a kubelet would write it, from what its containers are doing. Pure; the time is given.
+"""The status of a Pod as a kubelet writes it, from the states of its containers. Pure; the caller passes the time.
 
 Sources: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (getPhase, convertToAPIContainerStatuses) and
-pkg/kubelet/status/generate.go. Restartable init containers and readiness gates are refused before (`admission`).
+pkg/kubelet/status/generate.go. Containers run once: the API server refuses every restartPolicy but Never.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sftjob_sandbox.objects import Object
+from sftjob_sandbox.apimachinery.objects import Object
 
 KUBELET_CONDITIONS: Final = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 TERMINAL_PHASES: Final = ("Succeeded", "Failed")
@@ -53,33 +53,19 @@ _LOST: Final = Terminated(
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerView:
-    """One container as it stands. `ready` is the readiness probe's verdict, `started` the startup probe's."""
+    """The current state of one container."""
 
     spec: Mapping[str, Any]
-    init: bool
     state: State
-    last: Terminated | None = None
-    restart_count: int = 0
     container_id: str = ""
     image_id: str = ""
-    ready: bool = False
-    started: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Why the Pod as a whole has failed."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class PodView:
-    """One Pod as it stands. `pod` is the object with its status before; `containers` holds the init containers first.
+    """The current state of one Pod. `pod` is the object with its previous status.
 
-    `set_up`: volumes are mounted and containers may start. `ended`: no container will be started any more. `failure`
-    shows when no container runs any more.
+    `set_up`: volumes are mounted and containers may start. `failure` is shown when no container is running.
     """
 
     pod: Object
@@ -87,75 +73,57 @@ class PodView:
     address: str
     start_time: str
     set_up: bool
-    ended: bool
-    failure: Failure | None = None
+    failure: str | None = None
 
 
 def pod_status(view: PodView, now: str) -> Object:
     """The whole status."""
     phase = pod_phase(view)
-    failure = view.failure if phase == "Failed" else None
-    main = sorted((c for c in view.containers if not c.init), key=lambda c: str(c.spec["name"]))
-    init = [c for c in view.containers if c.init]
     status: Object = {
         "phase": phase,
         "conditions": _conditions(view, phase, now),
         "hostIP": view.address,
         "hostIPs": [{"ip": view.address}],
         "startTime": view.start_time,
-        "qosClass": _before(view.pod).get("qosClass"),
-        "containerStatuses": [_container_status(container) for container in main],
+        "containerStatuses": [
+            _container_status(container) for container in sorted(view.containers, key=lambda c: str(c.spec["name"]))
+        ],
     }
-    if init:
-        status["initContainerStatuses"] = [_container_status(container) for container in init]
     if view.set_up:
         status |= {"podIP": view.address, "podIPs": [{"ip": view.address}]}
-    if failure:
-        status |= {"reason": failure.reason, "message": failure.message}
+    if view.failure and phase == "Failed":
+        status |= {"reason": "NodeError", "message": view.failure}
     return status
 
 
-def rejected_status(pod: Object, failure: Failure, start_time: str) -> Object:
+def rejected_status(pod: Object, reason: str, message: str, start_time: str) -> Object:
     """Status of a Pod that the node does not even try to start."""
     return {
         "phase": "Failed",
-        "reason": failure.reason,
-        "message": f"Pod was rejected: {failure.message}",
+        "reason": reason,
+        "message": f"Pod was rejected: {message}",
         "startTime": start_time,
-        "qosClass": _before(pod).get("qosClass"),
         "conditions": list(_before(pod).get("conditions") or ()),
     }
 
 
 def pod_phase(view: PodView) -> str:
     """Pending, Running, Succeeded or Failed."""
-    policy = view.pod["spec"].get("restartPolicy", "Always")
-    init = [container for container in view.containers if container.init]
-    main = [container for container in view.containers if not container.init]
-    running = any(isinstance(container.state, Running) for container in view.containers)
-    if (view.failure and not running) or (policy == "Never" and any(_failed(container) for container in init)):
+    states = [container.state for container in view.containers]
+    running = any(isinstance(state, Running) for state in states)
+    if view.failure and not running:
         return "Failed"
-    pending_init = any(c.last is None if isinstance(c.state, Waiting) else isinstance(c.state, Running) for c in init)
-    if pending_init or any(isinstance(c.state, Waiting) and c.last is None for c in main):
+    if any(isinstance(state, Waiting) for state in states):
         return "Pending"
     if running:
         return "Running"
-    if policy == "Always" and not view.ended:
-        return "Running"
-    if not any(_failed(container) for container in main):
-        return "Succeeded"
-    return "Failed" if policy == "Never" or view.ended else "Running"
+    failed = any(isinstance(state, Terminated) and state.exit_code != 0 for state in states)
+    return "Failed" if failed else "Succeeded"
 
 
 def ended_containers(containers: tuple[ContainerView, ...]) -> tuple[ContainerView, ...]:
-    """The containers as they are shown once their Pod has ended: one that should have run, and did not, is lost."""
-    initialized = all(_is_ready(container) for container in containers if container.init)
-    return tuple(
-        replace(c, state=c.last or _LOST, last=None)
-        if isinstance(c.state, Waiting) and (c.last or (initialized and not c.init))
-        else c
-        for c in containers
-    )
+    """The containers of a Pod that has ended: one that did not run is lost."""
+    return tuple(replace(c, state=_LOST) if isinstance(c.state, Waiting) else c for c in containers)
 
 
 def _before(pod: Object) -> Object:
@@ -163,27 +131,17 @@ def _before(pod: Object) -> Object:
     return status
 
 
-def _failed(container: ContainerView) -> bool:
-    ended = container.state if isinstance(container.state, Terminated) else container.last
-    return not isinstance(container.state, Running) and ended is not None and ended.exit_code != 0
-
-
-def _is_ready(container: ContainerView) -> bool:
-    if container.init:
-        return isinstance(container.state, Terminated) and container.state.exit_code == 0
-    return isinstance(container.state, Running) and container.ready
-
-
 def _container_status(container: ContainerView) -> Object:
+    running = isinstance(container.state, Running)
     status: Object = {
         "name": container.spec["name"],
         "state": _state(container.state),
-        "lastState": _state(container.last) if container.last else {},
-        "ready": _is_ready(container),
-        "restartCount": container.restart_count,
+        "lastState": {},
+        "ready": running,
+        "restartCount": 0,
         "image": container.spec.get("image", ""),
         "imageID": container.image_id,
-        "started": isinstance(container.state, Running) and container.started,
+        "started": running,
     }
     if container.container_id:
         status["containerID"] = container.container_id
@@ -212,9 +170,10 @@ def _conditions(view: PodView, phase: str, now: str) -> list[Object]:
     before = list(_before(view.pod).get("conditions") or ())
     times = {(c["type"], c["status"]): c.get("lastTransitionTime") for c in before}
     ready = _ready(view, phase)
+    completed = {"reason": "PodCompleted"} if phase == "Succeeded" else {}
     fresh = [
         _condition("PodReadyToStartContainers", view.set_up and phase not in TERMINAL_PHASES),
-        _initialized(view, phase),
+        _condition("Initialized", True) | completed,
         {"type": "Ready", **ready},
         {"type": "ContainersReady", **ready},
         _condition("PodScheduled", True),
@@ -229,20 +188,10 @@ def _condition(kind: str, holds: bool) -> Object:
     return {"type": kind, "status": "True" if holds else "False"}
 
 
-def _initialized(view: PodView, phase: str) -> Object:
-    if phase == "Succeeded":
-        return _condition("Initialized", True) | {"reason": "PodCompleted"}
-    names = [c.spec["name"] for c in view.containers if c.init and not _is_ready(c)]
-    if not names or any(not c.init and not isinstance(c.state, Waiting) for c in view.containers):
-        return _condition("Initialized", True)
-    message = f"containers with incomplete status: [{' '.join(names)}]"
-    return _condition("Initialized", False) | {"reason": "ContainersNotInitialized", "message": message}
-
-
 def _ready(view: PodView, phase: str) -> Object:
     if phase in TERMINAL_PHASES:
         return {"status": "False", "reason": "PodCompleted" if phase == "Succeeded" else "PodFailed"}
-    names = [c.spec["name"] for c in view.containers if not c.init and not _is_ready(c)]
+    names = [c.spec["name"] for c in view.containers if not isinstance(c.state, Running)]
     if not names:
         return {"status": "True"}
     message = f"containers with unready status: [{' '.join(names)}]"

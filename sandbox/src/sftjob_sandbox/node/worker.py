@@ -10,32 +10,26 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sftjob_sandbox.apimachinery.objects import Object, is_deleting, name_of, namespace_of, uid_of
 from sftjob_sandbox.node.admission import unsupported
 from sftjob_sandbox.node.api import NodeApi
-from sftjob_sandbox.node.environment import PodContext
-from sftjob_sandbox.node.gpus import visible_devices
-from sftjob_sandbox.node.images import Image
-from sftjob_sandbox.node.launch import Surroundings
-from sftjob_sandbox.node.paths import PodPaths
-from sftjob_sandbox.node.payload import MountError
+from sftjob_sandbox.node.capacity import visible_devices
+from sftjob_sandbox.node.containers.environment import PodContext
+from sftjob_sandbox.node.containers.launch import Image, Surroundings
+from sftjob_sandbox.node.containers.paths import PodPaths
+from sftjob_sandbox.node.containers.volumes import MountError, PodVolumes
 from sftjob_sandbox.node.record import PodRecord
 from sftjob_sandbox.node.runner import ContainerRunner, Signals
 from sftjob_sandbox.node.settings import NodeSettings
-from sftjob_sandbox.node.status import Failure
-from sftjob_sandbox.node.volumes import PodVolumes
-from sftjob_sandbox.objects import Object, is_deleting, name_of, namespace_of, uid_of
 
 _log = logging.getLogger(__name__)
 
 _DEFAULT_GRACE_SECONDS: Final = 30
 _REMOVED_GRACE_SECONDS: Final = 2  # the kubelet's minimum, for a Pod that was deleted by force
-_DEADLINE: Final = Failure(
-    reason="DeadlineExceeded", message="Pod was active on the node longer than the specified deadline"
-)
 
 
 class PodWorker:
-    """Runs one Pod. `gpus` are the slots lent to it; `on_end` is told when it needs nothing from the node any more."""
+    """Runs one Pod. `gpus` are its slots; `on_end` is called when it uses no resources of the node."""
 
     def __init__(
         self,
@@ -57,12 +51,9 @@ class PodWorker:
         self._volumes = PodVolumes(pod, self._paths, settings.data, self._record.issue_token, settings.clock)
         self._signals = Signals()
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._deadline_timer: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         self._deleted = asyncio.Event()
-        spec = pod["spec"]
-        self._init = [self._runner(container) for container in spec.get("initContainers") or ()]
-        self._main = [self._runner(container) for container in spec["containers"]]
+        self._runners = [self._runner(container) for container in pod["spec"]["containers"]]
 
     @property
     def pod(self) -> Object:
@@ -74,7 +65,6 @@ class PodWorker:
         if problem := unsupported(self.pod):
             self._record.reject(problem)
         else:
-            self._watch_deadline()
             await self._run_to_end()
         self._on_end(uid_of(self.pod))
         self._ended.set()
@@ -90,8 +80,6 @@ class PodWorker:
             grace = pod["metadata"].get("deletionGracePeriodSeconds")
             self.stop(self._grace_seconds if grace is None else grace)
             self._deleted.set()
-        else:
-            self._watch_deadline()
 
     def removed(self) -> None:
         """The object is gone without having waited for the node."""
@@ -101,7 +89,7 @@ class PodWorker:
 
     def refresh(self) -> None:
         """A ConfigMap or Secret that the Pod may use has changed."""
-        self._signals.wakeup.notify()
+        self._signals.notify()
 
     async def shut_down(self, grace_seconds: float) -> None:
         """Stop the Pod because the node stops, with at most this grace, and wait for its end."""
@@ -109,7 +97,7 @@ class PodWorker:
         await self._ended.wait()
 
     def stop(self, grace_seconds: float) -> None:
-        """Begin to stop the containers; asked again, only a shorter grace changes anything."""
+        """Stop the containers; a second call changes anything only with a shorter grace."""
         loop = asyncio.get_running_loop()
         kill_at = loop.time() + grace_seconds
         if self._ended.is_set() or (self._kill_timer and self._kill_timer.when() <= kill_at):
@@ -119,9 +107,9 @@ class PodWorker:
         self._kill_timer = loop.call_at(kill_at, self._kill)
         if not self._signals.stopping:
             self._signals.stopping = True
-            for runner in (*self._init, *self._main):
+            for runner in self._runners:
                 runner.terminate()
-            self._signals.wakeup.notify()
+            self._signals.notify()
 
     @property
     def _grace_seconds(self) -> float:
@@ -130,31 +118,17 @@ class PodWorker:
 
     def _kill(self) -> None:
         self._signals.killing = True
-        for runner in (*self._init, *self._main):
+        for runner in self._runners:
             runner.kill()
-
-    def _watch_deadline(self) -> None:
-        if self._deadline_timer:
-            self._deadline_timer.cancel()
-        seconds = self.pod["spec"].get("activeDeadlineSeconds")
-        if seconds is not None and not self._signals.stopping:
-            left = max(0.0, seconds - self._record.active_seconds)
-            self._deadline_timer = asyncio.get_running_loop().call_later(left, self._exceed_deadline)
-
-    def _exceed_deadline(self) -> None:
-        self._record.fail(_DEADLINE)
-        self._record.event("Normal", _DEADLINE.reason, _DEADLINE.message)
-        self.stop(self._grace_seconds)
 
     async def _run_to_end(self) -> None:
         try:
             await self._live()
         except Exception:  # noqa: BLE001 -- whatever it is, the Pod must not stay "Running" for ever
             _log.exception("Pod %s: the node failed", self._record.reference)
-            self._record.fail(Failure(reason="NodeError", message="The sandbox's node failed; see its log"))
-        for timer in (self._deadline_timer, self._kill_timer):
-            if timer:
-                timer.cancel()
+            self._record.fail("The sandbox's node failed; see its log")
+        if self._kill_timer:
+            self._kill_timer.cancel()
         self._record.end()
         self._remove_all_but_logs()
 
@@ -165,16 +139,10 @@ class PodWorker:
         self._record.set_up()
         async with asyncio.TaskGroup() as group:
             refreshing = group.create_task(self._keep_volumes_fresh())
-            await self._run_containers()
+            async with asyncio.TaskGroup() as running:
+                for runner in self._runners:
+                    running.create_task(runner.run())
             refreshing.cancel()
-
-    async def _run_containers(self) -> None:
-        for runner in self._init:
-            if not await runner.run():
-                return
-        async with asyncio.TaskGroup() as group:
-            for runner in self._main:
-                group.create_task(runner.run())
 
     async def _mount(self) -> bool:
         while not self._signals.stopping:
@@ -185,7 +153,7 @@ class PodWorker:
 
     async def _keep_volumes_fresh(self) -> None:
         while True:
-            await self._signals.wakeup.wait(self._settings.resync_seconds)
+            await self._signals.changed(self._settings.resync_seconds)
             self._refresh_volumes()
 
     def _refresh_volumes(self) -> bool:
@@ -201,12 +169,7 @@ class PodWorker:
 
     @property
     def _context(self) -> PodContext:
-        return PodContext(
-            pod=self.pod,
-            lookup=self._record.lookup,
-            address=self._settings.address,
-            allocatable=self._allocatable,
-        )
+        return PodContext(pod=self.pod, lookup=self._record.lookup, allocatable=self._allocatable)
 
     def _runner(self, spec: Mapping[str, Any]) -> ContainerRunner:
         def surroundings(image: Image) -> Surroundings:

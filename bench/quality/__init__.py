@@ -1,0 +1,1 @@
+"""Benchmark of the answers before and after tuning."""

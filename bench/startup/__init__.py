@@ -1,0 +1,1 @@
+"""Benchmark of the time to the first step."""

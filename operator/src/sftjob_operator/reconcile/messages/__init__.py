@@ -1,0 +1,1 @@
+"""Sentences of conditions and events: what happened, and what to change."""

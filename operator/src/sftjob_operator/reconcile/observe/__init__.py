@@ -1,0 +1,1 @@
+"""What a decision sees of a job: its Pods, reports and clocks."""

@@ -1,0 +1,1 @@
+"""Pods and their reports, parsed, bounded, and as parts of a status."""

@@ -1,0 +1,1 @@
+"""Checks of a spec, and the plan computed from it."""

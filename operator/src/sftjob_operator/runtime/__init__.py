@@ -1,0 +1,1 @@
+"""The operator's process: work queue, shutdown, watches and logs."""

@@ -1,0 +1,1 @@
+"""What Kubernetes' apimachinery defines: names, metadata, errors, selectors, quantities."""

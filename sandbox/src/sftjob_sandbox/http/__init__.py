@@ -1,0 +1,1 @@
+"""The HTTP side of the API server: routes, lists, watches, tables, discovery, logs, authentication."""

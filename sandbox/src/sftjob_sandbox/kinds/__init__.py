@@ -1,0 +1,1 @@
+"""The schemas of kinds, built-in and custom, behind one interface."""

@@ -1,0 +1,1 @@
+"""One container of a Pod: its environment, files, process and log."""

@@ -1,0 +1,1 @@
+"""Writes: from the body of a request to a stored object."""

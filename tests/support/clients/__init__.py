@@ -1,0 +1,1 @@
+"""Clients of a real server: kubectl, HTTP, Helm, containers, and waiting."""

@@ -1,0 +1,1 @@
+"""Tiny models, tokenizers and runs of the trainer."""

@@ -1,0 +1,1 @@
+"""Generated answers and the metrics on them."""

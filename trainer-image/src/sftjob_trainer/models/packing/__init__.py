@@ -1,0 +1,1 @@
+"""Rows that hold several documents: attention by document, and proof that a model keeps documents apart."""

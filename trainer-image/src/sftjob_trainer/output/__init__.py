@@ -1,0 +1,1 @@
+"""The output of a run: export, merge, model card, copies."""

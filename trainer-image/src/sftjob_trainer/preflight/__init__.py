@@ -1,0 +1,1 @@
+"""What Prepare checks before a GPU is held."""

@@ -1,0 +1,1 @@
+"""The trainer's process: its environment, errors, exit, files and watchdog."""

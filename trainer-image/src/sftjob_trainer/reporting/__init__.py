@@ -1,0 +1,1 @@
+"""Progress reports, trackers, timing and MFU."""

@@ -1,0 +1,1 @@
+"""The state of one run: context, checkpoints, metrics log, errors."""

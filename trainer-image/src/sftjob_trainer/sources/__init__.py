@@ -1,0 +1,1 @@
+"""Where models and data come from: hub, object store, web server, claim or image."""

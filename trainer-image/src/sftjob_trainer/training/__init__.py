@@ -1,0 +1,1 @@
+"""TRL's trainer for a run, and what it starts from."""
