@@ -45,7 +45,8 @@ def story(lab: Lab) -> Iterator[Story]:
     before, began = scraped(lab), time.time()
     lab.apply(a_small_job("held").set("suspend", value=True))
     lab.apply(a_small_job("broken", data="nowhere.jsonl"))
-    lab.apply(a_small_job("counted").training(max_steps=STEPS).checkpoints(every_steps=20))
+    counted = a_small_job("counted").training(max_steps=STEPS).checkpoints(every_steps=20)
+    lab.apply(counted.env(**faulty(slow(0.1))))  # times of Pods are whole seconds, of which loading alone may be one
     reach(lab.cluster, "held", phase("Suspended"))
     reach(lab.cluster, "broken", phase("Failed"))
     status = reach(lab.cluster, "counted", phase("Succeeded", "Failed"))

@@ -27,3 +27,9 @@ def finished(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def nothing_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test outlives a crash of the machine. Those of the order of writes look at their own `fsync`."""
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
+@pytest.fixture
+def cpu_with_avx512_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bitsandbytes finds such a CPU, an evaluation repacks 4-bit weights and spoils gradients through them."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)

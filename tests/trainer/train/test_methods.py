@@ -107,12 +107,6 @@ def test_qlora_learns_on_the_cpu(qwen2: Path, tmp_path: Path, method: Method) ->
     assert outcome.output.metrics["evalLoss"] < outcome.output.metrics["initialEvalLoss"]
 
 
-@pytest.fixture
-def cpu_with_avx512_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bitsandbytes finds such a CPU, an evaluation repacks 4-bit weights and spoils gradients through them."""
-    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-
-
 def test_an_evaluation_in_between_leaves_gradients_of_a_quantized_model_alone(
     qwen2: Path, tmp_path: Path, cpu_with_avx512_bf16: None
 ) -> None:

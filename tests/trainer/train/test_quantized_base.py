@@ -94,7 +94,9 @@ def test_an_adapter_of_a_base_in_mxfp4_learns_and_merges(mxfp4: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("stored", ["nf4", "fp8"])
-def test_a_quantized_teacher_teaches(llama: Path, tmp_path: Path, stored: str, request: pytest.FixtureRequest) -> None:
+def test_a_quantized_teacher_teaches(
+    llama: Path, tmp_path: Path, stored: str, request: pytest.FixtureRequest, cpu_with_avx512_bf16: None
+) -> None:
     from sftjob_trainer.models.hardware import choose, this_machine
     from sftjob_trainer.models.load import load_teacher
 

@@ -49,9 +49,7 @@ def load_model(directory: Path, config: RunConfig, choices: Choices, base: Path 
             f"model.source: {config.model.source} cannot be loaded as a causal language model: {error}",
         ) from error
     check_scaled(model, config.model.rope_scaling)
-    if quantization is not None:
-        keep_cpu_weights_trainable(model)
-    elif stored is not None:
+    if quantization is None and stored is not None:
         _cast(model, dtype)
         save_unquantized(model)
     return model
@@ -142,6 +140,8 @@ def _complete_model(loaded: tuple[Any, Mapping[str, Any]]) -> Any:
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"its files have no weights for {missing[0]} and {len(missing) - 1} more")
+    if getattr(model, "quantization_method", None) == BITSANDBYTES:
+        keep_cpu_weights_trainable(model)
     return model
 
 
@@ -167,7 +167,8 @@ def quantization_config(quantization: Quantization, precision: Precision) -> Any
 def keep_cpu_weights_trainable(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference.
 
-    On CPUs with AVX512-BF16 an evaluation repacks them in place. Gradients through them are then silently wrong.
+    On CPUs with AVX512-BF16 an evaluation repacks them in place. Gradients through them are then silently wrong, and a
+    layer of fewer inputs than a block of the quantization fails.
     https://github.com/bitsandbytes-foundation/bitsandbytes, `Linear4bit.forward` in 0.50.
     """
     import bitsandbytes
