@@ -30,8 +30,10 @@ WATCH_SECONDS: Final = 10
 LOG_LINES: Final = 30
 ANSWER_WIDTH: Final = 100
 PHASES: Final = ("Pending", "Preparing", "Running", "Succeeded")
-UPDATES: Final = 8
-"""Minimum number of different steps to observe in the status of a job."""
+UPDATES: Final = 3
+"""Minimum number of different steps to observe in the status of a job: one between its first and its last.
+
+A fast machine shows few more, since the status is written every few seconds."""
 LOSS_RATIO: Final = 0.6
 """Evaluation loss after full fine-tuning must be below this share of the initial one."""
 QUESTIONS: Final = (
